@@ -1,0 +1,2 @@
+//! Many containers: lifecycle, restart, logs, volumes, health, events, and re-adoption after a restart.
+#![forbid(unsafe_code)]

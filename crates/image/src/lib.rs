@@ -1,0 +1,2 @@
+//! Images: content-addressed blobs, layers, snapshots, garbage collection and the registry client.
+#![forbid(unsafe_code)]

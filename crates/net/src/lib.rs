@@ -1,0 +1,2 @@
+//! Container networks: bridges, addresses, published ports, firewall rules.
+#![forbid(unsafe_code)]

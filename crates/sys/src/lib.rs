@@ -1,0 +1,1 @@
+//! Safe types over the Linux kernel: mounts, namespaces, processes, cgroups, netlink, nf_tables.
