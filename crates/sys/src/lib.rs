@@ -1,1 +1,6 @@
 //! Safe types over the Linux kernel: mounts, namespaces, processes, cgroups, netlink, nf_tables.
+
+pub mod channel;
+pub mod child;
+pub mod events;
+pub mod scratch;
