@@ -83,7 +83,9 @@ pub enum NetError {
         why: String,
     },
     /// The subnet is in use.
-    #[error("invalid pool request: Pool overlaps with other one on this address space: {subnet} is used by {by}")]
+    #[error(
+        "invalid pool request: Pool overlaps with other one on this address space: {subnet} is used by {by}"
+    )]
     Overlap {
         /// The subnet asked for.
         subnet: String,
@@ -91,7 +93,9 @@ pub enum NetError {
         by: String,
     },
     /// No pool has room.
-    #[error("all predefined address pools have been fully subnetted; remove unused networks or configure default-address-pools")]
+    #[error(
+        "all predefined address pools have been fully subnetted; remove unused networks or configure default-address-pools"
+    )]
     PoolsExhausted,
     /// No address is left.
     #[error("no available IP addresses on this address pool: {0}")]
@@ -162,7 +166,9 @@ impl NetError {
     /// Which HTTP status this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoNetwork(_) | Self::NoSandbox(_) | Self::NotConnected { .. } => ErrorKind::NotFound,
+            Self::NoNetwork(_) | Self::NoSandbox(_) | Self::NotConnected { .. } => {
+                ErrorKind::NotFound
+            }
             Self::Ambiguous(..) | Self::Invalid { .. } => ErrorKind::Invalid,
             Self::NameTaken(_) => ErrorKind::Conflict,
             Self::AlreadyConnected { .. }

@@ -14,7 +14,7 @@ pub use error::{ErrorKind, NetError};
 pub use mac::Mac;
 pub use net::{Net, Sandbox};
 pub use spec::{
-    Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, NetworkInfo, NetworkSpec,
-    PortMap, Protocol, Reach,
+    Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, NetworkInfo,
+    NetworkSpec, PortMap, Protocol, Reach,
 };
 pub use subnet::{Subnet, SubnetError};

@@ -72,7 +72,9 @@ mod tests {
     #[test]
     fn parses_what_docker_accepts() {
         assert_eq!("02:42:AC:11:00:02".parse::<Mac>().unwrap().to_string(), "02:42:ac:11:00:02");
-        for bad in ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "01:00:5e:00:00:01", "0:0:0:0:0:0"] {
+        for bad in
+            ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "01:00:5e:00:00:01", "0:0:0:0:0:0"]
+        {
             bad.parse::<Mac>().unwrap_err();
         }
         assert_eq!(Mac::random().0[0] & 3, 2);

@@ -9,7 +9,9 @@ use wharf_base::db::Db;
 
 use crate::config::NetConfig;
 use crate::error::NetError;
-use crate::spec::{Binding, Endpoint, EndpointConfig, InterfaceStats, NetworkInfo, NetworkSpec, PortMap};
+use crate::spec::{
+    Binding, Endpoint, EndpointConfig, InterfaceStats, NetworkInfo, NetworkSpec, PortMap,
+};
 
 /// Every network, sandbox and published port of a daemon.
 ///
@@ -59,7 +61,10 @@ impl Net {
     }
 
     /// Removes every unused user-defined network that `want` agrees to, and says which went.
-    pub fn prune(&self, _want: &dyn Fn(&NetworkInfo) -> bool) -> Result<Vec<NetworkInfo>, NetError> {
+    pub fn prune(
+        &self,
+        _want: &dyn Fn(&NetworkInfo) -> bool,
+    ) -> Result<Vec<NetworkInfo>, NetError> {
         todo_first_hour()
     }
 
@@ -76,7 +81,12 @@ impl Net {
     }
 
     /// Puts a sandbox on a network: interface, addresses, routes. On `host` an error, on `none` a record only.
-    pub fn attach(&self, _sandbox: &Id, _network: &str, _config: EndpointConfig) -> Result<Endpoint, NetError> {
+    pub fn attach(
+        &self,
+        _sandbox: &Id,
+        _network: &str,
+        _config: EndpointConfig,
+    ) -> Result<Endpoint, NetError> {
         todo_first_hour()
     }
 
@@ -117,5 +127,8 @@ impl Net {
 }
 
 fn todo_first_hour<T>() -> Result<T, NetError> {
-    Err(NetError::Unsupported { what: "networking".into(), why: "the body lands within the hour".into() })
+    Err(NetError::Unsupported {
+        what: "networking".into(),
+        why: "the body lands within the hour".into(),
+    })
 }

@@ -129,7 +129,8 @@ impl FromStr for Subnet {
         let (addr, prefix) = s.split_once('/').ok_or_else(wrong)?;
         let addr = addr.parse().map_err(|_| wrong())?;
         let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
-        let prefix = if digits { prefix.parse().map_err(|_| wrong())? } else { return Err(wrong()) };
+        let prefix =
+            if digits { prefix.parse().map_err(|_| wrong())? } else { return Err(wrong()) };
         Subnet::new(addr, prefix).ok_or_else(wrong)
     }
 }
@@ -192,7 +193,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_subnet() {
-        for bad in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/+8", "10.0.0/8", "10.0.0.0/"] {
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/+8", "10.0.0/8", "10.0.0.0/"]
+        {
             bad.parse::<Subnet>().unwrap_err();
         }
     }
