@@ -102,7 +102,7 @@ pub enum NetError {
     AddressesExhausted(String),
     /// The address is in use.
     /// The capital is Docker's; clients match it.
-    #[error("{}: {0}", "Address already in use")]
+    #[error("{}: {addr}", "Address already in use", addr = .0)]
     AddressTaken(IpAddr),
     /// Another container has published it.
     /// The capital is Docker's; clients match it.
