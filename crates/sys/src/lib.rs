@@ -2,5 +2,6 @@
 
 pub mod channel;
 pub mod child;
+pub mod errno;
 pub mod events;
 pub mod scratch;
