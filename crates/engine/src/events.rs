@@ -117,7 +117,8 @@ impl Events {
         let mut from = queue.end();
         if since.is_some() || until.is_some() {
             let since = since.unwrap_or(i64::MIN);
-            let kept = queue.events.iter().rev().take(KEPT).take_while(|e| e.nanos >= since).count();
+            let kept =
+                queue.events.iter().rev().take(KEPT).take_while(|e| e.nanos >= since).count();
             from -= kept as u64;
         }
         let reader = queue.next_reader;
@@ -147,7 +148,11 @@ impl Subscription {
         loop {
             self.newest.borrow_and_update();
             if let Some(event) = self.bus.queue.lock().take(self.reader) {
-                return if self.until.is_some_and(|u| event.nanos > u) { None } else { Some(event) };
+                return if self.until.is_some_and(|u| event.nanos > u) {
+                    None
+                } else {
+                    Some(event)
+                };
             }
             let Some(until) = self.until else {
                 // The bus cannot be dropped while this subscription holds it.
@@ -362,10 +367,9 @@ mod tests {
 
     #[test]
     fn filters_pick_by_type_action_object_image_and_label() {
-        let attributes: Attributes =
-            [("name", "web"), ("image", "nginx:1.27"), ("tier", "front")]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into();
+        let attributes: Attributes = [("name", "web"), ("image", "nginx:1.27"), ("tier", "front")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
         let event = Event {
             kind: Kind::Container,
             action: "health_status: healthy".into(),

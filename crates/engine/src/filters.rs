@@ -153,8 +153,7 @@ impl Filters {
 
     /// Whether a prune with `label` and `label!` may take an object with these labels.
     pub fn prunes<M: Labels + ?Sized>(&self, labels: &M) -> bool {
-        self.labels("label", labels)
-            && (!self.contains("label!") || !self.labels("label!", labels))
+        self.labels("label", labels) && (!self.contains("label!") || !self.labels("label!", labels))
     }
 
     /// The truth value of `key`: `None` if absent; an error unless it is one of `1 true 0 false`.
