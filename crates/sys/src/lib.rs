@@ -1,1 +1,3 @@
 //! Safe types over the Linux kernel: mounts, namespaces, processes, cgroups, netlink, nf_tables.
+
+pub mod errno;
