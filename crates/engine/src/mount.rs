@@ -166,9 +166,7 @@ pub fn parse_volumes_from(raw: &str) -> Result<(&str, bool)> {
 pub fn no_duplicates(points: &[MountPoint]) -> Result<()> {
     let mut seen = std::collections::HashSet::new();
     match points.iter().find(|p| !seen.insert(p.destination.as_str())) {
-        Some(p) => {
-            Err(EngineError::invalid(format!("Duplicate mount point: {}", p.destination)))
-        }
+        Some(p) => Err(EngineError::invalid(format!("Duplicate mount point: {}", p.destination))),
         None => Ok(()),
     }
 }
@@ -276,7 +274,9 @@ impl Mode {
             return Err(EngineError::invalid(format!("invalid mode: {}", self.text)));
         }
         if name.is_empty() && self.read_only {
-            return Err(EngineError::invalid("must not set ReadOnly mode when using anonymous volumes"));
+            return Err(EngineError::invalid(
+                "must not set ReadOnly mode when using anonymous volumes",
+            ));
         }
         if !name.is_empty() && !is_volume_name(name) {
             return Err(bad_volume_name(name));
@@ -315,10 +315,7 @@ fn bind_mount(m: &docker::Mount) -> Parsed {
         return Err("field Source must not be empty".into());
     }
     if !m.source.starts_with('/') {
-        return Err(format!(
-            "invalid mount path: '{}' mount path must be absolute",
-            m.source
-        ));
+        return Err(format!("invalid mount path: '{}' mount path must be absolute", m.source));
     }
     let o = m.bind_options.clone().unwrap_or_default();
     if !o.propagation.is_empty() && !PROPAGATIONS.contains(&o.propagation.as_str()) {
@@ -482,7 +479,10 @@ mod tests {
         assert_eq!(parse_mount(&m).unwrap().access, Access::ReadRecursive);
         m.kind = "volume".into();
         let e = parse_mount(&m).unwrap_err().message();
-        assert_eq!(e, "invalid mount config for type \"volume\": field BindOptions must not be specified");
+        assert_eq!(
+            e,
+            "invalid mount config for type \"volume\": field BindOptions must not be specified"
+        );
         m.bind_options = None;
         m.source = "v1".into();
         m.volume_options =
