@@ -4,4 +4,5 @@ pub mod channel;
 pub mod child;
 pub mod errno;
 pub mod events;
+pub mod root;
 pub mod scratch;
