@@ -248,13 +248,21 @@ impl Dir {
     }
 
     /// Makes the device, pipe or socket `name`; `mode` is subject to the umask.
-    pub fn make_node(&self, name: &OsStr, kind: Kind, mode: u32, device: (u32, u32)) -> io::Result<()> {
+    pub fn make_node(
+        &self,
+        name: &OsStr,
+        kind: Kind,
+        mode: u32,
+        device: (u32, u32),
+    ) -> io::Result<()> {
         let kind = match kind {
             Kind::CharDevice => FileType::CharacterDevice,
             Kind::BlockDevice => FileType::BlockDevice,
             Kind::Fifo => FileType::Fifo,
             Kind::Socket => FileType::Socket,
-            Kind::File | Kind::Dir | Kind::Symlink => return Err(io::ErrorKind::InvalidInput.into()),
+            Kind::File | Kind::Dir | Kind::Symlink => {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
         };
         let device = rustix::fs::makedev(device.0, device.1);
         Ok(rustix::fs::mknodat(&self.0, one(name)?, kind, Mode::from_raw_mode(mode), device)?)
@@ -381,6 +389,20 @@ impl Dir {
         };
         let keys = list[..n].split(|b| *b == 0).filter(|k| !k.is_empty());
         Ok(keys.map(|k| OsStr::from_bytes(k).to_owned()).collect())
+    }
+
+    /// Sets owner, mode and times of the directory itself.
+    pub fn set_own_attributes(&self, uid: u32, gid: u32, mode: u32, time: Time) -> io::Result<()> {
+        let path = fd_path(self.0.as_fd());
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::empty())?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(mode))?;
+        Ok(rustix::fs::utimensat(CWD, &path, &timestamps(time), AtFlags::empty())?)
+    }
+
+    /// Sets an extended attribute of the directory itself.
+    pub fn set_own_xattr(&self, key: &OsStr, value: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::setxattr(fd_path(self.0.as_fd()), key, value, XattrFlags::empty())?)
     }
 
     /// There is no `lsetxattrat` before Linux 6.13. Going through our own descriptor pins the
