@@ -1,2 +1,9 @@
 //! The formats of the container world as types: OCI, references, digests, platforms, Docker Engine objects.
 #![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod docker;
+pub mod dockerconfig;
+pub mod image;
+pub mod platform;
+pub mod reference;
