@@ -505,8 +505,10 @@ impl Parser {
             Kind::CharConstant => match char_constant(&token.text) {
                 Some(code) => WordKind::Number(Number::Int(i64::from(code))),
                 None => {
-                    return Err(self
-                        .error_at(&token, format!("malformed character constant: {}", token.text)));
+                    return Err(self.error_at(
+                        &token,
+                        format!("malformed character constant: {}", token.text),
+                    ));
                 }
             },
             Kind::Str | Kind::RawStr => match unquote(&token.text) {
