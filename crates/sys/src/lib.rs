@@ -1,5 +1,9 @@
 //! Safe types over the Linux kernel: mounts, namespaces, processes, cgroups, netlink, nf_tables.
 
+pub mod channel;
+pub mod child;
 pub mod errno;
-
+pub mod events;
 pub mod netlink;
+pub mod nft;
+pub mod scratch;
