@@ -86,9 +86,9 @@ impl NetlinkError {
 
 impl From<NetlinkError> for io::Error {
     fn from(e: NetlinkError) -> io::Error {
-        let kind = e.errno().map_or(io::ErrorKind::InvalidData, |n| {
-            io::Error::from_raw_os_error(n).kind()
-        });
+        let kind = e
+            .errno()
+            .map_or(io::ErrorKind::InvalidData, |n| io::Error::from_raw_os_error(n).kind());
         io::Error::new(kind, e)
     }
 }

@@ -531,9 +531,13 @@ mod tests {
     }
 
     /// What Debian's `nft` reads back. The child inherits the thread's network namespace.
-    #[allow(clippy::disallowed_methods, reason = "nft is the oracle; its environment does not matter")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "nft is the oracle; its environment does not matter"
+    )]
     fn nft_list() -> String {
-        let out = std::process::Command::new("nft").args(["-nn", "list", "ruleset"]).output().unwrap();
+        let out =
+            std::process::Command::new("nft").args(["-nn", "list", "ruleset"]).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }
@@ -566,13 +570,8 @@ mod tests {
         interval: false,
         timeout: false,
     };
-    const SEEN: Set<'static> = Set {
-        name: "seen",
-        key: &[Field::Ipv6],
-        data: Data::None,
-        interval: false,
-        timeout: true,
-    };
+    const SEEN: Set<'static> =
+        Set { name: "seen", key: &[Field::Ipv6], data: Data::None, interval: false, timeout: true };
 
     fn base(kind: ChainKind, hook: Hook, priority: i32) -> Option<Base> {
         Some(Base { kind, hook, priority })
@@ -606,10 +605,8 @@ mod tests {
                 timeout: None,
             }],
         );
-        let subnet = Element {
-            end: Some(vec![172, 17, 255, 255]),
-            ..Element::member(vec![172, 17, 0, 0])
-        };
+        let subnet =
+            Element { end: Some(vec![172, 17, 255, 255]), ..Element::member(vec![172, 17, 0, 0]) };
         t.add_elements("w", &SUBNETS, &[subnet]);
         let jump = Value::Verdict(Verdict::Jump("to-bridge".into()));
         let br = Element { value: jump, ..Element::member(ifname("docker0").to_vec()) };

@@ -434,7 +434,8 @@ impl Socket {
     pub fn link(&mut self, link: LinkRef<'_>) -> Result<Option<Link>, NetlinkError> {
         let (index, action) = named(link, "look up");
         let mut batch = Batch::new();
-        batch.message(action, (GETLINK, NLM_F_ACK), &link_head(index, None), |a| reference(a, link));
+        batch
+            .message(action, (GETLINK, NLM_F_ACK), &link_head(index, None), |a| reference(a, link));
         match self.query(&batch) {
             Ok(answer) => Ok(answer.iter().find_map(|m| parse_link(&m.body))),
             Err(e) if e.is_absent() => Ok(None),
@@ -521,7 +522,9 @@ fn link_attributes(a: &mut Attributes<'_>, link: &NewLink<'_>) {
         a.u32(IFLA_NET_NS_FD, ns.as_raw_fd().cast_unsigned());
     }
     match link.kind {
-        LinkKind::Macvlan { parent, .. } | LinkKind::Vlan { parent, .. } => a.u32(IFLA_LINK, parent),
+        LinkKind::Macvlan { parent, .. } | LinkKind::Vlan { parent, .. } => {
+            a.u32(IFLA_LINK, parent)
+        }
         _ => (),
     }
     let Some(name) = kind_name(link.kind) else { return };
@@ -622,12 +625,8 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     const LOOPBACK: u32 = 8;
     let index = u32_of(body.get(4..8)?)?;
     let flags = u32_of(body.get(8..12)?)?;
-    let mut link = Link {
-        index,
-        up: flags & UP != 0,
-        loopback: flags & LOOPBACK != 0,
-        ..Link::default()
-    };
+    let mut link =
+        Link { index, up: flags & UP != 0, loopback: flags & LOOPBACK != 0, ..Link::default() };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
@@ -767,11 +766,8 @@ mod tests {
             assert!(bridge.up && bridge.kind == "bridge" && bridge.mtu == 1400);
 
             let mac = [2, 0x42, 1, 2, 3, 4];
-            let peer = NewLink {
-                ns: Some(ns.as_fd()),
-                mac: Some(mac),
-                ..new("eth0", LinkKind::Peer)
-            };
+            let peer =
+                NewLink { ns: Some(ns.as_fd()), mac: Some(mac), ..new("eth0", LinkKind::Peer) };
             let mut b = Batch::new();
             b.add_link(&NewLink { master: Some(bridge.index), ..new("v0", LinkKind::Veth(&peer)) });
             b.change_link(
@@ -811,7 +807,8 @@ mod tests {
         in_new_netns(|| {
             let mut s = Socket::open(Family::Route).unwrap();
             let local = IpAddr::from([10, 9, 0, 1]);
-            let vxlan = LinkKind::Vxlan { vni: 7, port: 8472, local, parent: None, learning: false };
+            let vxlan =
+                LinkKind::Vxlan { vni: 7, port: 8472, local, parent: None, learning: false };
             let mut b = Batch::new();
             b.add_link(&NewLink { up: true, ..new("br0", LinkKind::Bridge) });
             b.add_link(&NewLink { up: true, ..new("vx0", vxlan) });

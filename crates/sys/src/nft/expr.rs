@@ -311,7 +311,12 @@ fn map(d: &mut Attributes<'_>, name: &str, key: Register, into: u32) {
     d.be32(3, into);
 }
 
-fn nat(d: &mut Attributes<'_>, (kind, ipv6): (u32, bool), address: Register, port: Option<Register>) {
+fn nat(
+    d: &mut Attributes<'_>,
+    (kind, ipv6): (u32, bool),
+    address: Register,
+    port: Option<Register>,
+) {
     let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
     d.be32(1, kind);
     d.be32(2, family.cast_unsigned());
