@@ -5,6 +5,7 @@ pub mod detach;
 mod engine;
 pub mod error;
 pub mod events;
+pub mod facts;
 pub mod filters;
 pub mod mount;
 pub mod options;
