@@ -45,7 +45,10 @@ pub fn devices(host: &HostConfig) -> Result<Devices> {
 /// The numbers of the block device at `path`, for throttles and weights.
 pub fn block_number(path: &str) -> Result<(i64, i64)> {
     let meta = fs::metadata(path).map_err(|e| {
-        EngineError::invalid(format!("no such device: {path}: throttles and weights name a block device")).because(e)
+        EngineError::invalid(format!(
+            "no such device: {path}: throttles and weights name a block device"
+        ))
+        .because(e)
     })?;
     Ok((i64::from(major(meta.rdev())), i64::from(minor(meta.rdev()))))
 }
@@ -90,7 +93,13 @@ impl Devices {
                     mapping.path_on_host
                 )));
             };
-            self.rules.push(rule(true, node.typ(), Some(node.major()), Some(node.minor()), permissions)?);
+            self.rules.push(rule(
+                true,
+                node.typ(),
+                Some(node.major()),
+                Some(node.minor()),
+                permissions,
+            )?);
             self.nodes.push(node);
         }
         Ok(())

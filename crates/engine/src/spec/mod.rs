@@ -240,8 +240,7 @@ fn linux(
 ) -> Result<Linux> {
     let filter = seccomp(&input, security, caps)?;
     let Devices { nodes, rules } = input.devices;
-    let resources =
-        resources::resources(&input.host.resources, rules, &devices::block_number)?;
+    let resources = resources::resources(&input.host.resources, rules, &devices::block_number)?;
     let sysctl = input.host.sysctls.clone().unwrap_or_default();
     let mut linux = Linux::default();
     linux
@@ -267,8 +266,7 @@ fn seccomp(
     use crate::SeccompProfile::{Json, Unconfined};
     let caps: Vec<Capability> = caps.iter().copied().collect();
     let facts = input.facts;
-    let builtin =
-        || wharf_runtime::seccomp::docker_default(&caps, facts.arch, facts.kernel);
+    let builtin = || wharf_runtime::seccomp::docker_default(&caps, facts.arch, facts.kernel);
     let custom = |json: &[u8]| {
         wharf_runtime::seccomp::from_docker_profile(json, &caps, facts.arch, facts.kernel)
             .map_err(|e| EngineError::invalid("Decoding seccomp profile failed").because(e))

@@ -196,10 +196,37 @@ pub fn tmpfs_options(user: &str) -> Result<Vec<String>> {
 
 fn check_tmpfs_option(option: &str) -> Result<()> {
     const FLAGS: &[&str] = &[
-        "exec", "noexec", "suid", "nosuid", "dev", "nodev", "ro", "rw", "sync", "async", "atime",
-        "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime",
-        "nostrictatime", "private", "rprivate", "shared", "rshared", "slave", "rslave",
-        "unbindable", "runbindable", "mand", "nomand", "remount", "dirsync", "defaults",
+        "exec",
+        "noexec",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "ro",
+        "rw",
+        "sync",
+        "async",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "private",
+        "rprivate",
+        "shared",
+        "rshared",
+        "slave",
+        "rslave",
+        "unbindable",
+        "runbindable",
+        "mand",
+        "nomand",
+        "remount",
+        "dirsync",
+        "defaults",
     ];
     let known = match option.split_once('=') {
         Some((key, value)) => {
@@ -252,8 +279,15 @@ mod tests {
         assert_eq!(
             places(&list),
             [
-                "/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/dev/shm",
-                "/a", "/a/b/c"
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/sys/fs/cgroup",
+                "/dev/mqueue",
+                "/dev/shm",
+                "/a",
+                "/a/b/c"
             ]
         );
         assert_eq!(root, None);

@@ -31,7 +31,8 @@ pub fn validate(r: &Resources, v2: bool) -> Result<Vec<String>> {
         );
     }
     if v2 && r.oom_kill_disable == Some(true) {
-        warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".into());
+        warnings
+            .push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".into());
     }
     if v2 && r.memory_swappiness.is_some_and(|s| s >= 0) {
         warnings.push(
@@ -57,10 +58,15 @@ fn memory(r: &Resources) -> Result<()> {
         ));
     }
     if r.memory == 0 && r.memory_swap > 0 {
-        return Err(invalid("You should always set the Memory limit when using Memoryswap limit, see usage"));
+        return Err(invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ));
     }
     if r.memory_swap < -1 {
-        return Err(invalid(format!("invalid memory swap limit {}: use -1 for no limit", r.memory_swap)));
+        return Err(invalid(format!(
+            "invalid memory swap limit {}: use -1 for no limit",
+            r.memory_swap
+        )));
     }
     if r.memory_swappiness.is_some_and(|s| !(-1..=100).contains(&s)) {
         return Err(invalid(format!(
@@ -82,7 +88,9 @@ fn memory(r: &Resources) -> Result<()> {
 fn cpu(r: &Resources) -> Result<()> {
     if r.nano_cpus != 0 {
         if r.cpu_period > 0 {
-            return Err(invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
+            return Err(invalid(
+                "Conflicting options: Nano CPUs and CPU Period cannot both be set",
+            ));
         }
         if r.cpu_quota > 0 {
             return Err(invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
@@ -102,7 +110,9 @@ fn cpu(r: &Resources) -> Result<()> {
         )));
     }
     if r.cpu_period != 0 && !(1000..=1_000_000).contains(&r.cpu_period) {
-        return Err(invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
+        return Err(invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ));
     }
     if r.cpu_quota > 0 && r.cpu_quota < 1000 {
         return Err(invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
@@ -125,7 +135,10 @@ fn block_io(r: &Resources) -> Result<()> {
     }
     for d in r.blkio_weight_device.iter().flatten() {
         if !range(d.weight) {
-            return Err(invalid(format!("invalid weight for device: {}:{}: range is 10 to 1000", d.path, d.weight)));
+            return Err(invalid(format!(
+                "invalid weight for device: {}:{}: range is 10 to 1000",
+                d.path, d.weight
+            )));
         }
     }
     Ok(())
@@ -326,7 +339,10 @@ mod tests {
     fn limits_are_checked_with_dockers_texts() {
         let d = Resources::default;
         refused(Resources { memory: 4096, ..d() }, "Minimum memory limit allowed is 6MB");
-        refused(Resources { memory_swap: 9 << 20, ..d() }, "You should always set the Memory limit");
+        refused(
+            Resources { memory_swap: 9 << 20, ..d() },
+            "You should always set the Memory limit",
+        );
         refused(
             Resources { memory: 9 << 20, memory_swap: 8 << 20, ..d() },
             "Minimum memoryswap limit should be larger",

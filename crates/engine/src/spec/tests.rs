@@ -52,7 +52,9 @@ fn an_ordinary_container_is_confined() {
     let linux = s.linux().as_ref().unwrap();
     assert!(linux.seccomp().is_some());
     let kinds: Vec<_> = linux.namespaces().iter().flatten().map(LinuxNamespace::typ).collect();
-    assert!(kinds.contains(&LinuxNamespaceType::Pid) && !kinds.contains(&LinuxNamespaceType::Cgroup));
+    assert!(
+        kinds.contains(&LinuxNamespaceType::Pid) && !kinds.contains(&LinuxNamespaceType::Cgroup)
+    );
     assert_eq!(s.hostname().as_deref(), Some("box"));
     let process = s.process().as_ref().unwrap();
     assert_eq!(process.args().as_ref().unwrap(), &["true"]);
