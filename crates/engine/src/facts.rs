@@ -1,6 +1,6 @@
 //! What the engine needs to know of its host, read once when it opens.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use oci_spec::runtime::{Arch, Capability, PosixRlimitType};
 
@@ -23,7 +23,7 @@ pub struct Facts {
     /// This machine's instruction set, for seccomp.
     pub arch: Arch,
     /// Hard limits of this process that it cannot raise, by kind; empty if it can.
-    hard_limits: HashMap<PosixRlimitType, u64>,
+    hard_limits: Vec<(PosixRlimitType, u64)>,
 }
 
 impl Facts {
@@ -35,7 +35,7 @@ impl Facts {
         };
         let capabilities = bounding_set(&text("/proc/self/status")?);
         let hard_limits = match capabilities.contains(&Capability::SysResource) {
-            true => HashMap::new(),
+            true => Vec::new(),
             false => hard_limits(&text("/proc/self/limits")?),
         };
         Ok(Facts {
@@ -52,7 +52,7 @@ impl Facts {
 
     /// This process's hard limit of `kind`, if that is the most it can give.
     pub fn hard_limit(&self, kind: PosixRlimitType) -> Option<u64> {
-        self.hard_limits.get(&kind).copied()
+        self.hard_limits.iter().find(|(k, _)| *k == kind).map(|(_, limit)| *limit)
     }
 }
 
@@ -81,7 +81,7 @@ fn bounding_set(status: &str) -> HashSet<Capability> {
 }
 
 /// `Max open files   1024   524288   files`: the columns are wide, the hard limit is the second number.
-fn hard_limits(text: &str) -> HashMap<PosixRlimitType, u64> {
+fn hard_limits(text: &str) -> Vec<(PosixRlimitType, u64)> {
     const NAMES: &[(&str, &str)] = &[
         ("Max cpu time", "cpu"),
         ("Max file size", "fsize"),
@@ -105,11 +105,11 @@ fn hard_limits(text: &str) -> HashMap<PosixRlimitType, u64> {
         let value = rest.split_whitespace().nth(1)?;
         Some(value.parse().unwrap_or(u64::MAX))
     };
-    let mut out = HashMap::new();
+    let mut out = Vec::new();
     for (label, name) in NAMES {
         let found = text.lines().find_map(|line| hard(line, label));
         if let (Some(kind), Some(value)) = (rlimit_kind(name), found) {
-            out.insert(kind, value);
+            out.push((kind, value));
         }
     }
     out
@@ -174,8 +174,8 @@ mod tests {
                       Max open files            1024                 524288               files\n\
                       Max address space         unlimited            unlimited            bytes\n";
         let got = hard_limits(limits);
-        assert_eq!(got[&PosixRlimitType::RlimitNofile], 524_288);
-        assert_eq!(got[&PosixRlimitType::RlimitAs], u64::MAX);
+        assert!(got.contains(&(PosixRlimitType::RlimitNofile, 524_288)));
+        assert!(got.contains(&(PosixRlimitType::RlimitAs, u64::MAX)));
         Facts::read().unwrap();
     }
 }

@@ -2,15 +2,22 @@
 #![forbid(unsafe_code)]
 
 pub mod detach;
+mod container;
 mod engine;
 pub mod error;
 pub mod events;
 pub mod facts;
+pub mod health;
 pub mod filters;
+pub mod logs;
 pub mod mount;
 pub mod options;
+pub mod ports;
+pub mod record;
 pub mod restart;
 pub mod spec;
+pub mod state;
+pub mod validate;
 
 pub use engine::{Config, Engine, Parts, SeccompProfile};
 pub use error::{EngineError, Kind, Result};
