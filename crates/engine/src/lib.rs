@@ -1,14 +1,14 @@
 //! Many containers: lifecycle, restart, logs, volumes, health, events, and re-adoption after a restart.
 #![forbid(unsafe_code)]
 
-pub mod detach;
 mod container;
+pub mod detach;
 mod engine;
 pub mod error;
 pub mod events;
 pub mod facts;
-pub mod health;
 pub mod filters;
+pub mod health;
 pub mod logs;
 pub mod mount;
 pub mod options;

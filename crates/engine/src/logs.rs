@@ -64,17 +64,22 @@ pub fn settings(config: &docker::LogConfig) -> Result<LogSettings> {
 
 fn option(out: &mut LogSettings, buffer: &mut u64, key: &str, value: &str) -> Result<()> {
     let invalid = || EngineError::invalid(format!("invalid value for log opt {key}: {value:?}"));
-    let list = || value.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Into::into).collect();
+    let list =
+        || value.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Into::into).collect();
     match (key, out.format) {
         (_, LogFormat::None) => {
-            return Err(EngineError::invalid(format!("unknown log opt '{key}' for none log driver")));
+            return Err(EngineError::invalid(format!(
+                "unknown log opt '{key}' for none log driver"
+            )));
         }
         ("max-size", _) if value == "-1" => out.max_size = 0,
         ("max-size", _) => out.max_size = size(value).filter(|n| *n > 0).ok_or_else(invalid)?,
         ("max-file", _) => {
-            out.max_files = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
-                EngineError::invalid("max-file cannot be less than 1")
-            })?;
+            out.max_files = value
+                .parse()
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| EngineError::invalid("max-file cannot be less than 1"))?;
         }
         ("compress", _) => out.compress = value.parse().map_err(|_| invalid())?,
         ("mode", _) => {
@@ -194,7 +199,8 @@ mod tests {
 
     #[test]
     fn options_are_checked() {
-        let s = of("json-file", &[("max-size", "10m"), ("max-file", "3"), ("labels", "a, b")]).unwrap();
+        let s =
+            of("json-file", &[("max-size", "10m"), ("max-file", "3"), ("labels", "a, b")]).unwrap();
         assert_eq!((s.max_size, s.max_files, s.labels.len()), (10 << 20, 3, 2));
         let s = of("local", &[("mode", "non-blocking"), ("max-buffer-size", "2m")]).unwrap();
         assert_eq!(s.mode, LogMode::NonBlocking { buffer: 2 << 20 });

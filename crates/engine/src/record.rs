@@ -65,7 +65,8 @@ impl Record {
 
     /// The program and its arguments, as inspect splits them.
     pub fn command(&self) -> (String, Vec<String>) {
-        let list = |l: &Option<docker::StrList>| l.as_ref().map(|l| l.0.clone()).unwrap_or_default();
+        let list =
+            |l: &Option<docker::StrList>| l.as_ref().map(|l| l.0.clone()).unwrap_or_default();
         let mut all = list(&self.config.entrypoint).into_iter().chain(list(&self.config.cmd));
         (all.next().unwrap_or_default(), all.collect())
     }

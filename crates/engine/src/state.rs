@@ -119,12 +119,12 @@ impl State {
             State::Running(_) => {
                 Err(EngineError::not_modified(format!("container {id} is already running")))
             }
-            State::Paused(_) => Err(EngineError::conflict(
-                "cannot start a paused container, try unpause instead",
-            )),
-            State::Removing(_) => Err(EngineError::conflict(
-                "container is marked for removal and cannot be started",
-            )),
+            State::Paused(_) => {
+                Err(EngineError::conflict("cannot start a paused container, try unpause instead"))
+            }
+            State::Removing(_) => {
+                Err(EngineError::conflict("container is marked for removal and cannot be started"))
+            }
             State::Dead(_) => {
                 Err(EngineError::conflict("container is dead and cannot be started: remove it"))
             }

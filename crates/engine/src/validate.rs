@@ -13,7 +13,9 @@ pub fn request(r: &CreateRequest, facts: &Facts) -> Result<Vec<String>> {
     config(&r.config)?;
     let mut warnings = host(&r.host_config, facts)?;
     conflicts(&r.config, &r.host_config)?;
-    if r.host_config.security_opt.iter().flatten().any(|o| o.starts_with("apparmor=")) && !facts.apparmor {
+    if r.host_config.security_opt.iter().flatten().any(|o| o.starts_with("apparmor="))
+        && !facts.apparmor
+    {
         warnings.push("AppArmor is not enabled on this host: the profile has no effect.".into());
     }
     Ok(warnings)
@@ -52,12 +54,42 @@ pub fn signal(text: &str) -> Result<i32> {
 }
 
 const SIGNALS: &[(&str, i32)] = &[
-    ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("IOT", 6),
-    ("BUS", 7), ("FPE", 8), ("KILL", 9), ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13),
-    ("ALRM", 14), ("TERM", 15), ("STKFLT", 16), ("CHLD", 17), ("CLD", 17), ("CONT", 18),
-    ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23), ("XCPU", 24),
-    ("XFSZ", 25), ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29), ("POLL", 29),
-    ("PWR", 30), ("SYS", 31), ("RTMIN", 34), ("RTMAX", 64),
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("IOT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("POLL", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+    ("RTMIN", 34),
+    ("RTMAX", 64),
 ];
 
 fn config(c: &ContainerConfig) -> Result<()> {
@@ -92,7 +124,9 @@ fn health(c: &ContainerConfig) -> Result<()> {
         ("StartInterval", h.start_interval),
     ];
     if let Some((field, _)) = fields.iter().find(|(_, n)| short(*n)) {
-        return Err(EngineError::invalid(format!("{field} in Healthcheck cannot be less than 1ms")));
+        return Err(EngineError::invalid(format!(
+            "{field} in Healthcheck cannot be less than 1ms"
+        )));
     }
     if h.retries < 0 {
         return Err(EngineError::invalid("Retries in Healthcheck cannot be negative"));
@@ -100,13 +134,14 @@ fn health(c: &ContainerConfig) -> Result<()> {
     match h.test.as_deref().unwrap_or_default() {
         [] => Ok(()),
         [kind, ..] if ["NONE", "CMD", "CMD-SHELL"].contains(&kind.as_str()) => Ok(()),
-        [kind, ..] => Err(EngineError::invalid(format!("Unknown type {kind:?} in Healthcheck.Test"))),
+        [kind, ..] => {
+            Err(EngineError::invalid(format!("Unknown type {kind:?} in Healthcheck.Test")))
+        }
     }
 }
 
 fn host(h: &HostConfig, facts: &Facts) -> Result<Vec<String>> {
-    let policy =
-        Policy::parse(&h.restart_policy.name, h.restart_policy.maximum_retry_count)?;
+    let policy = Policy::parse(&h.restart_policy.name, h.restart_policy.maximum_retry_count)?;
     if h.auto_remove && policy.is_active() {
         return Err(EngineError::invalid(
             "can't create 'AutoRemove' container with restart policy",
@@ -141,10 +176,9 @@ fn host(h: &HostConfig, facts: &Facts) -> Result<Vec<String>> {
 /// `name:address`, `name=address` or `name:host-gateway`.
 pub fn extra_host(entry: &str) -> Result<(&str, &str)> {
     let split = entry.split_once('=').or_else(|| entry.split_once(':'));
-    let (name, address) =
-        split.filter(|(n, _)| !n.is_empty()).ok_or_else(|| {
-            EngineError::invalid(format!("bad format for add-host: \"{entry}\""))
-        })?;
+    let (name, address) = split
+        .filter(|(n, _)| !n.is_empty())
+        .ok_or_else(|| EngineError::invalid(format!("bad format for add-host: \"{entry}\"")))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
     if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
         return Err(EngineError::invalid(format!("invalid IP address in add-host: \"{address}\"")));
@@ -214,7 +248,9 @@ fn unsupported(h: &HostConfig) -> Result<()> {
         )));
     }
     if !h.cgroup.is_empty() {
-        return Err(EngineError::invalid("the legacy option Cgroup is not supported: use CgroupParent"));
+        return Err(EngineError::invalid(
+            "the legacy option Cgroup is not supported: use CgroupParent",
+        ));
     }
     if h.resources.cgroup_parent.contains("..") {
         return Err(EngineError::invalid(format!(
@@ -270,7 +306,10 @@ mod tests {
 
     #[test]
     fn nothing_unknown_is_ignored() {
-        refused(|r| r.host_config.storage_opt = Some([("size".into(), "1G".into())].into()), "--storage-opt size");
+        refused(
+            |r| r.host_config.storage_opt = Some([("size".into(), "1G".into())].into()),
+            "--storage-opt size",
+        );
         refused(|r| r.host_config.links = Some(vec!["a:b".into()]), "--link");
         refused(|r| r.host_config.runtime = "kata".into(), "unknown or invalid runtime name: kata");
         refused(|r| r.host_config.log_config.kind = "syslog".into(), "syslog");
