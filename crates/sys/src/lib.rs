@@ -4,5 +4,7 @@ pub mod channel;
 pub mod child;
 pub mod errno;
 pub mod events;
+pub mod netlink;
+pub mod nft;
 pub mod root;
 pub mod scratch;
