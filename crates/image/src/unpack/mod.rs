@@ -10,9 +10,9 @@ mod apply;
 mod decompress;
 mod entries;
 mod feed;
-pub(crate) mod header;
+mod header;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod worker;
 
 use std::io::{self, Read};
@@ -25,7 +25,7 @@ use crate::settings::UnpackLimits;
 
 pub(crate) use decompress::{Compression, open as decompress};
 pub(crate) use entries::{Entries, Entry, EntryKind};
-pub(crate) use feed::Feed;
+pub(crate) use feed::{Chunk, Feed};
 
 /// What a layer turned out to be.
 #[derive(Debug, Clone)]
