@@ -4,4 +4,6 @@ pub mod channel;
 pub mod child;
 pub mod errno;
 pub mod events;
+pub mod netlink;
+pub mod nft;
 pub mod scratch;
