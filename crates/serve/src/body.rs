@@ -8,10 +8,10 @@ use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
 /// A stream of byte blocks. An error cuts the connection, which tells the client that the body is not whole.
-pub type Blocks = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+pub(crate) type Blocks = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
 /// The body of a response.
-pub enum Body {
+pub(crate) enum Body {
     /// No bytes.
     Empty,
     /// All bytes at once; the length is announced.
@@ -22,7 +22,7 @@ pub enum Body {
 
 impl Body {
     /// A body that comes block by block.
-    pub fn stream(blocks: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Body {
+    pub(crate) fn stream(blocks: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Body {
         Body::Stream(Box::pin(blocks))
     }
 }

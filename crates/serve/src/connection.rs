@@ -27,10 +27,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 const MAX_BUFFER: usize = 256 << 10;
 
 /// What goes on with a connection after the request that took it over.
-pub type TakeOver = Box<dyn FnOnce(Hijacked) -> BoxFuture<'static, ()> + Send>;
+pub(crate) type TakeOver = Box<dyn FnOnce(Hijacked) -> BoxFuture<'static, ()> + Send>;
 
 /// What a request is answered.
-pub enum Answer {
+pub(crate) enum Answer {
     /// A response; the connection takes further requests.
     Response(Response<Body>),
     /// The connection stops being HTTP. Nothing has been sent for this request yet.
@@ -38,13 +38,13 @@ pub enum Answer {
 }
 
 /// Whoever answers requests.
-pub trait Answers: Send + Sync + 'static {
+pub(crate) trait Answers: Send + Sync + 'static {
     /// Answers one. Dropped when the client goes away first.
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer>;
 }
 
 /// Serves a connection until it closes. After `shutdown` the current request is finished and no other is taken.
-pub async fn serve<A: Answers>(socket: Socket, door: Arc<A>, shutdown: CancellationToken) {
+pub(crate) async fn serve<A: Answers>(socket: Socket, door: Arc<A>, shutdown: CancellationToken) {
     let Some((take_over, hijacked)) = http(socket, door, shutdown.clone()).await else { return };
     tokio::select! {
         () = take_over(hijacked) => (),

@@ -10,45 +10,45 @@ use crate::version::RangeError;
 
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     status: StatusCode,
     message: String,
 }
 
 impl Fault {
     /// A failure with any status.
-    pub fn new(status: StatusCode, message: impl Into<String>) -> Fault {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Fault {
         Fault { status, message: message.into() }
     }
 
     /// 400: the request itself is wrong.
-    pub fn invalid(message: impl Into<String>) -> Fault {
+    pub(crate) fn invalid(message: impl Into<String>) -> Fault {
         Fault::new(StatusCode::BAD_REQUEST, message)
     }
 
     /// 501: understood, and not done by this engine.
-    pub fn not_implemented(message: impl Into<String>) -> Fault {
+    pub(crate) fn not_implemented(message: impl Into<String>) -> Fault {
         Fault::new(StatusCode::NOT_IMPLEMENTED, message)
     }
 
     /// 404 for an unknown path and for a known path with the wrong method.
-    pub fn page_not_found() -> Fault {
+    pub(crate) fn page_not_found() -> Fault {
         Fault::new(StatusCode::NOT_FOUND, "page not found")
     }
 
     /// The HTTP status.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
     /// What the client is told.
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
     /// The same failure with words before its message.
     #[must_use]
-    pub fn prefixed(mut self, words: &str) -> Fault {
+    pub(crate) fn prefixed(mut self, words: &str) -> Fault {
         self.message.insert_str(0, words);
         self
     }

@@ -25,7 +25,7 @@ type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// A connection that hyper has let go of, with what the client had already sent.
 #[derive(Debug)]
-pub struct Hijacked {
+pub(crate) struct Hijacked {
     /// The connection.
     pub socket: Socket,
     /// Bytes that came after the request.
@@ -34,7 +34,7 @@ pub struct Hijacked {
 
 /// What a raw stream carries, as its content type says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     /// A terminal's bytes.
     Raw,
     /// Frames with stream number and length.
@@ -43,12 +43,12 @@ pub enum Framing {
 
 impl Framing {
     /// The framing that a client of `version` is told of. Older ones know one content type for both.
-    pub fn told(tty: bool, version: ApiVersion) -> Framing {
+    pub(crate) fn told(tty: bool, version: ApiVersion) -> Framing {
         if !tty && version >= v(42) { Framing::Multiplexed } else { Framing::Raw }
     }
 
     /// The content type.
-    pub const fn content_type(self) -> &'static str {
+    pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Framing::Raw => "application/vnd.docker.raw-stream",
             Framing::Multiplexed => "application/vnd.docker.multiplexed-stream",
@@ -59,7 +59,7 @@ impl Framing {
 /// The bytes that switch the connection. `upgrade`: the client asked with an `Upgrade` header;
 /// without one it is answered 200 and the connection changes all the same. `headers` are extra
 /// header lines, each with its line end.
-pub fn switch(upgrade: bool, framing: Framing, headers: &str) -> Bytes {
+pub(crate) fn switch(upgrade: bool, framing: Framing, headers: &str) -> Bytes {
     let head = if upgrade {
         format!(
             "HTTP/1.1 101 UPGRADED\r\nContent-Type: {}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{headers}\r\n",
@@ -78,7 +78,7 @@ pub fn switch(upgrade: bool, framing: Framing, headers: &str) -> Bytes {
 ///
 /// The client's half-close becomes the end of the process's input, and its output goes on. Both
 /// directions run at once: a process that waits for its output to be taken must not stop its input.
-pub async fn pump(client: Hijacked, head: Bytes, session: Session) -> io::Result<()> {
+pub(crate) async fn pump(client: Hijacked, head: Bytes, session: Session) -> io::Result<()> {
     let (mut reader, mut writer) = client.socket.split();
     writer.write_all(&head).await?;
     writer.flush().await?;
@@ -149,7 +149,7 @@ async fn linger(reader: &mut Reader) -> io::Result<()> {
 }
 
 /// The bytes that switch to WebSocket for a client that sent `key`.
-pub fn switch_to_websocket(key: &[u8]) -> Bytes {
+pub(crate) fn switch_to_websocket(key: &[u8]) -> Bytes {
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key);
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
@@ -159,7 +159,7 @@ pub fn switch_to_websocket(key: &[u8]) -> Bytes {
 
 /// Joins a WebSocket client to a process. Frames of a process without terminal are unpacked: this
 /// door never multiplexes. `binary`: messages are binary; clients before 1.28 get text.
-pub async fn pump_websocket(
+pub(crate) async fn pump_websocket(
     client: Hijacked,
     head: Bytes,
     session: Session,
@@ -217,7 +217,7 @@ fn ws_error(e: WsError) -> io::Error {
 
 /// Takes the frames off a process's output, whatever blocks they come in.
 #[derive(Debug)]
-pub struct Unpack {
+pub(crate) struct Unpack {
     raw: bool,
     header: [u8; 8],
     have: usize,
@@ -226,12 +226,12 @@ pub struct Unpack {
 
 impl Unpack {
     /// For the output of a process with (`tty`) or without a terminal.
-    pub fn new(tty: bool) -> Unpack {
+    pub(crate) fn new(tty: bool) -> Unpack {
         Unpack { raw: tty, header: [0; 8], have: 0, left: 0 }
     }
 
     /// The payloads in the next block.
-    pub fn feed(&mut self, mut block: Bytes) -> Vec<Bytes> {
+    pub(crate) fn feed(&mut self, mut block: Bytes) -> Vec<Bytes> {
         if self.raw {
             return vec![block];
         }

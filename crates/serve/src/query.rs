@@ -9,11 +9,11 @@ use crate::fault::Fault;
 
 /// A query string. Parameters are decoded when they are asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Query(String);
+pub(crate) struct Query(String);
 
 impl Query {
     /// Takes the part of a URI after `?`. Refuses broken percent escapes.
-    pub fn parse(raw: &str) -> Result<Query, Fault> {
+    pub(crate) fn parse(raw: &str) -> Result<Query, Fault> {
         if raw.contains('%') {
             escapes_are_whole(raw)?;
         }
@@ -21,22 +21,22 @@ impl Query {
     }
 
     /// The first value of `key`.
-    pub fn first(&self, key: &str) -> Option<Cow<'_, str>> {
+    pub(crate) fn first(&self, key: &str) -> Option<Cow<'_, str>> {
         self.all(key).next()
     }
 
     /// The first value of `key`, empty if there is none.
-    pub fn text(&self, key: &str) -> String {
+    pub(crate) fn text(&self, key: &str) -> String {
         self.first(key).unwrap_or_default().into_owned()
     }
 
     /// The first value of `key` unless it is empty.
-    pub fn some(&self, key: &str) -> Option<String> {
+    pub(crate) fn some(&self, key: &str) -> Option<String> {
         self.first(key).filter(|v| !v.is_empty()).map(Cow::into_owned)
     }
 
     /// Every value of `key`.
-    pub fn all(&self, key: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    pub(crate) fn all(&self, key: &str) -> impl Iterator<Item = Cow<'_, str>> {
         self.0.split('&').filter_map(move |pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (!pair.is_empty() && decode(name) == key).then(|| decode(value))
@@ -44,22 +44,22 @@ impl Query {
     }
 
     /// Whether `key` is there, with any value or none.
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.first(key).is_some()
     }
 
     /// Docker's truth: empty, `0`, `no`, `false`, `none` are false in any case; all else is true.
-    pub fn truth(&self, key: &str) -> bool {
+    pub(crate) fn truth(&self, key: &str) -> bool {
         self.first(key).is_some_and(|v| is_true(&v))
     }
 
     /// As [`Query::truth`], with a default for an absent parameter.
-    pub fn truth_or(&self, key: &str, absent: bool) -> bool {
+    pub(crate) fn truth_or(&self, key: &str, absent: bool) -> bool {
         self.first(key).map_or(absent, |v| is_true(&v))
     }
 
     /// A decimal number; `None` if absent or empty. The error has the text of Go's `strconv`.
-    pub fn number(&self, key: &str) -> Result<Option<i64>, Fault> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, Fault> {
         let Some(text) = self.some(key) else { return Ok(None) };
         let wrong = |why| Fault::invalid(format!("strconv.Atoi: parsing {text:?}: {why}"));
         match text.parse::<i64>() {
@@ -74,7 +74,7 @@ impl Query {
     }
 
     /// A number of rows or columns, which must be there.
-    pub fn cells(&self, key: &str, what: &str) -> Result<u16, Fault> {
+    pub(crate) fn cells(&self, key: &str, what: &str) -> Result<u16, Fault> {
         let text = self.text(key);
         let why = match text.parse::<i64>() {
             Ok(n) => match u16::try_from(n) {
@@ -87,7 +87,7 @@ impl Query {
     }
 
     /// Unix seconds with an optional fraction; `None` if absent, empty or zero.
-    pub fn time(&self, key: &str) -> Result<Option<SystemTime>, Fault> {
+    pub(crate) fn time(&self, key: &str) -> Result<Option<SystemTime>, Fault> {
         let Some(text) = self.some(key) else { return Ok(None) };
         if text == "0" {
             return Ok(None);
@@ -101,7 +101,7 @@ impl Query {
     }
 
     /// The `filters` parameter, with keys checked against `names`.
-    pub fn filters(&self, names: &[&str]) -> Result<Filters, Fault> {
+    pub(crate) fn filters(&self, names: &[&str]) -> Result<Filters, Fault> {
         let filters = Filters::parse(&self.first("filters").unwrap_or_default())?;
         filters.check(names)?;
         Ok(filters)
@@ -109,7 +109,7 @@ impl Query {
 }
 
 /// Decodes a percent-encoded path. Broken escapes stay as they are.
-pub fn decode_path(path: &str) -> Cow<'_, str> {
+pub(crate) fn decode_path(path: &str) -> Cow<'_, str> {
     unescape(path, false)
 }
 

@@ -4,7 +4,7 @@ use http::Method;
 
 /// Everything that a client can ask for. Texts are names or ids, decoded from the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Are you there, and who are you.
     Ping,
     /// What the engine can do; any path.
@@ -41,7 +41,7 @@ pub enum Action {
 
 /// Actions on containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ContainerAction {
+pub(crate) enum ContainerAction {
     /// `GET /containers/json`
     List,
     /// `POST /containers/create`
@@ -54,7 +54,7 @@ pub enum ContainerAction {
 
 /// Actions on one container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OneContainer {
+pub(crate) enum OneContainer {
     /// `GET /json`
     Inspect,
     /// `GET /top`
@@ -105,7 +105,7 @@ pub enum OneContainer {
 
 /// Actions on one exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExecAction {
+pub(crate) enum ExecAction {
     /// `GET /json`
     Inspect,
     /// `POST /start`
@@ -116,7 +116,7 @@ pub enum ExecAction {
 
 /// Actions on images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageAction {
+pub(crate) enum ImageAction {
     /// `GET /images/json`
     List,
     /// `POST /images/create`: pull or import.
@@ -145,7 +145,7 @@ pub enum ImageAction {
 
 /// Actions on networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetworkAction {
+pub(crate) enum NetworkAction {
     /// `GET /networks`
     List,
     /// `POST /networks/create`
@@ -164,7 +164,7 @@ pub enum NetworkAction {
 
 /// Actions on volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeAction {
+pub(crate) enum VolumeAction {
     /// `GET /volumes`
     List,
     /// `POST /volumes/create`
@@ -181,7 +181,7 @@ pub enum VolumeAction {
 
 /// Areas of the API that this engine does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absent {
+pub(crate) enum Absent {
     /// Swarm, nodes, services, tasks, secrets, configs.
     Swarm,
     /// Plugin installation.
@@ -195,7 +195,7 @@ pub enum Absent {
 }
 
 /// Finds the action of a decoded path without its version. `None` is "page not found".
-pub fn route(method: &Method, path: &str) -> Option<Action> {
+pub(crate) fn route(method: &Method, path: &str) -> Option<Action> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     if method == Method::OPTIONS {
         return Some(Action::Options);

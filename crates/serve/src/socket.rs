@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream, unix};
 use tokio_rustls::server::TlsStream;
 
 /// A connected client.
-pub enum Socket {
+pub(crate) enum Socket {
     /// Over a unix socket.
     Unix(UnixStream),
     /// Over plain TCP.
@@ -37,7 +37,7 @@ macro_rules! each {
 
 impl Socket {
     /// The two directions, each usable while the other waits.
-    pub fn split(self) -> (Reader, Writer) {
+    pub(crate) fn split(self) -> (Reader, Writer) {
         match self {
             Socket::Unix(s) => {
                 let (reader, writer) = s.into_split();
@@ -53,7 +53,7 @@ impl Socket {
 
 /// The direction from the client.
 #[derive(Debug)]
-pub enum Reader {
+pub(crate) enum Reader {
     /// Of a unix socket.
     Unix(unix::OwnedReadHalf),
     /// Of anything else.
@@ -62,7 +62,7 @@ pub enum Reader {
 
 /// The direction to the client.
 #[derive(Debug)]
-pub enum Writer {
+pub(crate) enum Writer {
     /// Of a unix socket.
     Unix(unix::OwnedWriteHalf),
     /// Of anything else.
@@ -74,7 +74,7 @@ impl Reader {
     ///
     /// Asked after its input ended, to tell a half-close from a client that is gone. TCP only learns
     /// this from a failed write.
-    pub async fn peer_is_gone(&self) -> bool {
+    pub(crate) async fn peer_is_gone(&self) -> bool {
         let Reader::Unix(half) = self else { return false };
         let ready = half.as_ref().ready(Interest::WRITABLE).await;
         ready.is_ok_and(|ready| ready.is_write_closed())

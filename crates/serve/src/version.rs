@@ -5,24 +5,24 @@ use std::str::FromStr;
 
 /// `major.minor` of the Engine API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApiVersion {
+pub(crate) struct ApiVersion {
     major: u16,
     minor: u16,
 }
 
 /// The newest version that is served, and what an unversioned path means.
-pub const MAX: ApiVersion = v(53);
+pub(crate) const MAX: ApiVersion = v(53);
 /// The oldest version that is served.
-pub const MIN: ApiVersion = v(24);
+pub(crate) const MIN: ApiVersion = v(24);
 
 /// Version `1.minor`.
-pub const fn v(minor: u16) -> ApiVersion {
+pub(crate) const fn v(minor: u16) -> ApiVersion {
     ApiVersion { major: 1, minor }
 }
 
 /// A version that this engine does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RangeError {
+pub(crate) enum RangeError {
     /// Below [`MIN`].
     #[error(
         "client version {0} is too old. Minimum supported API version is {MIN}, please upgrade your client to a newer version"
@@ -35,7 +35,7 @@ pub enum RangeError {
 
 impl ApiVersion {
     /// Refuses what is not served.
-    pub fn check(self) -> Result<(), RangeError> {
+    pub(crate) fn check(self) -> Result<(), RangeError> {
         match self {
             _ if self < MIN => Err(RangeError::TooOld(self)),
             _ if self > MAX => Err(RangeError::TooNew(self)),
@@ -44,7 +44,7 @@ impl ApiVersion {
     }
 
     /// Splits `/v1.41/rest` into its version and `/rest`. A path without version means [`MAX`].
-    pub fn split(path: &str) -> (ApiVersion, &str) {
+    pub(crate) fn split(path: &str) -> (ApiVersion, &str) {
         let versioned = path.strip_prefix("/v").and_then(|rest| {
             let end = rest.find('/').unwrap_or(rest.len());
             Some((rest[..end].parse().ok()?, &rest[end..]))
