@@ -1,0 +1,62 @@
+//! Networks.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use wharf_engine::filters::{NETWORKS, PRUNE};
+use wharf_spec::docker;
+
+use super::system::{CREATED, now};
+use super::{Door, blocking, complete};
+use crate::call::Call;
+use crate::compat;
+use crate::fault::Fault;
+use crate::reply::{self, Reply};
+use crate::route::NetworkAction;
+
+pub(super) async fn network(
+    door: Arc<Door>,
+    action: NetworkAction,
+    mut call: Call,
+) -> Result<Reply, Fault> {
+    let networks = door.networks.clone();
+    match action {
+        NetworkAction::List => {
+            let filters = call.query.filters(NETWORKS)?;
+            let list = networks.list(&filters)?;
+            Ok(reply::ok(&compat::network_list(list, call.version)))
+        }
+        NetworkAction::Inspect(name) => {
+            let scope = call.query.some("scope");
+            if scope.is_some_and(|s| s != "local") {
+                return Err(Fault::new(StatusCode::NOT_FOUND, format!("network {name} not found")));
+            }
+            let inspect = networks.inspect(&name)?;
+            Ok(reply::ok(&compat::network_inspect(inspect, call.version)))
+        }
+        NetworkAction::Create => {
+            let request: docker::NetworkCreateRequest = call.json().await?.unwrap_or_default();
+            let created = blocking(move || networks.create(request)).await?;
+            Ok(reply::json(CREATED, &created))
+        }
+        NetworkAction::Remove(name) => {
+            blocking(move || networks.remove(&name)).await?;
+            Ok(reply::no_content())
+        }
+        NetworkAction::Prune => {
+            let filters = call.query.filters(PRUNE)?;
+            let report = blocking(move || networks.prune(&filters, now())).await?;
+            Ok(reply::ok(&report))
+        }
+        NetworkAction::Connect(name) => {
+            let request: docker::NetworkConnectRequest = call.json().await?.unwrap_or_default();
+            complete(async move { door.engine.network_connect(&name, request).await }).await?;
+            Ok(reply::status(StatusCode::OK))
+        }
+        NetworkAction::Disconnect(name) => {
+            let request: docker::NetworkDisconnectRequest = call.json().await?.unwrap_or_default();
+            complete(async move { door.engine.network_disconnect(&name, request).await }).await?;
+            Ok(reply::status(StatusCode::OK))
+        }
+    }
+}
