@@ -45,20 +45,20 @@ pub(crate) async fn run<F>(
 where
     F: Future<Output = Result<(), Fault>> + Send + 'static,
 {
-    let mut work: Pin<Box<F>> = Box::pin(work);
-    let mut running = true;
-    let first = tokio::select! {
-        biased;
-        line = lines.recv() => line,
-        ended = &mut work => {
-            running = false;
-            ended?;
-            None
-        }
-    };
-    let state = Running { work, lines, running, next: first };
+    let mut state = Running { work: Box::pin(work), lines, running: true, next: None, failure: None };
+    state.next = state.step().await;
+    match (&state.next, state.failure.take()) {
+        (None, Some(fault)) => return Err(fault),
+        (_, failure) => state.failure = failure,
+    }
     Ok(futures_util::stream::unfold(state, |mut state| async move {
-        let line = state.next().await?;
+        let line = match state.next.take() {
+            Some(line) => line,
+            None => match state.step().await {
+                Some(line) => line,
+                None => encode(&error(&state.failure.take()?)),
+            },
+        };
         Some((Ok(line), state))
     }))
 }
@@ -68,22 +68,20 @@ struct Running<F> {
     lines: Lines,
     running: bool,
     next: Option<Bytes>,
+    /// How the work ended, if it failed; told after the last line.
+    failure: Option<Fault>,
 }
 
 impl<F: Future<Output = Result<(), Fault>>> Running<F> {
-    async fn next(&mut self) -> Option<Bytes> {
-        if let Some(line) = self.next.take() {
-            return Some(line);
-        }
+    /// The next line; `None` after the work has ended and all its lines are told.
+    async fn step(&mut self) -> Option<Bytes> {
         if self.running {
             tokio::select! {
                 biased;
                 Some(line) = self.lines.recv() => return Some(line),
                 ended = &mut self.work => {
                     self.running = false;
-                    if let Err(fault) = ended {
-                        return Some(encode(&error(&fault)));
-                    }
+                    self.failure = ended.err();
                 }
             }
         }
@@ -167,10 +165,8 @@ fn bar(current: u64, total: u64) -> String {
         return format!("{:>8}", bytes(current));
     }
     let done = usize::try_from(current.saturating_mul(CELLS) / total).unwrap_or_default();
-    let all = usize::try_from(CELLS).unwrap_or_default();
-    let head = if done < all { ">" } else { "" };
-    let rest = " ".repeat(all - done - head.len().min(all - done));
-    format!("[{}{head}{rest}] {:>8}/{}", "=".repeat(done), bytes(current), bytes(total))
+    let rest = usize::try_from(CELLS).unwrap_or_default() - done;
+    format!("[{}>{}] {:>8}/{}", "=".repeat(done), " ".repeat(rest), bytes(current), bytes(total))
 }
 
 /// A size with four significant digits and decimal units.
@@ -222,7 +218,7 @@ mod tests {
 
     #[test]
     fn bars_are_filled_and_sizes_short() {
-        assert!(bar(100, 100).starts_with(&format!("[{}]", "=".repeat(50))));
+        assert!(bar(100, 100).starts_with(&format!("[{}>]", "=".repeat(50))));
         assert_eq!(bar(5, 0), "      5B");
         for (size, shown) in
             [(0, "0B"), (999, "999B"), (1000, "1kB"), (1_234_567, "1.235MB"), (204_000_000, "204MB")]

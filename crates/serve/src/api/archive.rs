@@ -12,6 +12,7 @@ use wharf_spec::docker;
 use super::containers::headless;
 use super::{Door, complete};
 use crate::call::Call;
+use crate::coding::Coding;
 use crate::fault::Fault;
 use crate::query::Query;
 use crate::reply::{self, Reply};
@@ -59,5 +60,3 @@ fn describe(headers: &mut HeaderMap, stat: &docker::PathStat) {
         headers.insert("X-Docker-Container-Path-Stat", value);
     }
 }
-
-use crate::coding::Coding;

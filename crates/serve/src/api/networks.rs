@@ -7,9 +7,8 @@ use wharf_engine::filters::{NETWORKS, PRUNE};
 use wharf_spec::docker;
 
 use super::system::{CREATED, now};
-use super::{Door, blocking, complete};
+use super::{Door, blocking};
 use crate::call::Call;
-use crate::compat;
 use crate::fault::Fault;
 use crate::reply::{self, Reply};
 use crate::route::NetworkAction;
@@ -24,15 +23,14 @@ pub(super) async fn network(
         NetworkAction::List => {
             let filters = call.query.filters(NETWORKS)?;
             let list = networks.list(&filters)?;
-            Ok(reply::ok(&compat::network_list(list, call.version)))
+            Ok(reply::ok(&list))
         }
         NetworkAction::Inspect(name) => {
             let scope = call.query.some("scope");
             if scope.is_some_and(|s| s != "local") {
                 return Err(Fault::new(StatusCode::NOT_FOUND, format!("network {name} not found")));
             }
-            let inspect = networks.inspect(&name)?;
-            Ok(reply::ok(&compat::network_inspect(inspect, call.version)))
+            Ok(reply::ok(&networks.inspect(&name)?))
         }
         NetworkAction::Create => {
             let request: docker::NetworkCreateRequest = call.json().await?.unwrap_or_default();
@@ -48,15 +46,11 @@ pub(super) async fn network(
             let report = blocking(move || networks.prune(&filters, now())).await?;
             Ok(reply::ok(&report))
         }
-        NetworkAction::Connect(name) => {
-            let request: docker::NetworkConnectRequest = call.json().await?.unwrap_or_default();
-            complete(async move { door.engine.network_connect(&name, request).await }).await?;
-            Ok(reply::status(StatusCode::OK))
-        }
-        NetworkAction::Disconnect(name) => {
-            let request: docker::NetworkDisconnectRequest = call.json().await?.unwrap_or_default();
-            complete(async move { door.engine.network_disconnect(&name, request).await }).await?;
-            Ok(reply::status(StatusCode::OK))
+        NetworkAction::Connect(name) | NetworkAction::Disconnect(name) => {
+            networks.inspect(&name)?;
+            Err(Fault::not_implemented(
+                "this version of wharf connects containers to networks when they are created: use docker run --network",
+            ))
         }
     }
 }
