@@ -7,3 +7,4 @@ pub mod events;
 pub mod netlink;
 pub mod nft;
 pub mod scratch;
+pub mod terminal;
