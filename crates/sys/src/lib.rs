@@ -6,5 +6,6 @@ pub mod errno;
 pub mod events;
 pub mod netlink;
 pub mod nft;
+pub mod root;
 pub mod scratch;
 pub mod terminal;
