@@ -7,5 +7,6 @@ pub mod events;
 pub mod netlink;
 pub mod nft;
 pub mod root;
+pub mod own;
 pub mod scratch;
 pub mod terminal;
