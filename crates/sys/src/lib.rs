@@ -6,7 +6,7 @@ pub mod errno;
 pub mod events;
 pub mod netlink;
 pub mod nft;
-pub mod root;
 pub mod own;
+pub mod root;
 pub mod scratch;
 pub mod terminal;
