@@ -1,4 +1,46 @@
-//! Development tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `vm`, `tools`.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a development tool: it runs programs, measures and talks to a person"
+)]
 
-fn main() {}
+mod debian;
+mod machine;
+mod sh;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  demo                    build wharf, start an engine and show a container serving a page
+  test [--only SUITE]...  install missing test clients, then run everything (or those suites)
+       [FILTER]           run only tests whose name contains FILTER
+  bench [--quick] [NAME]  measure wharf and its peers on the same work; writes bench/RESULTS.md
+  vm [FILTER]             run the kernel tests in a virtual machine with cgroup v2
+  tools                   fetch the test clients into target/tools and stop
+
+suites: house fmt clippy unit acceptance clients oci vm";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["tools", rest @ ..] => tools::install(rest),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

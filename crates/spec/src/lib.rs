@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+pub mod docker;
 pub mod dockerconfig;
 pub mod image;
 pub mod platform;

@@ -487,7 +487,7 @@ mod tests {
 
     #[test]
     fn default_profile_is_short() {
-        assert!(default_filter(&[]).len() < 700, "{}", default_filter(&[]).len());
+        assert!(default_filter(&[]).len() < 1200, "{}", default_filter(&[]).len());
     }
 
     #[test]

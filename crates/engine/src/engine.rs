@@ -1,0 +1,349 @@
+//! The engine's whole public surface: one method per operation of the Engine API on containers and volumes.
+//!
+//! Each method finds its object and hands over to the module that owns the subject.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use wharf_base::clock::Clock;
+use wharf_base::db::Db;
+use wharf_net::Net;
+use wharf_spec::docker::{self, Map};
+use wharf_spec::platform::Platform;
+
+use crate::error::{EngineError, Result};
+use crate::events::Events;
+use crate::filters::Filters;
+use crate::options::*;
+
+/// Settings, resolved by the daemon.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// State that survives a reboot. Default `/var/lib/wharf`.
+    pub root: PathBuf,
+    /// State that does not. Default `/run/wharf`.
+    pub exec_root: PathBuf,
+    /// The cgroup under which containers get theirs. Default `/docker`.
+    pub cgroup_parent: String,
+    /// Put wharf's own init before every container that does not say. Default false.
+    pub init: bool,
+    /// Bytes of `/dev/shm`. Default 64 MiB.
+    pub shm_size: i64,
+    /// `private` or `host`; empty is private on cgroup v2 and host on v1.
+    pub cgroupns: String,
+    /// `private` or `shareable`. Default `private`.
+    pub ipc_mode: String,
+    /// Set no-new-privileges on every container. Default false.
+    pub no_new_privileges: bool,
+    /// A seccomp profile in Docker's JSON form instead of the built-in; `unconfined` for none.
+    pub seccomp_profile: Option<SeccompProfile>,
+    /// Log driver and options of containers that name none. Default `json-file`.
+    pub log: docker::LogConfig,
+    /// Limits by name of containers that set none of that name.
+    pub ulimits: Vec<docker::Ulimit>,
+    /// Name servers of containers that name none; empty takes the host's.
+    pub dns: Vec<String>,
+    /// Resolver options.
+    pub dns_options: Vec<String>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// What `host-gateway` means in extra hosts; empty is the default bridge's gateway.
+    pub host_gateway_ips: Vec<std::net::IpAddr>,
+    /// Directories with CDI device descriptions.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Start containers again according to their restart policy when the daemon starts. Default true.
+    pub autorestart: bool,
+}
+
+/// Where a default seccomp profile comes from.
+#[derive(Clone, Debug)]
+pub enum SeccompProfile {
+    /// No filter.
+    Unconfined,
+    /// This profile.
+    Json(Arc<[u8]>),
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            root: "/var/lib/wharf".into(),
+            exec_root: "/run/wharf".into(),
+            cgroup_parent: "/docker".into(),
+            init: false,
+            shm_size: 64 << 20,
+            cgroupns: String::new(),
+            ipc_mode: "private".into(),
+            no_new_privileges: false,
+            seccomp_profile: None,
+            log: docker::LogConfig { kind: "json-file".into(), config: None },
+            ulimits: Vec::new(),
+            dns: Vec::new(),
+            dns_options: Vec::new(),
+            dns_search: Vec::new(),
+            host_gateway_ips: Vec::new(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            autorestart: true,
+        }
+    }
+}
+
+/// The lower floors that an engine stands on.
+pub struct Parts {
+    /// The state database.
+    pub db: Db,
+    /// Networks.
+    pub net: Arc<Net>,
+    /// Where events go.
+    pub events: Events,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// Many containers and their volumes. Clones share it.
+#[derive(Clone)]
+pub struct Engine(#[allow(dead_code, reason = "bodies follow")] Arc<Parts>);
+
+fn soon<T>() -> Result<T> {
+    Err(EngineError::not_implemented("the body lands within the hour"))
+}
+
+impl Engine {
+    /// Takes over what an earlier daemon left: finishes removals, drops what was half created, goes on
+    /// with containers that run, records the exits of those that ended, and applies restart policies.
+    pub async fn open(_config: Config, parts: Parts) -> Result<Engine> {
+        Ok(Engine(Arc::new(parts)))
+    }
+
+    /// Stops the engine's own tasks. Containers go on.
+    pub async fn shutdown(&self) {}
+
+    /// The event bus.
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+}
+
+/// Containers.
+impl Engine {
+    /// Creates a container. `name` is without a slash; `None` makes one up.
+    pub async fn create(
+        &self,
+        _name: Option<&str>,
+        _request: docker::CreateRequest,
+        _platform: Option<Platform>,
+    ) -> Result<docker::CreateResponse> {
+        soon()
+    }
+
+    /// Starts it; returns when its program runs.
+    pub async fn start(&self, _id: &str) -> Result<()> {
+        soon()
+    }
+
+    /// Stops it; returns when it has ended. Goes on when dropped.
+    pub async fn stop(&self, _id: &str, _options: StopOptions) -> Result<()> {
+        soon()
+    }
+
+    /// Stops it if it runs, and starts it.
+    pub async fn restart(&self, _id: &str, _options: StopOptions) -> Result<()> {
+        soon()
+    }
+
+    /// Sends a signal by name or number; the empty string is KILL, which also waits for the end.
+    pub async fn kill(&self, _id: &str, _signal: &str) -> Result<()> {
+        soon()
+    }
+
+    /// Freezes it.
+    pub async fn pause(&self, _id: &str) -> Result<()> {
+        soon()
+    }
+
+    /// Thaws it.
+    pub async fn unpause(&self, _id: &str) -> Result<()> {
+        soon()
+    }
+
+    /// Registers a waiter at once; the future resolves when the condition holds.
+    pub fn wait(
+        &self,
+        _id: &str,
+        _condition: WaitCondition,
+    ) -> Result<impl Future<Output = docker::WaitResponse> + Send + use<>> {
+        soon::<std::future::Ready<docker::WaitResponse>>()
+    }
+
+    /// Removes it.
+    pub async fn remove(&self, _id: &str, _options: RemoveOptions) -> Result<()> {
+        soon()
+    }
+
+    /// Gives it another name.
+    pub async fn rename(&self, _id: &str, _name: &str) -> Result<()> {
+        soon()
+    }
+
+    /// Changes limits and restart policy; returns warnings.
+    pub async fn update(&self, _id: &str, _request: docker::UpdateRequest) -> Result<Vec<String>> {
+        soon()
+    }
+
+    /// Lists containers, newest first.
+    pub async fn list(&self, _options: ListOptions) -> Result<Vec<docker::ContainerSummary>> {
+        soon()
+    }
+
+    /// Everything about one; `size` measures its disk use.
+    pub async fn inspect(&self, _id: &str, _size: bool) -> Result<docker::ContainerInspect> {
+        soon()
+    }
+
+    /// Its processes, with the columns that `ps_args` ask for.
+    pub async fn top(&self, _id: &str, _ps_args: &str) -> Result<docker::TopResponse> {
+        soon()
+    }
+
+    /// What differs from its image.
+    pub async fn changes(&self, _id: &str) -> Result<Vec<docker::FilesystemChange>> {
+        soon()
+    }
+
+    /// Its file system as a tar.
+    pub async fn export(&self, _id: &str) -> Result<ByteStream> {
+        soon()
+    }
+
+    /// Its log: raw with a terminal, otherwise in frames as in [`Session::output`].
+    pub async fn logs(&self, _id: &str, _options: LogOptions) -> Result<ByteStream> {
+        soon()
+    }
+
+    /// Whether it has a terminal, which decides the content type of logs and attach.
+    pub fn has_tty(&self, _id: &str) -> Result<bool> {
+        soon()
+    }
+
+    /// Attaches; it need not run yet.
+    pub async fn attach(&self, _id: &str, _options: AttachOptions) -> Result<Session> {
+        soon()
+    }
+
+    /// Sets its terminal's size.
+    pub async fn resize(&self, _id: &str, _rows: u16, _cols: u16) -> Result<()> {
+        soon()
+    }
+
+    /// Streams of resource use.
+    pub async fn stats(
+        &self,
+        _id: &str,
+        _options: StatsOptions,
+    ) -> Result<impl Stream<Item = docker::Stats> + Send + 'static + use<>> {
+        soon::<futures_util::stream::Empty<docker::Stats>>()
+    }
+
+    /// Makes an image of it; returns the image id.
+    pub async fn commit(&self, _options: CommitOptions) -> Result<String> {
+        soon()
+    }
+
+    /// Removes those that do not run.
+    pub async fn prune(&self, _filters: &Filters) -> Result<docker::ContainersPruneReport> {
+        soon()
+    }
+}
+
+/// Further processes in containers.
+impl Engine {
+    /// Describes one; returns its id.
+    pub async fn exec_create(
+        &self,
+        _id: &str,
+        _request: docker::ExecCreateRequest,
+    ) -> Result<String> {
+        soon()
+    }
+
+    /// Starts it. Attached (`Some`): the session is there before the process is, and a failure to
+    /// start comes as text in it. Detached (`None`): a failure is an error.
+    pub async fn exec_start(&self, _exec: &str, _options: ExecStart) -> Result<Option<Session>> {
+        soon()
+    }
+
+    /// Everything about it.
+    pub async fn exec_inspect(&self, _exec: &str) -> Result<docker::ExecInspect> {
+        soon()
+    }
+
+    /// Sets its terminal's size.
+    pub async fn exec_resize(&self, _exec: &str, _rows: u16, _cols: u16) -> Result<()> {
+        soon()
+    }
+}
+
+/// Files in containers.
+impl Engine {
+    /// What is at `path`.
+    pub async fn archive_stat(&self, _id: &str, _path: &str) -> Result<docker::PathStat> {
+        soon()
+    }
+
+    /// What is at `path`, and a tar of it.
+    pub async fn archive_get(
+        &self,
+        _id: &str,
+        _path: &str,
+    ) -> Result<(docker::PathStat, ByteStream)> {
+        soon()
+    }
+
+    /// Unpacks `archive` (plain, gzip, bzip2, xz or zstd) into the directory `path`.
+    pub async fn archive_put(
+        &self,
+        _id: &str,
+        _path: &str,
+        _options: ArchivePut,
+        _archive: ByteReader,
+    ) -> Result<()> {
+        soon()
+    }
+}
+
+/// Volumes.
+impl Engine {
+    /// Creates a volume, or returns the one of that name.
+    pub async fn volume_create(
+        &self,
+        _request: docker::VolumeCreateRequest,
+    ) -> Result<docker::Volume> {
+        soon()
+    }
+
+    /// Lists volumes by name.
+    pub async fn volume_list(&self, _filters: &Filters) -> Result<docker::VolumeList> {
+        soon()
+    }
+
+    /// Everything about one.
+    pub async fn volume_inspect(&self, _name: &str) -> Result<docker::Volume> {
+        soon()
+    }
+
+    /// Removes it; `force` ignores that it is not there.
+    pub async fn volume_remove(&self, _name: &str, _force: bool) -> Result<()> {
+        soon()
+    }
+
+    /// Removes unused anonymous volumes; with the filter `all`, named ones too.
+    pub async fn volume_prune(&self, _filters: &Filters) -> Result<docker::VolumesPruneReport> {
+        soon()
+    }
+
+    /// Disk use by volume name, in bytes, with how many containers use it.
+    pub async fn volume_usage(&self) -> Result<Map<docker::VolumeUsage>> {
+        soon()
+    }
+}

@@ -1,0 +1,1 @@
+//! The text of `/etc/hosts` and `/etc/resolv.conf` for containers. Pure functions.

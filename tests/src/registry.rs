@@ -1,0 +1,170 @@
+//! A registry that a test controls: serves fixture images over HTTP, and misbehaves on request.
+
+use crate::image::{Image, digest};
+use crate::namespace::in_network;
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// One wrong turn that the registry takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Closes the connection in the middle of a blob, once per blob.
+    Cut,
+    /// Sends bytes that do not match their digest.
+    Corrupt,
+    /// Answers 503 once per blob.
+    Busy,
+}
+
+/// A running registry; ends with the host.
+pub struct Registry {
+    /// `127.0.0.1:PORT` in the network it listens in.
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+struct Shelf {
+    /// `name/manifests/reference` → manifest, and `name/blobs/digest` → blob.
+    things: HashMap<String, (&'static str, Vec<u8>)>,
+    fault: Option<Fault>,
+    faulted: Mutex<Vec<String>>,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    /// Serves `images`, in the network of process `init`.
+    pub fn serve(init: u32, images: &[&Image], fault: Option<Fault>) -> Registry {
+        let listener = in_network(init, || TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::default();
+        let shelf = Shelf {
+            things: things(images),
+            fault,
+            faulted: Mutex::default(),
+            seen: Arc::clone(&seen),
+        };
+        let shelf = Arc::new(shelf);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shelf = Arc::clone(&shelf);
+                std::thread::spawn(move || shelf.talk(&stream));
+            }
+        });
+        Registry { address, seen }
+    }
+
+    /// The requests so far: `METHOD PATH [RANGE]`.
+    pub fn requests(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn things(images: &[&Image]) -> HashMap<String, (&'static str, Vec<u8>)> {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    let mut all = HashMap::new();
+    for image in images {
+        let (name, tag) = image.name.split_once(':').unwrap();
+        let manifest = image.manifest();
+        all.insert(format!("{name}/manifests/{tag}"), (MANIFEST, manifest.clone()));
+        all.insert(format!("{name}/manifests/{}", digest(&manifest)), (MANIFEST, manifest));
+        for (digest, blob) in image.blobs() {
+            all.insert(format!("{name}/blobs/{digest}"), ("application/octet-stream", blob));
+        }
+    }
+    all
+}
+
+impl Shelf {
+    fn talk(&self, stream: &TcpStream) -> Option<()> {
+        let mut from = BufReader::new(stream);
+        loop {
+            let mut first = String::new();
+            from.read_line(&mut first).ok().filter(|n| *n > 0)?;
+            let mut range = String::new();
+            loop {
+                let mut line = String::new();
+                from.read_line(&mut line).ok()?;
+                match line.trim_end().split_once(':') {
+                    None => break,
+                    Some((n, v)) if n.eq_ignore_ascii_case("range") => range = v.trim().to_owned(),
+                    Some(_) => (),
+                }
+            }
+            let mut words = first.split(' ');
+            let (method, path) = (words.next()?, words.next()?);
+            let seen = format!("{method} {path} {range}");
+            self.seen.lock().unwrap().push(seen.trim_end().to_owned());
+            self.answer(stream, method, path, &range)?;
+        }
+    }
+
+    fn answer(&self, mut to: &TcpStream, method: &str, path: &str, range: &str) -> Option<()> {
+        let key = path.strip_prefix("/v2/")?;
+        if key.is_empty() {
+            return to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").ok();
+        }
+        let Some((kind, body)) = self.things.get(key) else {
+            let (code, what) = match key.contains("/manifests/") {
+                true => ("MANIFEST_UNKNOWN", "manifest unknown"),
+                false => ("BLOB_UNKNOWN", "blob unknown to registry"),
+            };
+            let body = format!(r#"{{"errors":[{{"code":"{code}","message":"{what}"}}]}}"#);
+            let head = format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            return to.write_all((head + &body).as_bytes()).ok();
+        };
+        let fault = self.fault.filter(|f| key.contains("/blobs/") && self.due(*f, key));
+        if fault == Some(Fault::Busy) {
+            let busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+            return to.write_all(busy).ok();
+        }
+        let start = range.strip_prefix("bytes=").and_then(|r| r.split('-').next()?.parse().ok());
+        let start: usize = start.unwrap_or(0).min(body.len());
+        let status = if range.is_empty() { "200 OK" } else { "206 Partial Content" };
+        let mut head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n");
+        head.push_str(&format!("Docker-Content-Digest: {}\r\n", digest(body)));
+        head.push_str(&format!("Content-Length: {}\r\n", body.len() - start));
+        if !range.is_empty() {
+            let (last, all) = (body.len() - 1, body.len());
+            head.push_str(&format!("Content-Range: bytes {start}-{last}/{all}\r\n"));
+        }
+        head.push_str("\r\n");
+        to.write_all(head.as_bytes()).ok()?;
+        if method == "HEAD" {
+            return Some(());
+        }
+        self.send(to, &body[start..], fault)
+    }
+
+    fn send(&self, mut to: &TcpStream, body: &[u8], fault: Option<Fault>) -> Option<()> {
+        match fault {
+            Some(Fault::Cut) => {
+                to.write_all(&body[..body.len() / 2]).ok()?;
+                to.shutdown(std::net::Shutdown::Both).ok()?;
+                None
+            }
+            Some(Fault::Corrupt) => {
+                let mut wrong = body.to_vec();
+                if let Some(byte) = wrong.last_mut() {
+                    *byte ^= 1;
+                }
+                to.write_all(&wrong).ok()
+            }
+            Some(Fault::Busy) | None => to.write_all(body).ok(),
+        }
+    }
+
+    /// Whether this request is to fail: always for corruption, else the first for its blob.
+    fn due(&self, fault: Fault, key: &str) -> bool {
+        let mut faulted = self.faulted.lock().unwrap();
+        let first = !faulted.iter().any(|k| k == key);
+        if first {
+            faulted.push(key.to_owned());
+        }
+        first || fault == Fault::Corrupt
+    }
+}

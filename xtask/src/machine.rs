@@ -1,0 +1,1 @@
+//! What the machine must offer, checked before an hour is lost.

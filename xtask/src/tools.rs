@@ -1,0 +1,143 @@
+//! The test clients and peers, as folders and launch scripts under `target/tools`.
+
+use crate::debian::{self, Suite};
+use crate::sh::{cmd, read, root, which};
+use anyhow::{Context, Result};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The oldest docker CLI that counts as today's.
+const CLI: u32 = 28;
+
+/// `cargo xtask tools [NAME]...`
+pub(crate) fn install(names: &[&str]) -> Result<()> {
+    let all = names.is_empty();
+    let want = |n: &str| all || names.contains(&n);
+    if want("cli") {
+        clients()?;
+    }
+    if want("nginx") {
+        nginx()?;
+    }
+    if want("peers") {
+        peers()?;
+    }
+    if want("vm") {
+        kernel()?;
+    }
+    println!("tools are in {}", dir().display());
+    Ok(())
+}
+
+/// Where the tools lie. Tests find them here too (`wharf_test::tools`).
+pub(crate) fn dir() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// The stock docker CLI, docker-py and busybox: what the acceptance tests drive.
+pub(crate) fn clients() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let stable =
+        debian::folder(&dir, "busybox-deb", Suite::Configured, &["busybox-static"], |f| {
+            f.starts_with("busybox")
+        })?;
+    link(&stable.join("bin/busybox"), &dir.join("busybox"))?;
+    let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
+    launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
+    let python = ["python3", "python3-docker"];
+    let python = debian::folder(&dir, "python", Suite::Newest, &python, |_| true)?;
+    launcher(&dir.join("python3"), &python, "usr/bin/python3", &[("PYTHONHOME", "usr")])?;
+    let docker = dir.join("docker");
+    match installed_cli() {
+        Some(found) => link(&found, &docker)?,
+        None => {
+            let root =
+                debian::folder(&dir, "docker-cli", Suite::Newest, &["docker-cli"], |_| true)?;
+            launcher(&docker, &root, "usr/bin/docker", &[])?;
+        }
+    }
+    println!("  {}", read(cmd(&docker).arg("--version"))?.trim());
+    Ok(())
+}
+
+/// A root file system with nginx, for the tour of an everyday user.
+pub(crate) fn nginx() -> Result<PathBuf> {
+    let packages = ["nginx-light", "dash", "coreutils"];
+    debian::folder(&dir(), "nginx", Suite::Configured, &packages, |_| true)
+}
+
+/// The engines and runtimes that wharf is measured against.
+pub(crate) fn peers() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let newest = ["docker.io", "docker-cli", "iptables", "nftables", "iproute2", "dash"];
+    debian::folder(&dir, "dockerd", Suite::Newest, &newest, |_| true)?;
+    let stable = [
+        "podman",
+        "crun",
+        "runc",
+        "containerd",
+        "conmon",
+        "iptables",
+        "nftables",
+        "iproute2",
+        "containernetworking-plugins",
+        "bash",
+        "dash",
+        "coreutils",
+        "util-linux",
+        "kmod",
+        "grep",
+        "tar",
+        "gzip",
+    ];
+    debian::folder(&dir, "peers", Suite::Configured, &stable, |_| true)?;
+    Ok(())
+}
+
+/// An emulator and Debian's cloud kernel, for the tests on cgroup v2.
+pub(crate) fn kernel() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let qemu = ["qemu-system-x86", "seabios"];
+    let qemu = debian::folder(&dir, "qemu-deb", Suite::Configured, &qemu, |_| true)?;
+    launcher(&dir.join("qemu"), &qemu, "usr/bin/qemu-system-x86_64", &[])?;
+    debian::folder(&dir, "kernel", Suite::Configured, &["linux-image-cloud-amd64"], |f| {
+        f.starts_with("linux-image")
+    })?;
+    Ok(())
+}
+
+/// A docker CLI of today that the machine already has.
+fn installed_cli() -> Option<PathBuf> {
+    let found = which("docker")?;
+    let version = read(cmd(&found).arg("--version")).ok()?;
+    let major = version.strip_prefix("Docker version ")?.split('.').next()?;
+    (major.parse::<u32>().ok()? >= CLI).then_some(found)
+}
+
+/// A script that runs `program` of `root` with the loader and libraries of `root`.
+fn launcher(at: &Path, root: &Path, program: &str, env: &[(&str, &str)]) -> Result<()> {
+    let r = root.display();
+    let mut text = "#!/bin/sh\n".to_owned();
+    for (name, value) in env {
+        text.push_str(&format!("export {name}={r}/{value}\n"));
+    }
+    let libraries = format!("{r}/usr/lib/x86_64-linux-gnu:{r}/usr/lib");
+    text.push_str(&format!(
+        "exec {r}/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path {libraries} {r}/{program} \"$@\"\n"
+    ));
+    fs::write(at, text).with_context(|| format!("write {}", at.display()))?;
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn link(to: &Path, at: &Path) -> Result<()> {
+    match fs::remove_file(at) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => (),
+    }
+    std::os::unix::fs::symlink(to, at).with_context(|| format!("link {}", at.display()))
+}
