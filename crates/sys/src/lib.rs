@@ -6,5 +6,7 @@ pub mod errno;
 pub mod events;
 pub mod netlink;
 pub mod nft;
+pub mod own;
 pub mod root;
 pub mod scratch;
+pub mod terminal;
