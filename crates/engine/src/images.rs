@@ -4,17 +4,15 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use wharf_image::{
-    HistoryEntry, Image, ImageStore, ImageUser, Removed, Summary,
-};
+use wharf_image::{HistoryEntry, Image, ImageStore, ImageUser, Removed, Summary};
 use wharf_spec::docker::{self, Map};
 use wharf_spec::reference::Reference;
 
+use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::{Attributes, Events, Kind};
 use crate::filters::{self, FilterError, Filters};
 use crate::options::ListOptions;
-use crate::Engine;
 
 /// The image store with its events.
 #[derive(Clone)]
@@ -313,7 +311,10 @@ fn inspect(store: &ImageStore, image: &Image, summary: Summary) -> docker::Image
         os_version: config.os_version.clone(),
         size: signed(image.size()),
         graph_driver: graph_driver(store, image),
-        root_fs: docker::RootFs { kind: "layers".into(), layers: (!layers.is_empty()).then_some(layers) },
+        root_fs: docker::RootFs {
+            kind: "layers".into(),
+            layers: (!layers.is_empty()).then_some(layers),
+        },
         metadata: docker::ImageMetadata { last_tag_time: docker::rfc3339(image.touched()) },
         descriptor: Some(descriptor(image)),
         manifests: None,
@@ -347,11 +348,8 @@ fn descriptor(image: &Image) -> Value {
 /// What the CLI's tree view shows of an image: here always one manifest, for the platform that is stored.
 fn manifest(image: &Image, users: &[ImageUser]) -> Value {
     let content: u64 = image.layers().iter().map(|l| l.blob_size).sum();
-    let used: Vec<&str> = users
-        .iter()
-        .filter(|u| u.image == *image.id())
-        .map(|u| u.container.as_str())
-        .collect();
+    let used: Vec<&str> =
+        users.iter().filter(|u| u.image == *image.id()).map(|u| u.container.as_str()).collect();
     json!({
         "ID": image.manifest().digest,
         "Descriptor": descriptor(image),

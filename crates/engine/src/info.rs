@@ -183,7 +183,11 @@ pub async fn info(system: &System, engine: &Engine, images: &Images) -> Result<d
 }
 
 /// `GET /system/df`, in the shape of 1.51; [`crate::info::Usage`] says which parts.
-pub async fn disk_usage(engine: &Engine, images: &Images, want: Usage) -> Result<docker::DiskUsage> {
+pub async fn disk_usage(
+    engine: &Engine,
+    images: &Images,
+    want: Usage,
+) -> Result<docker::DiskUsage> {
     let mut usage = docker::DiskUsage::default();
     if want.containers {
         let options = ListOptions { all: true, size: true, ..ListOptions::default() };
@@ -196,9 +200,8 @@ pub async fn disk_usage(engine: &Engine, images: &Images, want: Usage) -> Result
             let layers = images.store().usage()?.layers;
             Ok::<_, EngineError>((layers, images.list(&how, &users)?))
         });
-        let (layers, list) = measured
-            .await
-            .map_err(|e| EngineError::system("measure images", e))??;
+        let (layers, list) =
+            measured.await.map_err(|e| EngineError::system("measure images", e))??;
         usage.layers_size = i64::try_from(layers).unwrap_or(i64::MAX);
         usage.images = Some(list);
     }

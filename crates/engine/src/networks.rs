@@ -42,7 +42,10 @@ impl Networks {
     }
 
     /// Creates one.
-    pub fn create(&self, request: docker::NetworkCreateRequest) -> Result<docker::NetworkCreateResponse> {
+    pub fn create(
+        &self,
+        request: docker::NetworkCreateRequest,
+    ) -> Result<docker::NetworkCreateResponse> {
         let info = self.net.create_network(read(request)?)?;
         self.tell("create", &info, BTreeMap::new());
         Ok(docker::NetworkCreateResponse { id: info.id.to_string(), warning: String::new() })
@@ -59,9 +62,9 @@ impl Networks {
     pub fn prune(&self, filters: &Filters, now: SystemTime) -> Result<docker::NetworksPruneReport> {
         filters.check(filters::PRUNE).map_err(invalid)?;
         let until = filters.until(now).map_err(invalid)?.map(nanos);
-        let gone = self.net.prune(&|n| {
-            filters.prunes(&n.labels) && until.is_none_or(|until| n.created < until)
-        })?;
+        let gone = self
+            .net
+            .prune(&|n| filters.prunes(&n.labels) && until.is_none_or(|until| n.created < until))?;
         for info in &gone {
             self.tell("destroy", info, BTreeMap::new());
         }

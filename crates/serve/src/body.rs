@@ -22,7 +22,9 @@ pub(crate) enum Body {
 
 impl Body {
     /// A body that comes block by block.
-    pub(crate) fn stream(blocks: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Body {
+    pub(crate) fn stream(
+        blocks: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Body {
         Body::Stream(Box::pin(blocks))
     }
 }

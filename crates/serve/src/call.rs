@@ -103,7 +103,8 @@ fn check_content_type(header: Option<&[u8]>, bare: bool) -> Result<(), Fault> {
         return Ok(());
     }
     let token = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b))
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b))
     };
     match kind.split_once('/') {
         Some((a, b)) if token(a) && token(b) => (),
@@ -141,11 +142,7 @@ mod tests {
             false,
             Err("unsupported Content-Type header (text/plain): must be 'application/json'"),
         );
-        content_type(
-            None,
-            false,
-            Err("malformed Content-Type header (): mime: no media type"),
-        );
+        content_type(None, false, Err("malformed Content-Type header (): mime: no media type"));
         content_type(
             Some("nonsense"),
             false,

@@ -26,7 +26,8 @@ impl Coding {
             let found = accept.split(',').filter_map(|range| {
                 let mut parts = range.split(';').map(str::trim);
                 let name = parts.next()?;
-                let q = parts.find_map(|p| p.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+                let q =
+                    parts.find_map(|p| p.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
                 q.filter(|_| name.eq_ignore_ascii_case(wanted))
             });
             found.fold(0.0, f32::max)
@@ -53,7 +54,9 @@ impl Coding {
         match self {
             Coding::Identity => blocks,
             Coding::Gzip => squeeze(blocks, GzEncoder::new(Vec::new(), Compression::fast())),
-            Coding::Deflate => squeeze(blocks, DeflateEncoder::new(Vec::new(), Compression::fast())),
+            Coding::Deflate => {
+                squeeze(blocks, DeflateEncoder::new(Vec::new(), Compression::fast()))
+            }
         }
     }
 }
@@ -132,8 +135,7 @@ mod tests {
             (0..50u8).map(|n| Ok(Bytes::from(vec![n; 5000]))).collect();
         let whole: Vec<u8> = (0..50u8).flat_map(|n| vec![n; 5000]).collect();
         let squeezed = Coding::Gzip.apply(Box::pin(stream::iter(blocks)));
-        let squeezed: Vec<u8> =
-            squeezed.map(Result::unwrap).collect::<Vec<_>>().await.concat();
+        let squeezed: Vec<u8> = squeezed.map(Result::unwrap).collect::<Vec<_>>().await.concat();
         let mut again = Vec::new();
         flate2::read::GzDecoder::new(&squeezed[..]).read_to_end(&mut again).unwrap();
         assert_eq!(again, whole);

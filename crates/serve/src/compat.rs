@@ -643,7 +643,8 @@ mod tests {
 
     #[test]
     fn the_default_network_is_the_bridge() {
-        let body = json!({"NetworkingConfig": {"EndpointsConfig": {"default": {"IPAddress": "x"}}}});
+        let body =
+            json!({"NetworkingConfig": {"EndpointsConfig": {"default": {"IPAddress": "x"}}}});
         let (request, _) = created(body, 53);
         assert_eq!(request.host_config.network_mode, "bridge");
         assert!(request.networking_config.endpoints_config.unwrap().contains_key("bridge"));
@@ -651,11 +652,13 @@ mod tests {
 
     #[test]
     fn old_clients_do_not_reach_new_fields() {
-        let body = || json!({
-            "Healthcheck": {"StartInterval": 5},
-            "HostConfig": {"Annotations": {"a": "b"}, "ConsoleSize": [1, 2], "PidsLimit": -1,
-                "Mounts": [{"Type": "bind", "ReadOnly": true, "VolumeOptions": {}}]},
-        });
+        let body = || {
+            json!({
+                "Healthcheck": {"StartInterval": 5},
+                "HostConfig": {"Annotations": {"a": "b"}, "ConsoleSize": [1, 2], "PidsLimit": -1,
+                    "Mounts": [{"Type": "bind", "ReadOnly": true, "VolumeOptions": {}}]},
+            })
+        };
         let (old, _) = created(body(), 39);
         assert_eq!(old.config.healthcheck.unwrap().start_interval, 0);
         assert_eq!((old.host_config.annotations, old.host_config.console_size), (None, [0, 0]));
@@ -675,7 +678,11 @@ mod tests {
             44,
             "VolumeOptions.Subpath needs API v1.45 or newer",
         );
-        refused(mounts(json!({"Type": "image"})), 47, "Mount type \"Image\" needs API v1.48 or newer");
+        refused(
+            mounts(json!({"Type": "image"})),
+            47,
+            "Mount type \"Image\" needs API v1.48 or newer",
+        );
         refused(
             mounts(json!({"Type": "bind", "BindOptions": {"ReadOnlyForceRecursive": true}})),
             43,
@@ -711,11 +718,14 @@ mod tests {
 
     #[test]
     fn sysctls_of_an_interface_move_to_its_endpoint() {
-        let body = |name: &str| json!({"HostConfig": {"Sysctls": {
-            format!("net.ipv4.conf.{name}.forwarding"): "1", "net.ipv4.ip_forward": "1"}}});
+        let body = |name: &str| {
+            json!({"HostConfig": {"Sysctls": {
+            format!("net.ipv4.conf.{name}.forwarding"): "1", "net.ipv4.ip_forward": "1"}}})
+        };
         let (request, warnings) = created(body("eth0"), 47);
         assert_eq!(request.host_config.sysctls.unwrap().len(), 1);
-        let endpoint = request.networking_config.endpoints_config.unwrap()["bridge"].clone().unwrap();
+        let endpoint =
+            request.networking_config.endpoints_config.unwrap()["bridge"].clone().unwrap();
         assert_eq!(
             endpoint.driver_opts.unwrap()["com.docker.network.endpoint.sysctls"],
             "net.ipv4.conf.IFNAME.forwarding=1"
@@ -750,7 +760,10 @@ mod tests {
             serde_json::to_value(event(&happened, v(minor))).unwrap()
         };
         let old = event_of(Kind::Container, 51);
-        assert_eq!((&old["status"], &old["id"], &old["from"]), (&json!("start"), &json!("abc"), &json!("nginx")));
+        assert_eq!(
+            (&old["status"], &old["id"], &old["from"]),
+            (&json!("start"), &json!("abc"), &json!("nginx"))
+        );
         assert_eq!((&old["time"], &old["timeNano"]), (&json!(1), &json!(1_500_000_000)));
         assert!(event_of(Kind::Container, 52).get("status").is_none());
         assert!(event_of(Kind::Network, 51).get("status").is_none());
@@ -771,7 +784,10 @@ mod tests {
     fn images_look_their_age() {
         let list = vec![docker::ImageSummary { size: 5, containers: 2, ..Default::default() }];
         let old = value(&image_list(list.clone(), v(42)));
-        assert_eq!((&old[0]["RepoTags"][0], &old[0]["VirtualSize"], &old[0]["Containers"]), (&json!("<none>:<none>"), &json!(5), &json!(-1)));
+        assert_eq!(
+            (&old[0]["RepoTags"][0], &old[0]["VirtualSize"], &old[0]["Containers"]),
+            (&json!("<none>:<none>"), &json!(5), &json!(-1))
+        );
         let new = value(&image_list(list, v(51)));
         assert_eq!((&new[0]["RepoTags"], &new[0]["Containers"]), (&json!([]), &json!(2)));
         assert!(new[0].get("VirtualSize").is_none());
@@ -782,7 +798,10 @@ mod tests {
         };
         let at = |minor| value(&image_inspect(inspect.clone(), v(minor)));
         assert!(at(44).get("ContainerConfig").is_some() && at(45).get("ContainerConfig").is_none());
-        assert!(at(49)["Config"].get("Hostname").is_some() && at(50)["Config"].get("Hostname").is_none());
+        assert!(
+            at(49)["Config"].get("Hostname").is_some()
+                && at(50)["Config"].get("Hostname").is_none()
+        );
         assert!(at(51).get("Author").is_some() && at(52).get("Author").is_none());
     }
 
@@ -809,14 +828,21 @@ mod tests {
     fn disk_use_is_summed_since_1_52() {
         let usage = docker::DiskUsage {
             layers_size: 100,
-            images: Some(vec![docker::ImageSummary { size: 60, containers: 1, ..Default::default() }]),
+            images: Some(vec![docker::ImageSummary {
+                size: 60,
+                containers: 1,
+                ..Default::default()
+            }]),
             ..Default::default()
         };
         let old = value(&disk_usage(usage.clone(), v(51), true));
         assert!(old.get("ImageUsage").is_none() && old["Images"].is_array());
         let both = value(&disk_usage(usage.clone(), v(52), false));
         assert!(both["Images"].is_array() && both.get("Volumes").is_none());
-        assert_eq!(both["ImageUsage"], json!({"ActiveCount": 1, "TotalCount": 1, "TotalSize": 100, "Reclaimable": 40}));
+        assert_eq!(
+            both["ImageUsage"],
+            json!({"ActiveCount": 1, "TotalCount": 1, "TotalSize": 100, "Reclaimable": 40})
+        );
         let new = value(&disk_usage(usage, v(52), true));
         assert!(new.get("Images").is_none() && new["ImageUsage"]["Items"].is_array());
     }

@@ -149,7 +149,8 @@ mod tests {
         }
     }
 
-    fn connect() -> (DuplexStream, tokio::sync::mpsc::UnboundedReceiver<&'static str>, CancellationToken) {
+    fn connect()
+    -> (DuplexStream, tokio::sync::mpsc::UnboundedReceiver<&'static str>, CancellationToken) {
         let (client, socket) = tokio::io::duplex(4096);
         let (tx, rx) = tokio::sync::mpsc::unbounded_channel();
         let shutdown = CancellationToken::new();

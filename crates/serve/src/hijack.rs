@@ -66,10 +66,7 @@ pub(crate) fn switch(upgrade: bool, framing: Framing, headers: &str) -> Bytes {
             framing.content_type()
         )
     } else {
-        format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {}\r\n{headers}\r\n",
-            Framing::Raw.content_type()
-        )
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {}\r\n{headers}\r\n", Framing::Raw.content_type())
     };
     head.into()
 }
@@ -309,9 +306,8 @@ mod tests {
     fn session() -> (Session, Process) {
         let (out, mut rx) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
         let (input, stdin) = tokio::io::duplex(1024);
-        let output = Box::pin(futures_util::stream::poll_fn(move |cx| {
-            rx.poll_recv(cx).map(|b| b.map(Ok))
-        }));
+        let output =
+            Box::pin(futures_util::stream::poll_fn(move |cx| rx.poll_recv(cx).map(|b| b.map(Ok))));
         let input: Pin<Box<dyn AsyncWrite + Send>> = Box::pin(input);
         (Session { output, input, tty: true }, Process { out, stdin })
     }

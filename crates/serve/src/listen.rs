@@ -149,9 +149,7 @@ impl Listener {
     }
 
     /// Takes over a unix socket that somebody else opened.
-    pub fn inherited_unix(
-        socket: std::os::unix::net::UnixListener,
-    ) -> io::Result<Listener> {
+    pub fn inherited_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Listener> {
         socket.set_nonblocking(true)?;
         Ok(Listener::Unix(UnixListener::from_std(socket)?, None))
     }
@@ -261,7 +259,10 @@ fn bind(path: &Path, gid: Option<u32>) -> io::Result<(UnixListener, SocketFile)>
         fs::create_dir_all(parent)?;
     }
     if fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a directory of that name"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a directory of that name",
+        ));
     }
     let temp = wharf_base::fs::temp_beside(path);
     let listener = UnixListener::bind(&temp)?;
@@ -321,7 +322,9 @@ mod tests {
         let path = dir.path().join("sub/x.sock");
         let first = Listener::unix(&path, None).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o660);
-        let Err(refused) = Listener::unix(&path, None).await else { panic!("two daemons, one socket") };
+        let Err(refused) = Listener::unix(&path, None).await else {
+            panic!("two daemons, one socket")
+        };
         let text = wharf_base::error::chain(&refused).to_string();
         assert!(text.contains("another daemon answers there"), "{text}");
         let Listener::Unix(listener, file) = first else { panic!("not a unix socket") };

@@ -45,7 +45,8 @@ pub(crate) async fn run<F>(
 where
     F: Future<Output = Result<(), Fault>> + Send + 'static,
 {
-    let mut state = Running { work: Box::pin(work), lines, running: true, next: None, failure: None };
+    let mut state =
+        Running { work: Box::pin(work), lines, running: true, next: None, failure: None };
     state.next = state.step().await;
     match (&state.next, state.failure.take()) {
         (None, Some(fault)) => return Err(fault),
@@ -185,7 +186,8 @@ fn bytes(size: u64) -> String {
         _ => 3,
     };
     let text = format!("{value:.digits$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{}", UNITS[unit])
 }
 
@@ -220,9 +222,13 @@ mod tests {
     fn bars_are_filled_and_sizes_short() {
         assert!(bar(100, 100).starts_with(&format!("[{}>]", "=".repeat(50))));
         assert_eq!(bar(5, 0), "      5B");
-        for (size, shown) in
-            [(0, "0B"), (999, "999B"), (1000, "1kB"), (1_234_567, "1.235MB"), (204_000_000, "204MB")]
-        {
+        for (size, shown) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1_234_567, "1.235MB"),
+            (204_000_000, "204MB"),
+        ] {
             assert_eq!(bytes(size), shown);
         }
     }
@@ -230,7 +236,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn byte_counts_are_told_now_and_then() {
         let mut told = HashMap::new();
-        let mut due = |current| is_due(&layer(LayerStep::Downloading { current, total: 100 }), &mut told);
+        let mut due =
+            |current| is_due(&layer(LayerStep::Downloading { current, total: 100 }), &mut told);
         assert!(due(1) && !due(2) && due(100));
         tokio::time::advance(INTERVAL).await;
         assert!(due(3));

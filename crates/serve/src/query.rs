@@ -140,9 +140,10 @@ fn unescape(text: &str, plus: bool) -> Cow<'_, str> {
         }
         i += 1;
     }
-    Cow::Owned(String::from_utf8(out).unwrap_or_else(|e| {
-        String::from_utf8_lossy(e.as_bytes()).into_owned()
-    }))
+    Cow::Owned(
+        String::from_utf8(out)
+            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
+    )
 }
 
 fn hex_byte(pair: &[u8]) -> Option<u8> {
@@ -197,7 +198,10 @@ mod tests {
     fn values_are_decoded() {
         let q = query("a=1&names=x%2Fy&names=b+c&&filters=%7B%7D&%61b=z");
         assert_eq!(q.all("names").collect::<Vec<_>>(), ["x/y", "b c"]);
-        assert_eq!((q.text("filters"), q.text("ab"), q.text("none")), ("{}".into(), "z".into(), String::new()));
+        assert_eq!(
+            (q.text("filters"), q.text("ab"), q.text("none")),
+            ("{}".into(), "z".into(), String::new())
+        );
         assert_eq!(decode_path("/images/a%2Fb+c%zz"), "/images/a/b+c%zz");
     }
 
@@ -225,7 +229,11 @@ mod tests {
     #[test]
     fn window_sizes_must_be_there_and_fit() {
         assert_eq!(query("h=24").cells("h", "height").unwrap(), 24);
-        for (raw, why) in [("", "\"\": invalid syntax"), ("h=-1", "\"-1\": value out of range"), ("h=70000", "\"70000\": value out of range")] {
+        for (raw, why) in [
+            ("", "\"\": invalid syntax"),
+            ("h=-1", "\"-1\": value out of range"),
+            ("h=70000", "\"70000\": value out of range"),
+        ] {
             let e = query(raw).cells("h", "height").unwrap_err();
             assert_eq!(e.message(), format!("invalid resize height {why}"));
         }

@@ -62,8 +62,7 @@ pub(crate) fn fault(fault: &Fault, asked: ApiVersion) -> Reply {
         return status(fault.status());
     }
     if asked < v(24) {
-        let mut response =
-            respond(fault.status(), TEXT, format!("{}\n", fault.message()).into());
+        let mut response = respond(fault.status(), TEXT, format!("{}\n", fault.message()).into());
         let nosniff = HeaderValue::from_static("nosniff");
         response.headers_mut().insert("X-Content-Type-Options", nosniff);
         return response;

@@ -62,8 +62,11 @@ pub enum TlsError {
 /// Reads the files and makes an acceptor of them.
 pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let chain = certificates("certificate", &files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|source| TlsError::File { what: "private key", path: files.key.clone(), source })?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::File {
+        what: "private key",
+        path: files.key.clone(),
+        source,
+    })?;
     let config = |source| TlsError::Config { path: files.cert.clone(), source };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -95,10 +98,7 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn certificates(
-    what: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |source| TlsError::File { what, path: path.to_owned(), source };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(failed)?

@@ -143,7 +143,8 @@ fn ps_args(query: &Query) -> String {
 
 async fn start(door: Arc<Door>, name: String, call: Call) -> Result<Reply, Fault> {
     // Old clients send `{}` or `null`; a host config here has not been taken since 1.24.
-    let length = call.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        call.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let chunked = call.headers.contains_key(http::header::TRANSFER_ENCODING);
     if chunked || length.is_some_and(|n| n > 7) {
         return Err(Fault::invalid(
@@ -151,7 +152,9 @@ async fn start(door: Arc<Door>, name: String, call: Call) -> Result<Reply, Fault
         ));
     }
     if call.query.some("checkpoint").is_some() {
-        return Err(Fault::not_implemented("wharf does not restore checkpoints (it would need CRIU)"));
+        return Err(Fault::not_implemented(
+            "wharf does not restore checkpoints (it would need CRIU)",
+        ));
     }
     bare(async move { door.engine.start(&name).await }).await
 }

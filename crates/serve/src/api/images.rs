@@ -26,7 +26,11 @@ use crate::reply::{self, Reply};
 use crate::route::ImageAction;
 use crate::version::v;
 
-pub(super) async fn image(door: Arc<Door>, action: ImageAction, call: Call) -> Result<Reply, Fault> {
+pub(super) async fn image(
+    door: Arc<Door>,
+    action: ImageAction,
+    call: Call,
+) -> Result<Reply, Fault> {
     use ImageAction as Image;
     match action {
         Image::List => list(&door, &call).await,
@@ -118,10 +122,8 @@ async fn remove(door: &Door, name: String, call: &Call) -> Result<Reply, Fault> 
         return Err(Fault::invalid("image name cannot be blank"));
     }
     let wanted = platforms(&call.query, "platforms", call.version >= v(50))?;
-    let how = RemoveImage {
-        force: call.query.truth("force"),
-        keep_parents: call.query.truth("noprune"),
-    };
+    let how =
+        RemoveImage { force: call.query.truth("force"), keep_parents: call.query.truth("noprune") };
     let users = ops::users(&door.engine).await?;
     let images = door.images.clone();
     let removed = blocking(move || {
@@ -197,8 +199,8 @@ async fn failing_in_band(
         }
         Ok(())
     };
-    let tail = futures_util::stream::once(failed)
-        .filter_map(|line| std::future::ready(line.ok().map(Ok)));
+    let tail =
+        futures_util::stream::once(failed).filter_map(|line| std::future::ready(line.ok().map(Ok)));
     Ok(progress::run(work, lines).await?.chain(tail))
 }
 
@@ -313,4 +315,3 @@ fn check_platform(
         _ => Ok(()),
     }
 }
-

@@ -82,7 +82,11 @@ impl Door {
     }
 
     /// One future per area, each on the heap, so that a connection's own future stays small.
-    fn act(self: Arc<Self>, action: Action, call: Call) -> BoxFuture<'static, Result<Answer, Fault>> {
+    fn act(
+        self: Arc<Self>,
+        action: Action,
+        call: Call,
+    ) -> BoxFuture<'static, Result<Answer, Fault>> {
         let door = self;
         match action {
             Action::Ping => responds(system::ping()),
@@ -180,7 +184,9 @@ async fn absent(area: Absent) -> Result<Reply, Fault> {
         ),
         Absent::BuildPrune => {
             // There is no build cache, so pruning it succeeds: `docker system prune` asks.
-            return Ok(reply::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })));
+            return Ok(reply::ok(
+                &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
+            ));
         }
         Absent::Checkpoint => {
             Fault::not_implemented("wharf does not checkpoint containers (it would need CRIU)")

@@ -58,8 +58,7 @@ pub(super) async fn attach(door: Arc<Door>, name: String, mut call: Call) -> Res
     call.bytes().await?;
     let options = attach_options(&call.query);
     let session = door.engine.attach(&name, options).await?;
-    let head =
-        hijack::switch(call.wants_upgrade(), Framing::told(session.tty, call.version), "");
+    let head = hijack::switch(call.wants_upgrade(), Framing::told(session.tty, call.version), "");
     Ok(taken(name, head, session))
 }
 
@@ -129,7 +128,9 @@ mod tests {
             options("follow=1").unwrap_err().message(),
             "must specify at least one of 'stdout' or 'stderr'"
         );
-        for (tail, expected) in [("all", None), ("-1", None), ("x", None), ("0", Some(0)), ("10", Some(10))] {
+        for (tail, expected) in
+            [("all", None), ("-1", None), ("x", None), ("0", Some(0)), ("10", Some(10))]
+        {
             assert_eq!(options(&format!("stdout=1&tail={tail}")).unwrap().tail, expected);
         }
         assert_eq!(options("stdout=1&since=1.5").unwrap().since, Some(1_500_000_000));

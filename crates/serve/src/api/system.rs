@@ -22,10 +22,7 @@ use crate::version::{ApiVersion, v};
 pub(super) async fn ping() -> Result<Reply, Fault> {
     let mut response = reply::text("OK");
     let headers = response.headers_mut();
-    headers.insert(
-        CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
-    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     headers.insert("Builder-Version", HeaderValue::from_static("1"));
     headers.insert("Swarm", HeaderValue::from_static("inactive"));
@@ -120,7 +117,8 @@ impl Form {
             let quality = accept.split(',').filter_map(|range| {
                 let mut parts = range.split(';').map(str::trim);
                 let named = parts.next()? == offer.content_type();
-                let q = parts.find_map(|p| p.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+                let q =
+                    parts.find_map(|p| p.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
                 q.filter(|_| named)
             });
             let quality = quality.fold(0.0, f32::max);
