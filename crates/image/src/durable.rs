@@ -63,19 +63,22 @@ impl Flusher {
             return;
         }
         let flusher = self.clone();
-        let work = move || {
-            if let Err(error) = flusher.flush() {
-                tracing::warn!(%error, "image data was not flushed to disk; the next image tries again");
-            }
-        };
+        let work = move || flusher.flush_now();
         if let Err(error) = std::thread::Builder::new().name("image-flush".into()).spawn(work) {
             self.0.queued.store(false, Ordering::Release);
             tracing::warn!(%error, "no thread to flush image data");
         }
     }
 
+    /// Flushes on this thread. A failure keeps the marks, so the next flush tries again.
+    pub(crate) fn flush_now(&self) {
+        if let Err(error) = self.flush() {
+            tracing::warn!(%error, "image data was not flushed to disk; the next image tries again");
+        }
+    }
+
     /// Flushes everything and takes the marks away.
-    pub(crate) fn flush(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn flush(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let _one = self.0.running.lock();
         self.0.queued.store(false, Ordering::Release);
         // Only what is marked now is known to be covered by the flush that follows.

@@ -62,6 +62,14 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A builtin image could not be made.
+    #[error("cannot make the builtin image {name}")]
+    Builtin {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<crate::ArchiveError>,
+    },
     /// The state database failed.
     #[error(transparent)]
     Db(#[from] DbError),

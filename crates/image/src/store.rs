@@ -280,6 +280,12 @@ impl ImageStore {
         Ok(DiskUsage { layers, blobs: self.0.blobs.disk_usage()?, partial, shared })
     }
 
+    /// Waits until everything stored so far is on disk: at shutdown. It happens by itself soon after each
+    /// change.
+    pub fn flush(&self) {
+        self.0.flusher.flush_now();
+    }
+
     /// Bytes of the config as stored, exactly as its digest covers them.
     pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         self.0.blobs.read(image.id())
@@ -300,13 +306,15 @@ pub(crate) struct NewImage {
 impl Inner {
     fn load(&self) -> Result<(), StoreError> {
         let mut index = self.index.lock();
+        let mut broken = Batch::new();
         for (key, record) in self.db.scan::<ImageRecord>(IMAGES)? {
             match self.read_image(&key, record) {
                 Ok(image) => {
                     index.images.insert(image.id().clone(), image);
                 }
                 Err(error) => {
-                    tracing::error!(image = key, %error, "image cannot be read and is left out")
+                    tracing::error!(image = key, %error, "image cannot be read and is removed");
+                    broken.delete(IMAGES, &key);
                 }
             }
         }
@@ -323,7 +331,7 @@ impl Inner {
             }
         }
         index.pins = self.db.scan::<Pin>(PINS)?.into_iter().collect();
-        Ok(())
+        Ok(self.db.write(broken, Durability::Process)?)
     }
 
     fn read_image(&self, key: &str, record: ImageRecord) -> Result<Image, StoreError> {
