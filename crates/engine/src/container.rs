@@ -40,8 +40,8 @@ pub(crate) struct Core {
     pub(crate) health: Option<Health>,
     /// Ids of execs that are not collected yet.
     pub(crate) execs: Vec<String>,
-    /// The file system is in use by a copy or commit; see [`crate::view`].
-    pub(crate) removing: bool,
+    /// The next end is part of a restart: an automatic removal waits.
+    pub(crate) keep_once: bool,
 }
 
 /// A client that attached before the container runs.
@@ -87,7 +87,7 @@ impl Container {
                 backoff: None,
                 health: None,
                 execs: Vec::new(),
-                removing: false,
+                keep_once: false,
             }),
             news: watch::Sender::new(news),
         }
