@@ -6,4 +6,5 @@ pub mod errno;
 pub mod events;
 pub mod netlink;
 pub mod nft;
+pub mod root;
 pub mod scratch;
