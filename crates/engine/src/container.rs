@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_base::Id;
 use wharf_base::sync::Mutex;
 use wharf_keeper::{AttachOptions, Keeper};
+use wharf_runtime::Plan;
 
 use crate::error::{EngineError, Result};
 use crate::health::Health;
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) life: Life,
     pub(crate) restarts: Restarts,
     pub(crate) keeper: Option<Keeper>,
+    /// What it runs under, for execs.
+    pub(crate) plan: Option<Arc<Plan>>,
     /// Clients that attached before it runs.
     pub(crate) waiting: Vec<Waiting>,
     /// Ends the pause before a restart.
@@ -83,6 +86,7 @@ impl Container {
                 restarts: Restarts::resumed(life.restarts),
                 life,
                 keeper: None,
+                plan: None,
                 waiting: Vec::new(),
                 backoff: None,
                 health: None,

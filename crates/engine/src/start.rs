@@ -79,6 +79,7 @@ impl Inner {
         let container = c.clone();
         let prepared = self.blocking(move |inner| inner.prepare(&container)).await?;
         let Prepared { launch, undo, _network } = prepared;
+        let plan = Arc::new(launch.plan.clone());
         let clients = c.with(|core| std::mem::take(&mut core.waiting));
         let clients = clients.into_iter().map(|w| (w.options, w.stream)).collect();
         let launched = match self.launcher.launch(launch, clients).await {
@@ -93,11 +94,13 @@ impl Inner {
         let run = Run { pid: launched.started.pid, started: launched.started.at };
         let life = c.with(|core| {
             core.keeper = Some(launched.keeper);
+            core.plan = Some(plan);
             core.life.state = std::mem::take(&mut core.life.state).started(run);
             core.life.clone()
         });
         record::store_life(&self.db, &c.id, &life)?;
         c.tell(|news| (news.running, news.error) = (true, String::new()));
+        self.tell_mounts(&c.record());
         self.emit(&c.record(), "start", &[]);
         for attached in launched.attached {
             self.watch_attachment(c, attached);
@@ -160,7 +163,7 @@ impl Inner {
         let dir = self.dir(&record.id);
         let root = Root::Overlay { lowers, upper: dir.join("upper"), work: dir.join("work") };
         let hostname = self.write_files(&record, &network)?;
-        let plan = self.plan(&record, &network, &hostname, root, &mut undo)?;
+        let plan = self.plan(&record, &network, &hostname, root)?;
         let log = crate::logs::config(&record, &dir)?;
         if let Some(parent) = log.path.parent().filter(|p| !p.as_os_str().is_empty()) {
             wharf_base::fs::private_dir(parent)
@@ -169,6 +172,15 @@ impl Inner {
         let launch =
             Launch { id: record.id.to_string(), plan, io: io_config(&record), log, dir: run_dir };
         Ok(Prepared { launch, undo, _network: network })
+    }
+
+    /// The plan of a container that an earlier daemon started, without touching what it runs on.
+    pub(crate) fn plan_again(self: &Arc<Self>, c: &Container) -> Result<Plan> {
+        let record = c.record();
+        let run = c.state().run().ok_or_else(|| EngineError::not_running(c.id.as_str()))?;
+        let network = Joined::Other(format!("/proc/{}/ns/net", run.pid).into());
+        let root = Root::Dir(self.dir(&record.id).join("upper"));
+        self.plan(&record, &network, record.hostname(), root)
     }
 
     /// The keeper's directory, empty: what an earlier run left there would be taken for this one's.
@@ -199,11 +211,10 @@ impl Inner {
         network: &Joined,
         hostname: &str,
         root: Root,
-        undo: &mut Undo,
     ) -> Result<Plan> {
         let user = self.user(record, &record.config.user)?;
-        let mounts = self.host_mounts(record, undo)?;
-        let shm = self.shm(record, undo)?;
+        let mounts = self.host_mounts(record)?;
+        let shm = self.shm(record)?;
         let namespaces = self.namespaces(record, network)?;
         let spec = spec::build(Input {
             config: &record.config,
@@ -290,11 +301,11 @@ impl Inner {
     }
 
     /// `/dev/shm`: private, or a place on the host where others can find it.
-    fn shm(&self, record: &Record, undo: &mut Undo) -> Result<Shm> {
+    fn shm(&self, record: &Record) -> Result<Shm> {
         match record.host.ipc_mode.as_str() {
             "none" => Ok(Shm::None),
             "host" => Ok(Shm::Shared("/dev/shm".into())),
-            "shareable" => self.shared_shm(record, undo).map(Shm::Shared),
+            "shareable" => self.shared_shm(record).map(Shm::Shared),
             mode => match mode.strip_prefix("container:") {
                 Some(id) => self.shm_of(id).map(Shm::Shared),
                 None => Ok(Shm::Own(record.host.shm_size)),
