@@ -54,7 +54,7 @@ impl Inner {
         if name.is_empty() {
             return Err(EngineError::invalid("no image was named: set Image"));
         }
-        let image = self.images.resolve(name).map_err(image_error)?;
+        let image = self.images.resolve(name).map_err(EngineError::from)?;
         if let Some(wanted) = platform.filter(|p| p.distance(&image.platform()).is_none()) {
             return Err(EngineError::not_found(format!(
                 "image with reference {name} was found but does not match the specified platform: \
@@ -223,7 +223,7 @@ impl Inner {
             let dir = dir.clone();
             move || drop(std::fs::remove_dir_all(dir))
         });
-        self.images.pin(record.id.as_str(), image).map_err(image_error)?;
+        self.images.pin(record.id.as_str(), image).map_err(EngineError::from)?;
         undo.push("let go of the image", {
             let (inner, id) = (self.clone(), record.id.clone());
             move || drop(inner.images.unpin(id.as_str()))
@@ -253,19 +253,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-}
-
-/// An image store error with its Docker class.
-pub(crate) fn image_error(e: wharf_image::StoreError) -> EngineError {
-    use wharf_image::StoreError as E;
-    match e {
-        E::NoSuchImage(name) => EngineError::no_such_image(&name),
-        E::AmbiguousId(_) | E::Reference { .. } | E::BadName(_) => {
-            EngineError::invalid(wharf_base::error::chain(&e).to_string())
-        }
-        E::Conflict(text) => EngineError::conflict(text),
-        other => EngineError::system("the image store failed", other),
     }
 }
 

@@ -72,7 +72,7 @@ impl Inner {
                 Source::Tmpfs(mount_tmpfs(*size, *mode, options)?)
             }
             MountKind::Image { reference, subpath } => {
-                let image = self.images.resolve(reference).map_err(crate::create::image_error)?;
+                let image = self.images.resolve(reference).map_err(EngineError::from)?;
                 let lowers = self.images.lowers(&image);
                 match subpath.as_str() {
                     "" => Source::Layers(lowers),

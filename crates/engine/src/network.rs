@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
-use wharf_net::{Endpoint, EndpointConfig, ErrorKind, NetError, Sandbox};
+use wharf_net::{Endpoint, EndpointConfig, Sandbox};
 use wharf_spec::docker::EndpointSettings;
 
-use crate::error::{EngineError, Kind, Result};
+use crate::error::{EngineError, Result};
 use crate::events;
 use crate::files::{self, Hosts, Resolver};
 use crate::inner::Inner;
@@ -66,7 +66,7 @@ impl Inner {
         }
         // What an earlier daemon or a half start left would be in the way.
         drop(self.net.release(&record.id));
-        let sandbox = self.net.create_sandbox(&record.id).map_err(net_error)?;
+        let sandbox = self.net.create_sandbox(&record.id).map_err(EngineError::from)?;
         undo.push("release the network", {
             let (inner, id) = (self.clone(), record.id.clone());
             move || {
@@ -77,12 +77,12 @@ impl Inner {
         });
         for (network, settings) in &record.networks {
             let config = endpoint_config(record, settings)?;
-            self.net.attach(&record.id, network, config).map_err(net_error)?;
+            self.net.attach(&record.id, network, config).map_err(EngineError::from)?;
             self.network_event("connect", record, network);
         }
         let ports = crate::ports::wanted(&record.config, &record.host)?;
         if !ports.is_empty() {
-            self.net.publish(&record.id, &ports).map_err(net_error)?;
+            self.net.publish(&record.id, &ports).map_err(EngineError::from)?;
         }
         let endpoints = self.net.endpoints(&record.id);
         Ok(Joined::Own { sandbox, endpoints })
@@ -231,17 +231,4 @@ fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<EndpointConf
         gateway_priority: s.gw_priority,
         options,
     })
-}
-
-/// A network error with its Docker class.
-pub(crate) fn net_error(e: NetError) -> EngineError {
-    let kind = match e.kind() {
-        ErrorKind::Invalid => Kind::Invalid,
-        ErrorKind::Forbidden => Kind::Forbidden,
-        ErrorKind::NotFound => Kind::NotFound,
-        ErrorKind::Conflict => Kind::Conflict,
-        ErrorKind::Unsupported => Kind::NotImplemented,
-        ErrorKind::Unavailable => Kind::System,
-    };
-    EngineError::new(kind, wharf_base::error::chain(&e).to_string())
 }

@@ -40,7 +40,7 @@ impl Inner {
         let inner = self.clone();
         self.images
             .retain_pins(|owner| inner.find(owner).is_ok_and(|c| c.id.as_str() == owner))
-            .map_err(crate::create::image_error)?;
+            .map_err(EngineError::from)?;
         for (c, exit) in ended {
             self.ended(&c, exit).await;
         }
@@ -154,7 +154,7 @@ impl Inner {
             }
         }
         self.blocking(move |inner| {
-            inner.net.adopt(live).map(drop).map_err(crate::network::net_error)
+            inner.net.adopt(live).map(drop).map_err(EngineError::from)
         })
         .await
     }

@@ -93,7 +93,7 @@ impl Inner {
         self.bin(&self.run_dir(&record.id), "run", &record.id)?;
         self.bin(&self.dir(&record.id), "data", &record.id)?;
         record::forget(&self.db, &record.id)?;
-        self.images.unpin(record.id.as_str()).map_err(crate::create::image_error)?;
+        self.images.unpin(record.id.as_str()).map_err(EngineError::from)?;
         if volumes {
             self.remove_anonymous(record);
         }

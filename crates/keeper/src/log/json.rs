@@ -79,7 +79,12 @@ fn plain_prefix(text: &[u8]) -> usize {
 }
 
 fn special(b: u8) -> bool {
-    (b < 0x20) | (b >= 0x80) | (b == b'"') | (b == b'\\') | (b == b'<') | (b == b'>') | (b == b'&')
+    !(0x20..0x80).contains(&b)
+        | (b == b'"')
+        | (b == b'\\')
+        | (b == b'<')
+        | (b == b'>')
+        | (b == b'&')
 }
 
 fn escape_ascii(out: &mut Vec<u8>, byte: u8) {

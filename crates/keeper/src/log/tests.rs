@@ -236,7 +236,7 @@ fn records_are_rendered_for_clients() {
     let mut out = Vec::new();
     reader(&config, LogQuery::default()).fill(&mut out, usize::MAX, how).unwrap();
     let text = b"1970-01-01T00:00:01.500000000Z a=1%2C2%3D3,z=a+b%2F%C3%BC hi\n";
-    assert_eq!(out[..8], [2, 0, 0, 0, 0, 0, 0, text.len() as u8]);
+    assert_eq!(out[..8], [2, 0, 0, 0, 0, 0, 0, u8::try_from(text.len()).unwrap()]);
     assert_eq!(&out[8..], text, "{}", String::from_utf8_lossy(&out));
 }
 

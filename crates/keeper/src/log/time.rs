@@ -111,9 +111,9 @@ fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
     let Some(digits) = text.strip_prefix(b".") else { return Some((0, text)) };
     let len = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     let mut nanos = 0;
-    for place in 0..9 {
-        let digit = if place < len { digits[place] - b'0' } else { 0 };
-        nanos = nanos * 10 + i64::from(digit);
+    let padded = digits[..len].iter().copied().chain(std::iter::repeat(b'0'));
+    for digit in padded.take(9) {
+        nanos = nanos * 10 + i64::from(digit - b'0');
     }
     Some((nanos, &digits[len..]))
 }
