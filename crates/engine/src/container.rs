@@ -18,7 +18,7 @@ use crate::state::State;
 
 /// One container. What several tasks touch is behind `core`; who changes its state holds `turn`.
 #[derive(Debug)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its id.
     pub id: Id,
     /// Held across a whole operation that changes the state, so that operations take turns.
