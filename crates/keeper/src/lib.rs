@@ -12,8 +12,11 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod launcher;
 pub mod log;
+mod process;
 pub mod protocol;
+mod record;
 mod wire;
 
 pub use client::{Keeper, LaunchError, Launched, Launcher};

@@ -1,4 +1,12 @@
 //! The binary: decides from its arguments which part of wharf to be.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything makes a thread or touches the heap: keepers are forks of this process.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "launcher") {
+        return wharf_keeper::launcher::main();
+    }
+    ExitCode::SUCCESS
+}
