@@ -112,7 +112,9 @@ impl Inner {
 
     fn reserve_name(&self, wanted: Option<&str>, id: &Id) -> Result<String> {
         let mut index = self.index.lock();
-        if let Some(name) = wanted.map(|n| n.strip_prefix('/').unwrap_or(n)).filter(|n| !n.is_empty()) {
+        if let Some(name) =
+            wanted.map(|n| n.strip_prefix('/').unwrap_or(n)).filter(|n| !n.is_empty())
+        {
             validate::name(name)?;
             index.take_name(name, id)?;
             return Ok(name.to_owned());
@@ -216,7 +218,12 @@ impl Inner {
     }
 
     /// Makes what belongs to the container on disk: directories, volumes, the hold on its image.
-    fn furnish(self: &Arc<Self>, mut record: Record, image: &Image, undo: &mut Undo) -> Result<Record> {
+    fn furnish(
+        self: &Arc<Self>,
+        mut record: Record,
+        image: &Image,
+        undo: &mut Undo,
+    ) -> Result<Record> {
         let dir = self.dir(&record.id);
         make_dirs(&dir)?;
         undo.push("remove the container's directory", {
@@ -235,7 +242,8 @@ impl Inner {
     fn make_volumes(self: &Arc<Self>, record: &mut Record, undo: &mut Undo) -> Result<()> {
         let lowers = self.images.pinned_lowers(record.id.as_str()).unwrap_or_default();
         for point in &mut record.mounts {
-            let MountKind::Volume { name, no_copy, anonymous, labels, options, .. } = &mut point.kind
+            let MountKind::Volume { name, no_copy, anonymous, labels, options, .. } =
+                &mut point.kind
             else {
                 continue;
             };
@@ -274,7 +282,10 @@ fn make_dirs(dir: &Path) -> Result<()> {
             std::fs::create_dir(dir.join(name))?;
         }
         // The root directory of the container: readable by the users inside.
-        std::fs::set_permissions(dir.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        std::fs::set_permissions(
+            dir.join("upper"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
     };
     make().map_err(|e| EngineError::system(format!("create {}", dir.display()), e))
 }

@@ -164,7 +164,9 @@ impl Engine {
         platform: Option<Platform>,
     ) -> Result<docker::CreateResponse> {
         let name = name.map(str::to_owned);
-        self.0.blocking(move |inner| inner.create(name.as_deref(), request, platform.as_ref())).await
+        self.0
+            .blocking(move |inner| inner.create(name.as_deref(), request, platform.as_ref()))
+            .await
     }
 
     /// Starts it; returns when its program runs.

@@ -100,7 +100,9 @@ impl Inner {
         if options.detach {
             return match self.exec_run(&exec, size, None).await {
                 Ok(()) => Ok(None),
-                Err(e) => Err(EngineError::invalid(format!("OCI runtime exec failed: {}", e.message()))),
+                Err(e) => {
+                    Err(EngineError::invalid(format!("OCI runtime exec failed: {}", e.message())))
+                }
             };
         }
         let (ours, theirs) = pair()?;
@@ -176,12 +178,12 @@ impl Inner {
             open_stdin: r.attach_stdin,
             stdin_once: true,
         };
-        let request =
-            ExecRequest { id: exec.id.clone(), plan, io: ExecIo::Kept { io, attach } };
+        let request = ExecRequest { id: exec.id.clone(), plan, io: ExecIo::Kept { io, attach } };
         let fds: Vec<OwnedFd> = stream.into_iter().collect();
         keeper.exec(request, &fds).await.map_err(|e| match e {
-            ExecError::Fault(fault) => EngineError::invalid(fault.message.clone())
-                .with_exit_code(fault.kind.exit_code()),
+            ExecError::Fault(fault) => {
+                EngineError::invalid(fault.message.clone()).with_exit_code(fault.kind.exit_code())
+            }
             other => EngineError::system("start a process in the container", other),
         })
     }
@@ -363,14 +365,12 @@ impl Exec {
                 *state = ExecState::Starting;
                 Ok(())
             }
-            ExecState::Starting | ExecState::Running { .. } => Err(EngineError::conflict(format!(
-                "exec command {} is already running",
-                self.id
-            ))),
-            ExecState::Ended { .. } => Err(EngineError::conflict(format!(
-                "exec command {} has already run",
-                self.id
-            ))),
+            ExecState::Starting | ExecState::Running { .. } => {
+                Err(EngineError::conflict(format!("exec command {} is already running", self.id)))
+            }
+            ExecState::Ended { .. } => {
+                Err(EngineError::conflict(format!("exec command {} has already run", self.id)))
+            }
         }
     }
 

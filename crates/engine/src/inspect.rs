@@ -38,7 +38,11 @@ impl Inner {
             platform: "linux".into(),
             mount_label: String::new(),
             process_label: String::new(),
-            app_armor_profile: if self.facts.apparmor { "docker-default".into() } else { String::new() },
+            app_armor_profile: if self.facts.apparmor {
+                "docker-default".into()
+            } else {
+                String::new()
+            },
             exec_ids: (!execs.is_empty()).then_some(execs),
             host_config: record.host.clone(),
             graph_driver: self.graph_driver(&record),
@@ -130,7 +134,10 @@ impl Inner {
             image_manifest_descriptor: None,
             command: command_line(&path, &args),
             created: record.created / 1_000_000_000,
-            ports: ports::summary(&record.config, if life.state.run().is_some() { &bound } else { &[] }),
+            ports: ports::summary(
+                &record.config,
+                if life.state.run().is_some() { &bound } else { &[] },
+            ),
             size_rw: None,
             size_root_fs: None,
             labels: record.config.labels.clone().unwrap_or_default(),
@@ -167,7 +174,8 @@ fn command_line(path: &str, args: &[String]) -> String {
 fn network_settings(record: &Record, endpoints: &[Endpoint]) -> docker::NetworkSettings {
     let bound: Vec<_> = endpoints.iter().flat_map(|e| e.ports.clone()).collect();
     let networks = networks(record, endpoints);
-    let ports = if endpoints.is_empty() { Map::new() } else { ports::settings(&record.config, &bound) };
+    let ports =
+        if endpoints.is_empty() { Map::new() } else { ports::settings(&record.config, &bound) };
     let mut out = docker::NetworkSettings { ports, ..docker::NetworkSettings::default() };
     if !endpoints.is_empty() {
         out.sandbox_id = record.id.to_string();

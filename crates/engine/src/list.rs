@@ -34,7 +34,8 @@ impl Inner {
             || ["status", "exited", "before", "since"].iter().any(|key| f.contains(key));
         let mut out = Vec::new();
         for c in all {
-            let visible = every || c.state().run().is_some() || matches!(c.state(), State::Restarting(_));
+            let visible =
+                every || c.state().run().is_some() || matches!(c.state(), State::Restarting(_));
             if visible && self.passes(&c, f, &context)? {
                 out.push(self.row(&c, options.size));
             }
@@ -73,7 +74,8 @@ impl Inner {
             exited.push(code.parse().map_err(|_| invalid(f.bad_value("exited")))?);
         }
         for status in f.values("status") {
-            let known = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+            let known =
+                ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
             if !known.contains(&status) {
                 return Err(invalid(f.bad_value("status")));
             }
@@ -92,7 +94,8 @@ impl Inner {
     fn passes(&self, c: &Arc<Container>, f: &Filters, x: &Context) -> Result<bool> {
         let (record, state) = (c.record(), c.state());
         let labels = record.config.labels.clone().unwrap_or_default();
-        let name = f.pattern("name", &record.name) || f.pattern("name", &format!("/{}", record.name));
+        let name =
+            f.pattern("name", &record.name) || f.pattern("name", &format!("/{}", record.name));
         let basic = name
             && f.prefix("id", record.id.as_str())
             && f.labels("label", &labels)
@@ -146,11 +149,10 @@ impl Inner {
             Ok(false)
         };
         let exposed = crate::ports::summary(&record.config, &published);
-        Ok(ports("publish", &|p, proto| {
-            published.iter().any(|b| b.host == p && b.proto == proto)
-        })? && ports("expose", &|p, proto| {
-            exposed.iter().any(|e| e.private_port == p && e.kind == proto.as_str())
-        })?)
+        Ok(ports("publish", &|p, proto| published.iter().any(|b| b.host == p && b.proto == proto))?
+            && ports("expose", &|p, proto| {
+                exposed.iter().any(|e| e.private_port == p && e.kind == proto.as_str())
+            })?)
     }
 }
 

@@ -119,7 +119,8 @@ mod tests {
     #[track_caller]
     fn line(entrypoint: Option<&[&str]>, cmd: Option<&[&str]>, expected: &[&str]) {
         let own = |l: Option<&[&str]>| l.map(|l| StrList(list(l)));
-        let mut c = ContainerConfig { entrypoint: own(entrypoint), cmd: own(cmd), ..Default::default() };
+        let mut c =
+            ContainerConfig { entrypoint: own(entrypoint), cmd: own(cmd), ..Default::default() };
         merge(&mut c, &image());
         let part = |l: Option<StrList>| l.map(|l| l.0).unwrap_or_default();
         assert_eq!([part(c.entrypoint), part(c.cmd)].concat(), expected);

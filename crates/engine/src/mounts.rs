@@ -97,7 +97,8 @@ impl Inner {
         let path = match subpath {
             "" => data,
             sub => below(&data, sub).map_err(|e| {
-                EngineError::invalid(format!("cannot access path {sub} of volume {name}")).because(e)
+                EngineError::invalid(format!("cannot access path {sub} of volume {name}"))
+                    .because(e)
             })?,
         };
         Ok(Source::Path { path, recursive: true })
@@ -109,7 +110,9 @@ impl Inner {
         let having: Vec<PathBuf> = lowers.iter().filter_map(|l| below(l, sub).ok()).collect();
         match having.as_slice() {
             [one] => Ok(Source::Path { path: one.clone(), recursive: true }),
-            [] => Err(EngineError::invalid(format!("cannot access path {sub} of the image: it is not there"))),
+            [] => Err(EngineError::invalid(format!(
+                "cannot access path {sub} of the image: it is not there"
+            ))),
             many => Ok(Source::Layers(many.to_vec())),
         }
     }

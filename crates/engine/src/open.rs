@@ -126,7 +126,11 @@ impl Inner {
                 tracing::warn!(container = id, "container without a record ended");
                 if let Err(e) = wharf_keeper::client::bury(&dir, &inner.clock) {
                     let error = wharf_base::error::chain(&e).to_string();
-                    tracing::error!(container = id, error, "container without a record was not ended");
+                    tracing::error!(
+                        container = id,
+                        error,
+                        "container without a record was not ended"
+                    );
                     continue;
                 }
                 drop(std::fs::remove_dir_all(&dir));
@@ -153,10 +157,7 @@ impl Inner {
                 live.insert(c.id.clone(), file.into());
             }
         }
-        self.blocking(move |inner| {
-            inner.net.adopt(live).map(drop).map_err(EngineError::from)
-        })
-        .await
+        self.blocking(move |inner| inner.net.adopt(live).map(drop).map_err(EngineError::from)).await
     }
 
     /// Containers that do not run but should.
@@ -191,9 +192,7 @@ fn strays(inner: &Inner, dir: &Path) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        let known = name
-            .parse::<Id>()
-            .is_ok_and(|id| inner.index.lock().by_id.contains_key(&id));
+        let known = name.parse::<Id>().is_ok_and(|id| inner.index.lock().by_id.contains_key(&id));
         if !known {
             out.push(name);
         }

@@ -18,7 +18,9 @@ impl Inner {
         o: LogOptions,
     ) -> Result<ByteStream> {
         if !(o.stdout || o.stderr) {
-            return Err(EngineError::invalid("Bad parameters: you must choose at least one stream"));
+            return Err(EngineError::invalid(
+                "Bad parameters: you must choose at least one stream",
+            ));
         }
         let record = c.record();
         let settings = crate::logs::settings(&record.host.log_config)?;
@@ -35,11 +37,8 @@ impl Inner {
             until: o.until,
             tail: o.tail,
         };
-        let render = LogRender {
-            framed: !record.config.tty,
-            timestamps: o.timestamps,
-            details: o.details,
-        };
+        let render =
+            LogRender { framed: !record.config.tty, timestamps: o.timestamps, details: o.details };
         let signal = match c.keeper() {
             // A container that ends meanwhile has a complete log.
             Ok(keeper) if o.follow => keeper.follow_log().await.ok(),

@@ -43,7 +43,9 @@ impl Inner {
         let state = c.state();
         if !force {
             let advice = match state {
-                State::Paused(_) => "unpause and then stop the container before removal or force remove",
+                State::Paused(_) => {
+                    "unpause and then stop the container before removal or force remove"
+                }
                 _ => "stop the container before removal or force remove",
             };
             return Err(EngineError::conflict(format!(
@@ -158,7 +160,9 @@ impl Inner {
             return Err(EngineError::invalid("Neither old nor new names may be empty"));
         }
         if to == old.name {
-            return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
+            return Err(EngineError::invalid(
+                "Renaming a container with the same name as its current name",
+            ));
         }
         crate::validate::name(to)?;
         self.index.lock().take_name(to, &c.id)?;

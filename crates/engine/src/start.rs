@@ -119,8 +119,11 @@ impl Inner {
         let container = c.clone();
         let hint = self.blocking(move |inner| Ok(inner.preflight(&container.record()))).await;
         let hint = hint.ok().flatten().map(|h| format!(" ({h})")).unwrap_or_default();
-        EngineError::invalid(format!("failed to create task for container: {}{hint}", fault.message))
-            .with_exit_code(fault.kind.exit_code())
+        EngineError::invalid(format!(
+            "failed to create task for container: {}{hint}",
+            fault.message
+        ))
+        .with_exit_code(fault.kind.exit_code())
     }
 
     async fn start_failed(self: &Arc<Self>, c: &Arc<Container>, e: EngineError) -> EngineError {

@@ -68,7 +68,10 @@ mod tests {
         let run = Run { pid: 1, started: 0 };
         let now = 5_000_000_000;
         assert_eq!(text(&State::Running(run), None, now), "Up 5 seconds");
-        assert_eq!(text(&State::Running(run), Some(Status::Healthy), now), "Up 5 seconds (healthy)");
+        assert_eq!(
+            text(&State::Running(run), Some(Status::Healthy), now),
+            "Up 5 seconds (healthy)"
+        );
         assert_eq!(
             text(&State::Running(run), Some(Status::Starting), now),
             "Up 5 seconds (health: starting)"

@@ -89,11 +89,16 @@ impl Inner {
             return self.cancel_restart(c).await;
         }
         if c.state().run().is_none() {
-            let text = format!("cannot kill container: {}: container {} is not running", c.record().name, c.id);
+            let text = format!(
+                "cannot kill container: {}: container {} is not running",
+                c.record().name,
+                c.id
+            );
             return Err(EngineError::conflict(text));
         }
         let record = c.record();
-        if signal == KILL || record.config.stop_signal.is_empty() || stop_signal(&record)? == signal {
+        if signal == KILL || record.config.stop_signal.is_empty() || stop_signal(&record)? == signal
+        {
             self.remember_stop(c)?;
         }
         let mut news = c.subscribe();
@@ -113,7 +118,10 @@ impl Inner {
         if matches!(c.state(), State::Paused(_)) && [KILL, TERM].contains(&signal) {
             let record = c.record();
             self.blocking(move |inner| {
-                inner.cgroup(&record).thaw().map_err(|e| EngineError::system("thaw the container", e))
+                inner
+                    .cgroup(&record)
+                    .thaw()
+                    .map_err(|e| EngineError::system("thaw the container", e))
             })
             .await?;
         }

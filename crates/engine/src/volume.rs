@@ -195,7 +195,8 @@ fn check_options(options: &Map<String>) -> Result<()> {
     if !options.is_empty() && !has("device") {
         return Err(EngineError::invalid("missing device in volume options"));
     }
-    if !options.is_empty() && !has("type") && !options.get("o").is_some_and(|o| o.contains("bind")) {
+    if !options.is_empty() && !has("type") && !options.get("o").is_some_and(|o| o.contains("bind"))
+    {
         return Err(EngineError::invalid("missing required option: \"type\""));
     }
     Ok(())

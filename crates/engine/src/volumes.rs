@@ -94,7 +94,9 @@ impl Inner {
     /// The containers that have a mount of the volume, running or not.
     pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
         let uses = |r: &Arc<Record>| {
-            r.mounts.iter().any(|p| matches!(&p.kind, MountKind::Volume { name: n, .. } if n == name))
+            r.mounts
+                .iter()
+                .any(|p| matches!(&p.kind, MountKind::Volume { name: n, .. } if n == name))
         };
         self.all().iter().map(|c| c.record()).filter(uses).map(|r| r.id.to_string()).collect()
     }
