@@ -9,7 +9,8 @@ fn main() -> ExitCode {
         return wharf_keeper::launcher::main();
     }
     // The programs of the builtin images, which run as pid 1 of a container.
-    if let Some(status) = std::env::args().nth(1).and_then(|verb| wharf_image::builtin::main(&verb)) {
+    if let Some(status) = std::env::args().nth(1).and_then(|verb| wharf_image::builtin::main(&verb))
+    {
         return status;
     }
     ExitCode::SUCCESS
