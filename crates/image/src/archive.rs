@@ -12,7 +12,7 @@ use crate::changes::ChangeError;
 use crate::ingest::LayerError;
 use crate::progress::ProgressSink;
 use crate::unpack::UnpackError;
-use crate::{Image, ImageStore, StoreError, body, load, make, save};
+use crate::{ErrorKind, Image, ImageStore, StoreError, body, load, make, save};
 
 /// What to load.
 #[derive(Clone)]
@@ -161,6 +161,23 @@ pub enum ArchiveError {
     /// The work died.
     #[error("the work was interrupted")]
     Interrupted,
+}
+
+impl ArchiveError {
+    /// Which answer it deserves.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) | Self::Layer { source: LayerError::Store(error), .. } => {
+                error.kind()
+            }
+            Self::Archive(error) | Self::Layer { source: LayerError::Unpack(error), .. } => {
+                error.kind()
+            }
+            Self::Platform(_) => ErrorKind::NotFound,
+            Self::Encode(_) | Self::Upper { .. } | Self::Interrupted => ErrorKind::System,
+            _ => ErrorKind::Invalid,
+        }
+    }
 }
 
 impl ImageStore {

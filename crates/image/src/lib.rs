@@ -41,7 +41,7 @@ mod unpack;
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
 pub use changes::ChangeError;
 pub use diff::{Change, ChangeKind, changes, diff_tar, tree_tar};
-pub use error::StoreError;
+pub use error::{ErrorKind, StoreError};
 pub use image::{HistoryEntry, Image, Layer};
 pub use ingest::LayerError;
 pub use lease::Lease;

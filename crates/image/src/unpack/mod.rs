@@ -106,6 +106,16 @@ pub enum UnpackError {
     Panicked,
 }
 
+impl UnpackError {
+    /// Which answer it deserves.
+    pub fn kind(&self) -> crate::ErrorKind {
+        match self {
+            Self::File { .. } | Self::Space { .. } | Self::Panicked => crate::ErrorKind::System,
+            _ => crate::ErrorKind::Invalid,
+        }
+    }
+}
+
 /// Unpacks the tar that `input` yields, plain or compressed, into the empty directory `target`, as an overlay
 /// lower directory: whiteouts become device nodes, opaque markers become attributes.
 pub(crate) fn unpack(
