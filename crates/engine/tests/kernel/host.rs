@@ -112,12 +112,8 @@ pub fn request(command: &[&str]) -> CreateRequest {
 /// Creates, attaches, starts and waits; returns status, output and error output.
 pub async fn run_to_end(engine: &Engine, request: CreateRequest) -> (i64, String, String) {
     let id = engine.create(None, request, None).await.unwrap().id;
-    let attach = AttachOptions {
-        stdout: true,
-        stderr: true,
-        stream: true,
-        ..AttachOptions::default()
-    };
+    let attach =
+        AttachOptions { stdout: true, stderr: true, stream: true, ..AttachOptions::default() };
     let session = engine.attach(&id, attach).await.unwrap();
     let waiter = engine.wait(&id, wharf_engine::options::WaitCondition::NextExit).unwrap();
     engine.start(&id).await.unwrap();
