@@ -56,9 +56,11 @@ fn take(fd: RawFd) -> io::Result<Inherited> {
 /// one big request keeps its memory for ever.
 pub fn tune_heap() {
     const BLOCK: libc::c_int = 64 << 10;
-    for (parameter, value) in
-        [(libc::M_ARENA_MAX, 2), (libc::M_MMAP_THRESHOLD, BLOCK), (libc::M_TRIM_THRESHOLD, 2 * BLOCK)]
-    {
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, 2),
+        (libc::M_MMAP_THRESHOLD, BLOCK),
+        (libc::M_TRIM_THRESHOLD, 2 * BLOCK),
+    ] {
         // SAFETY: integers only. A parameter that this libc does not know is refused, which is harmless.
         let _accepted = unsafe { libc::mallopt(parameter, value) };
     }

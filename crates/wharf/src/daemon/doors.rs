@@ -76,7 +76,9 @@ fn protected(tls: &Tls, address: &str) -> Result<()> {
 /// The sockets that `fd://which` means: all, the one of that name, or the one of that number.
 fn chosen(which: &str, inherited: &mut Vec<(String, Inherited)>) -> Result<Vec<Inherited>> {
     if inherited.is_empty() {
-        bail!("listen on fd://{which}: no sockets found via socket activation: make sure the service was started by systemd");
+        bail!(
+            "listen on fd://{which}: no sockets found via socket activation: make sure the service was started by systemd"
+        );
     }
     if matches!(which, "" | "*") {
         return Ok(inherited.drain(..).map(|(_, socket)| socket).collect());
@@ -85,7 +87,9 @@ fn chosen(which: &str, inherited: &mut Vec<(String, Inherited)>) -> Result<Vec<I
     let found = inherited.iter().position(|(name, _)| name == which).or(number);
     match found.filter(|at| *at < inherited.len()) {
         Some(at) => Ok(vec![inherited.remove(at).1]),
-        None => bail!("listen on fd://{which}: the service manager passed no socket of that name or number"),
+        None => bail!(
+            "listen on fd://{which}: the service manager passed no socket of that name or number"
+        ),
     }
 }
 
@@ -112,8 +116,8 @@ pub(super) fn tell_service_manager(line: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    let sent = address
-        .and_then(|a| UnixDatagram::unbound()?.send_to_addr(line.as_bytes(), &a).map(drop));
+    let sent =
+        address.and_then(|a| UnixDatagram::unbound()?.send_to_addr(line.as_bytes(), &a).map(drop));
     if let Err(error) = sent {
         tracing::warn!(%error, "service manager cannot be told");
     }

@@ -29,8 +29,7 @@ pub(super) fn init(log: Log) -> Level {
         tracing::subscriber::set_global_default(registry.with(layer))
     } else {
         let colour = log.colour && std::io::stderr().is_terminal();
-        let layer =
-            fmt::layer().with_ansi(colour).with_target(false).with_writer(std::io::stderr);
+        let layer = fmt::layer().with_ansi(colour).with_target(false).with_writer(std::io::stderr);
         tracing::subscriber::set_global_default(registry.with(layer))
     };
     // A second subscriber can only be a test's; its log is as good.

@@ -105,10 +105,7 @@ struct House {
     events: Events,
 }
 
-async fn run(
-    daemon: Daemon,
-    inherited: Vec<(String, wharf_sys::daemon::Inherited)>,
-) -> Result<()> {
+async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherited)>) -> Result<()> {
     let mut signals = Signals::new()?;
     let settings = &daemon.settings;
     wharf_base::fs::private_dir(&settings.root)

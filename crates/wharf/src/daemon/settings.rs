@@ -105,7 +105,8 @@ fn tls(written: &Written) -> Tls {
         || PathBuf::from(std::env::var_os("HOME").unwrap_or("/root".into())).join(".docker"),
         PathBuf::from,
     );
-    let file = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| home.join(name));
+    let file =
+        |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| home.join(name));
     Tls::On(TlsFiles {
         cert: file(&written.tlscert, "cert.pem"),
         key: file(&written.tlskey, "key.pem"),
@@ -162,7 +163,9 @@ fn engine(
         dns: addresses("dns", &written.dns)?.iter().map(IpAddr::to_string).collect(),
         dns_options: written.dns_opts.clone(),
         dns_search: written.dns_search.clone(),
-        host_gateway_ips: gateways.map(|t| parse("host-gateway-ips", t)).collect::<Result<_, _>>()?,
+        host_gateway_ips: gateways
+            .map(|t| parse("host-gateway-ips", t))
+            .collect::<Result<_, _>>()?,
         cdi_spec_dirs: written.cdi_spec_dirs.clone().unwrap_or(default.cdi_spec_dirs),
         autorestart: default.autorestart,
     })
@@ -199,7 +202,11 @@ fn bridge(written: &Written, instance: &str) -> Result<Option<DefaultBridge>, Co
         _ => format!("wharf{instance}"),
     };
     if written.bridge.is_some() && written.bip.is_some() {
-        return Err(value("bip", written.bip.as_deref().unwrap_or_default(), "you specified a bridge and bip, mutually exclusive options"));
+        return Err(value(
+            "bip",
+            written.bip.as_deref().unwrap_or_default(),
+            "you specified a bridge and bip, mutually exclusive options",
+        ));
     }
     Ok(Some(DefaultBridge {
         name,
@@ -222,9 +229,10 @@ fn instance(root: &Path) -> String {
         return String::new();
     }
     // FNV-1a: short, and fixed for ever, which the standard library's hasher is not.
-    let hash = root.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash =
+        root.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
     format!("{hash:08x}")
 }
 
@@ -305,7 +313,8 @@ fn ulimits(written: &Written) -> Result<Vec<docker::Ulimit>, ConfigError> {
 }
 
 fn shm_size(written: &Written) -> Result<Option<i64>, ConfigError> {
-    let wrong = |text: &str| value("default-shm-size", text, "want bytes, or a number with k, m or g");
+    let wrong =
+        |text: &str| value("default-shm-size", text, "want bytes, or a number with k, m or g");
     match &written.default_shm_size {
         None => Ok(None),
         Some(Size::Bytes(n)) => Ok(Some(*n)),
@@ -326,7 +335,11 @@ fn bytes(text: &str) -> Option<i64> {
         _ => return None,
     };
     let number: f64 = lower[..end].trim().parse().ok().filter(|n| *n >= 0.0)?;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "saturates, and sizes are rounded")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "saturates, and sizes are rounded"
+    )]
     Some((number * (1_i64 << shift) as f64) as i64)
 }
 
@@ -394,7 +407,10 @@ mod tests {
         let bridge = s.net.bridge.unwrap().name;
         assert_eq!((bridge.len(), s.net.instance.len()), (13, 8));
         let main = settings(serde_json::json!({})).unwrap();
-        assert_eq!((main.net.instance.as_str(), main.net.bridge.unwrap().name.as_str()), ("", "docker0"));
+        assert_eq!(
+            (main.net.instance.as_str(), main.net.bridge.unwrap().name.as_str()),
+            ("", "docker0")
+        );
     }
 
     #[test]
@@ -419,7 +435,10 @@ mod tests {
             (serde_json::json!({"mtu": -1}), "invalid mtu \"-1\": must not be negative"),
             (serde_json::json!({"log-level": "loud"}), "invalid log-level \"loud\""),
             (serde_json::json!({"default-shm-size": "much"}), "invalid default-shm-size \"much\""),
-            (serde_json::json!({"default-ipc-mode": "x"}), "invalid default-ipc-mode \"x\": want one of"),
+            (
+                serde_json::json!({"default-ipc-mode": "x"}),
+                "invalid default-ipc-mode \"x\": want one of",
+            ),
         ] {
             let got = settings(json).unwrap_err().to_string();
             assert!(got.starts_with(text), "{got}");
@@ -428,9 +447,13 @@ mod tests {
 
     #[test]
     fn sizes_have_binary_units() {
-        for (text, expected) in
-            [("64M", Some(64 << 20)), ("1.5g", Some(3 << 29)), ("100", Some(100)), ("5x", None), ("-1", None)]
-        {
+        for (text, expected) in [
+            ("64M", Some(64 << 20)),
+            ("1.5g", Some(3 << 29)),
+            ("100", Some(100)),
+            ("5x", None),
+            ("-1", None),
+        ] {
             assert_eq!(bytes(text), expected, "{text}");
         }
     }

@@ -390,7 +390,10 @@ mod tests {
 
     #[test]
     fn flag_and_file_together_fill_the_settings() {
-        let w = both(&["--debug"], r#"{"labels":["a=b"],"proxies":{"no-proxy":"x"},"default-shm-size":"1G"}"#);
+        let w = both(
+            &["--debug"],
+            r#"{"labels":["a=b"],"proxies":{"no-proxy":"x"},"default-shm-size":"1G"}"#,
+        );
         let w = w.unwrap();
         assert!(w.debug);
         assert_eq!((w.labels, w.proxies.no_proxy), (vec!["a=b".to_owned()], Some("x".into())));
