@@ -221,8 +221,8 @@ impl Engine {
     }
 
     /// Changes limits and restart policy; returns warnings.
-    pub async fn update(&self, _id: &str, _request: docker::UpdateRequest) -> Result<Vec<String>> {
-        soon()
+    pub async fn update(&self, id: &str, request: docker::UpdateRequest) -> Result<Vec<String>> {
+        self.0.update(&self.0.find(id)?, request).await
     }
 
     /// Lists containers, newest first.
@@ -242,18 +242,21 @@ impl Engine {
     }
 
     /// Its processes, with the columns that `ps_args` ask for.
-    pub async fn top(&self, _id: &str, _ps_args: &str) -> Result<docker::TopResponse> {
-        soon()
+    pub async fn top(&self, id: &str, ps_args: &str) -> Result<docker::TopResponse> {
+        let (c, args) = (self.0.find(id)?, ps_args.to_owned());
+        self.0.blocking(move |inner| inner.top(&c, &args)).await
     }
 
     /// What differs from its image.
-    pub async fn changes(&self, _id: &str) -> Result<Vec<docker::FilesystemChange>> {
-        soon()
+    pub async fn changes(&self, id: &str) -> Result<Vec<docker::FilesystemChange>> {
+        let c = self.0.find(id)?;
+        self.0.blocking(move |inner| inner.changes(&c)).await
     }
 
     /// Its file system as a tar.
-    pub async fn export(&self, _id: &str) -> Result<ByteStream> {
-        soon()
+    pub async fn export(&self, id: &str) -> Result<ByteStream> {
+        let c = self.0.find(id)?;
+        self.0.blocking(move |inner| inner.export(&c)).await
     }
 
     /// Its log: raw with a terminal, otherwise in frames as in [`Session::output`].
@@ -279,15 +282,16 @@ impl Engine {
     /// Streams of resource use.
     pub async fn stats(
         &self,
-        _id: &str,
-        _options: StatsOptions,
+        id: &str,
+        options: StatsOptions,
     ) -> Result<impl Stream<Item = docker::Stats> + Send + 'static + use<>> {
-        soon::<futures_util::stream::Empty<docker::Stats>>()
+        self.0.stats(self.0.find(id)?, options)
     }
 
     /// Makes an image of it; returns the image id.
-    pub async fn commit(&self, _options: CommitOptions) -> Result<String> {
-        soon()
+    pub async fn commit(&self, options: CommitOptions) -> Result<String> {
+        let c = self.0.find(&options.container)?;
+        self.0.commit(&c, options).await
     }
 
     /// Removes those that do not run.
