@@ -58,8 +58,9 @@ pub(crate) async fn a_terminal_has_a_size_and_detach_keys(host: Host) {
         host.launcher.launch(launch, vec![(options.clone(), theirs)]).await.unwrap();
     until(&mut client, "40 100\r\n").await;
     launched.keeper.resize(ConsoleSize { rows: 30, cols: 90 }).await.unwrap();
-    client.write_all(b"x\n\x10\x11").await.unwrap();
+    client.write_all(b"x\n").await.unwrap();
     until(&mut client, "30 90\r\n").await;
+    client.write_all(b"\x10\x11").await.unwrap();
     assert_eq!(launched.attached[0].ended().await.unwrap(), Detached::Keys);
     assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     let (mut again, theirs) = stream();
