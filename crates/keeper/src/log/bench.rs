@@ -58,8 +58,7 @@ fn measure(format: LogFormat, block: usize) {
     container.join().unwrap();
     let wrote = rate(total, (clock.instant() - start).as_secs_f64());
     let start = clock.instant();
-    let mut reader =
-        LogReader::open(config.path.clone(), format, LogQuery::default()).unwrap();
+    let mut reader = LogReader::open(config.path.clone(), format, LogQuery::default()).unwrap();
     let (mut out, mut got) = (Vec::new(), 0);
     let how = LogRender { framed: true, ..LogRender::default() };
     loop {

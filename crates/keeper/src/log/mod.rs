@@ -87,6 +87,6 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod tests;

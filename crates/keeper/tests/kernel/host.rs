@@ -39,10 +39,8 @@ impl Host {
     }
 
     pub(crate) fn at(dir: tempfile::TempDir) -> Host {
-        let program = Program {
-            path: Some(std::env::current_exe().unwrap()),
-            args: vec!["launcher".into()],
-        };
+        let program =
+            Program { path: Some(std::env::current_exe().unwrap()), args: vec!["launcher".into()] };
         Host {
             dir,
             launcher: Launcher::spawn(program).unwrap(),

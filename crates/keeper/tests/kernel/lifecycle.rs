@@ -44,7 +44,8 @@ pub(crate) async fn a_program_that_cannot_run_leaves_nothing(host: Host) {
         assert_eq!(fault.kind, kind, "{}", fault.message);
         assert!(fault.message.contains(text), "{}", fault.message);
         assert!(!cgroup_exists(&launch.plan), "{program}");
-        let left: Vec<_> = std::fs::read_dir(&launch.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(&launch.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.is_empty() || left == ["log"], "{left:?}");
     }
 }

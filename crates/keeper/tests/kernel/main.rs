@@ -66,11 +66,8 @@ fn main() -> ExitCode {
 }
 
 fn run(test: fn(Host) -> std::pin::Pin<Box<dyn Future<Output = ()>>>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let host = Host::new();
         tokio::time::timeout(Duration::from_secs(60), test(host)).await.unwrap();

@@ -8,8 +8,7 @@ pub(crate) async fn memory_of_an_idle_keeper(host: Host) {
     let before = pss(launcher);
     for n in 1..=10 {
         all.push(host.launch(host.container(&["sleep", "1000"])).await.unwrap());
-        let keepers: u64 =
-            all.iter().map(|l| pss(parent(l.started.pid).unwrap())).sum();
+        let keepers: u64 = all.iter().map(|l| pss(parent(l.started.pid).unwrap())).sum();
         let both = keepers + pss(launcher);
         println!(
             "    {n} keepers: {} KiB each, launcher {} KiB, a further container costs {} KiB",

@@ -14,8 +14,7 @@ pub(crate) async fn the_first_byte_reaches_an_early_client(host: Host) {
     for _ in 0..10 {
         let launch = host.shell("echo first; echo second >&2; exit 3");
         let (client, theirs) = stream();
-        let mut launched =
-            host.launcher.launch(launch, vec![(output(), theirs)]).await.unwrap();
+        let mut launched = host.launcher.launch(launch, vec![(output(), theirs)]).await.unwrap();
         assert_eq!(frames(client).await, ("first\n".into(), "second\n".into()));
         assert_eq!(launched.attached[0].ended().await.unwrap(), Detached::Ended);
         assert_eq!(finish(launched).await.code, 3);
@@ -54,8 +53,7 @@ pub(crate) async fn a_terminal_has_a_size_and_detach_keys(host: Host) {
     launch.io = IoConfig { tty: Some(size), open_stdin: true, stdin_once: false };
     let (mut client, theirs) = stream();
     let options = AttachOptions { stdin: true, detach_keys: vec![16, 17], ..output() };
-    let mut launched =
-        host.launcher.launch(launch, vec![(options.clone(), theirs)]).await.unwrap();
+    let mut launched = host.launcher.launch(launch, vec![(options.clone(), theirs)]).await.unwrap();
     until(&mut client, "40 100\r\n").await;
     launched.keeper.resize(ConsoleSize { rows: 30, cols: 90 }).await.unwrap();
     client.write_all(b"x\n").await.unwrap();
@@ -126,17 +124,19 @@ pub(crate) async fn execs_have_streams_and_codes(host: Host) {
     let keeper = &launched.keeper;
     let request = |id: &str, args: &[&str], io: ExecIo| ExecRequest {
         id: id.into(),
-        plan: host.exec_plan(&plan, args, matches!(&io, ExecIo::Kept { io, .. } if io.tty.is_some())),
+        plan: host.exec_plan(
+            &plan,
+            args,
+            matches!(&io, ExecIo::Kept { io, .. } if io.tty.is_some()),
+        ),
         io,
     };
     let kept = |io| ExecIo::Kept { io, attach: Some(AttachOptions { stdin: true, ..output() }) };
 
     let (client, theirs) = stream();
     let script = ["sh", "-c", "echo hi; echo no >&2; exit 3"];
-    let mut exec = keeper
-        .exec(request("a", &script, kept(IoConfig::default())), &[theirs])
-        .await
-        .unwrap();
+    let mut exec =
+        keeper.exec(request("a", &script, kept(IoConfig::default())), &[theirs]).await.unwrap();
     let exit = exec.ended().await.unwrap();
     assert_eq!(exit.code, 3);
     // The stream ends only now that the result is ours.
@@ -145,7 +145,10 @@ pub(crate) async fn execs_have_streams_and_codes(host: Host) {
 
     let (read, write) = wharf_sys::scratch::pipe().unwrap();
     let io = ExecIo::Direct { stdin: false, stdout: true, stderr: false };
-    let mut exec = keeper.exec(request("b", &["sh", "-c", "echo direct; kill -9 $$"], io), &[write]).await.unwrap();
+    let mut exec = keeper
+        .exec(request("b", &["sh", "-c", "echo direct; kill -9 $$"], io), &[write])
+        .await
+        .unwrap();
     let text = tokio::task::spawn_blocking(move || read_all(read)).await.unwrap();
     assert_eq!(text, "direct\n");
     let exit = exec.ended().await.unwrap();
@@ -162,7 +165,8 @@ pub(crate) async fn execs_have_streams_and_codes(host: Host) {
     assert_eq!(exec.ended().await.unwrap().code, 0);
 
     let (_client, theirs) = stream();
-    let missing = keeper.exec(request("d", &["nonesuch"], kept(IoConfig::default())), &[theirs]).await;
+    let missing =
+        keeper.exec(request("d", &["nonesuch"], kept(IoConfig::default())), &[theirs]).await;
     let Err(ExecError::Fault(fault)) = missing else { panic!() };
     assert_eq!(fault.kind, FaultKind::NotFound);
     assert!(fault.message.contains("executable file not found in $PATH"), "{}", fault.message);

@@ -9,7 +9,7 @@ use wharf_base::clock::Clock;
 use wharf_keeper::Keeper;
 use wharf_keeper::client::{KeeperError, bury, exit_on_file};
 use wharf_keeper::log::LogFormat;
-use wharf_keeper::protocol::{AttachOptions, Exit, ExecIo, ExecRequest, IoConfig, Launch};
+use wharf_keeper::protocol::{AttachOptions, ExecIo, ExecRequest, Exit, IoConfig, Launch};
 
 use crate::host::{
     Host, acknowledge, cgroup_exists, finish, gone, kill, log_of, output, parent, pidfd, stream,
