@@ -14,7 +14,7 @@ use wharf_net::Net;
 use wharf_spec::docker::{self, Map};
 use wharf_spec::platform::Platform;
 
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::events::Events;
 use crate::filters::Filters;
 use crate::inner::Inner;
@@ -112,10 +112,6 @@ pub struct Parts {
 /// Many containers and their volumes. Clones share it.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
-
-fn soon<T>() -> Result<T> {
-    Err(EngineError::not_implemented("the body lands within the hour"))
-}
 
 impl Engine {
     /// Takes over what an earlier daemon left: finishes removals, drops what was half created, goes on
@@ -331,28 +327,28 @@ impl Engine {
 /// Files in containers.
 impl Engine {
     /// What is at `path`.
-    pub async fn archive_stat(&self, _id: &str, _path: &str) -> Result<docker::PathStat> {
-        soon()
+    pub async fn archive_stat(&self, id: &str, path: &str) -> Result<docker::PathStat> {
+        self.0.archive_stat(self.0.find(id)?, path).await
     }
 
     /// What is at `path`, and a tar of it.
     pub async fn archive_get(
         &self,
-        _id: &str,
-        _path: &str,
+        id: &str,
+        path: &str,
     ) -> Result<(docker::PathStat, ByteStream)> {
-        soon()
+        self.0.archive_get(self.0.find(id)?, path).await
     }
 
-    /// Unpacks `archive` (plain, gzip, bzip2, xz or zstd) into the directory `path`.
+    /// Unpacks `archive` (plain, gzip or zstd) into the directory `path`.
     pub async fn archive_put(
         &self,
-        _id: &str,
-        _path: &str,
-        _options: ArchivePut,
-        _archive: ByteReader,
+        id: &str,
+        path: &str,
+        options: ArchivePut,
+        archive: ByteReader,
     ) -> Result<()> {
-        soon()
+        self.0.archive_put(self.0.find(id)?, path, options, archive).await
     }
 }
 

@@ -1,7 +1,9 @@
 //! Many containers: lifecycle, restart, logs, volumes, health, events, and re-adoption after a restart.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod attach;
+mod confined;
 mod container;
 mod create;
 pub mod detach;
@@ -29,6 +31,7 @@ mod network;
 pub mod networks;
 mod open;
 pub mod options;
+mod pipe;
 mod populate;
 pub mod ports;
 pub mod preflight;
@@ -44,6 +47,8 @@ mod stats;
 pub mod state;
 pub mod status;
 mod stop;
+mod tar_in;
+mod tar_out;
 mod top;
 mod undo;
 mod update;

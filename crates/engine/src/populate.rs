@@ -105,7 +105,7 @@ impl Copy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
     use wharf_base::clock::Clock;
     use wharf_base::db::Db;
     use wharf_spec::docker::Map;

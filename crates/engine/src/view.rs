@@ -83,6 +83,12 @@ pub(crate) fn merged<'a>(layers: impl Iterator<Item = &'a PathBuf>) -> Result<Ro
 fn overlay(layers: &[&PathBuf]) -> io::Result<OwnedFd> {
     let fs = Fs::open("overlay")?;
     fs.set("source", "overlay")?;
+    add_lowers(&fs, layers)?;
+    fs.mount(wharf_sys::mount::attr::RDONLY | wharf_sys::mount::attr::NODEV)
+}
+
+/// Names the layers of an overlay, top first.
+pub(crate) fn add_lowers(fs: &Fs, layers: &[&PathBuf]) -> io::Result<()> {
     for (index, layer) in layers.iter().enumerate() {
         match fs.set("lowerdir+", layer.as_path()) {
             // Before 6.7 there is only the joint option, with colons escaped.
@@ -91,14 +97,12 @@ fn overlay(layers: &[&PathBuf]) -> io::Result<OwnedFd> {
                     l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:")
                 };
                 let joint: Vec<String> = layers.iter().map(escape).collect();
-                fs.set("lowerdir", joint.join(":").as_str())?;
-                break;
+                return fs.set("lowerdir", joint.join(":").as_str());
             }
             other => other?,
         }
     }
-    let attr = wharf_sys::mount::attr::RDONLY | wharf_sys::mount::attr::NODEV;
-    fs.mount(attr)
+    Ok(())
 }
 
 /// A small text file of the tree; missing is empty, larger than any real one is refused.
