@@ -5,6 +5,7 @@
 //! layer for that reason. Only [`Socket::receive`] on a subscribed socket waits, and the caller polls its descriptor.
 
 pub mod conntrack;
+pub mod hostport;
 pub mod netns;
 pub mod route;
 
