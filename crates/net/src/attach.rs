@@ -181,7 +181,7 @@ impl Net {
     fn connect(&self, w: &Wiring) -> Result<(), NetError> {
         let Some(parent) = self.ensure_cheaply(&w.network)? else { return Ok(()) };
         self.create_interface(w, parent)?;
-        let done = self.configure_interface(w);
+        let done = self.configure_interface(w).and_then(|()| self.settle(w));
         if done.is_err()
             && let Err(e) = self.disconnect(&w.endpoint)
         {
@@ -288,6 +288,17 @@ impl Net {
         }
         let done = w.ns.route().lock().execute(batch);
         done.map_err(kernel(what))
+    }
+
+    /// Makes the kernel see the cable as connected now. It does so by itself some milliseconds later, and
+    /// loses what is sent until then: a first SYN would come back after a second. Asking for a link
+    /// that has just changed brings the state up to date (Linux 6.8 on; before, it does no harm).
+    fn settle(&self, w: &Wiring) -> Result<(), NetError> {
+        if !w.endpoint.host_ifname.is_empty() {
+            self.host_link(&w.endpoint.host_ifname)?;
+            self.host_link(&w.network.ifname)?;
+        }
+        Ok(())
     }
 
     fn disconnect(&self, e: &Endpoint) -> Result<(), NetError> {

@@ -93,7 +93,10 @@ impl Net {
     fn ensure_bridge(&self, network: &Network) -> Result<Link, NetError> {
         let name = &network.ifname;
         let link = match self.host_link(name)? {
-            Some(link) if link.kind == "bridge" => link,
+            Some(link) if link.kind == "bridge" => {
+                self.claim(network, &link)?;
+                link
+            }
             Some(link) => {
                 let why = format!("{name} exists and is not a bridge but a {:?}", link.kind);
                 return Err(NetError::invalid("bridge name", why));
@@ -104,6 +107,18 @@ impl Net {
         self.complete_bridge(network, &link)?;
         self.forward(network)?;
         Ok(link)
+    }
+
+    /// A bridge that wharf made for a network whose record is lost is this network's now.
+    fn claim(&self, network: &Network, link: &Link) -> Result<(), NetError> {
+        let own = self.alias(&network.record.id);
+        if !link.alias.starts_with(&self.alias_prefix()) || link.alias == own {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.set_alias(LinkRef::Index(link.index), &own);
+        let done = self.route.lock().execute(batch);
+        done.map_err(kernel(format!("label bridge {}", link.name)))
     }
 
     fn create_bridge(&self, network: &Network) -> Result<Link, NetError> {

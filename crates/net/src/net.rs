@@ -41,6 +41,8 @@ pub struct Net {
     pub(crate) nft: Mutex<Socket>,
     /// Address of `nft`, by which events that this daemon causes are told from others.
     pub(crate) nft_port: u32,
+    /// Held while released sandboxes are taken apart; who waits for it waits for their addresses.
+    pub(crate) reaper: Mutex<()>,
 }
 
 /// What is known in memory; the database has the same but for descriptors.

@@ -52,7 +52,7 @@ impl Net {
             self.withdraw(&endpoint)?;
             return Err(publish_error(&endpoint, e));
         }
-        self.forget_untranslated(&bindings);
+        forget_untranslated(&bindings);
         Ok(bindings)
     }
 
@@ -62,26 +62,24 @@ impl Net {
         for endpoint in self.endpoints(sandbox) {
             let untranslated = endpoint.ports.clone();
             done = done.and(self.withdraw(&endpoint));
-            self.forget_untranslated(&untranslated);
+            forget_untranslated(&untranslated);
         }
         done
     }
+}
 
-    /// A client that went on sending while nobody listened has a flow without translation, which
-    /// would keep its packets from the container for as long as it sends. Looked for in the background: the
-    /// kernel walks its whole table.
-    fn forget_untranslated(&self, bindings: &[Binding]) {
-        let mut batch = Batch::new();
-        for b in bindings.iter().filter(|b| b.proto == Protocol::Udp && b.host != 0) {
-            let to = Some(b.host_ip).filter(|ip| !ip.is_unspecified());
-            let flows =
-                Flows { to_port: Some((b.proto.number(), b.host)), to, answered_by: None };
-            batch.forget_flows(&flows, matches!(b.host_ip, IpAddr::V6(_)));
-        }
-        if !batch.is_empty() {
-            self.handle.spawn_blocking(move || run_conntrack(batch));
-        }
+/// A client that went on sending while nobody listened has a flow without translation, which
+/// would keep its packets from the container for as long as it sends. Not in the background, where it
+/// would catch the first flows that are translated.
+fn forget_untranslated(bindings: &[Binding]) {
+    let mut batch = Batch::new();
+    for b in bindings.iter().filter(|b| b.proto == Protocol::Udp && b.host != 0) {
+        let to = Some(b.host_ip).filter(|ip| !ip.is_unspecified());
+        let flows =
+            Flows { to_port: Some((b.proto.number(), b.host)), to, answered_by: None };
+        batch.forget_flows(&flows, matches!(b.host_ip, IpAddr::V6(_)));
     }
+    run_conntrack(batch);
 }
 
 fn way_in<'a>(endpoints: impl Iterator<Item = &'a mut Endpoint>) -> Option<&'a mut Endpoint> {

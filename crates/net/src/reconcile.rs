@@ -49,6 +49,7 @@ impl Net {
             route: Mutex::new(route),
             nft_port: nft.port(),
             nft: Mutex::new(nft),
+            reaper: Mutex::new(()),
         });
         net.reconcile()?;
         Ok(net)

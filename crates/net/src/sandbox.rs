@@ -161,6 +161,7 @@ impl Net {
     /// Removes what is left of released sandboxes now, and frees their addresses. Blocks for some
     /// tens of milliseconds: the kernel waits until no packet can be on the way.
     pub(crate) fn reap(&self) {
+        let _one_at_a_time = self.reaper.lock();
         let dying = std::mem::take(&mut self.state.lock().dying);
         if dying.is_empty() {
             return;

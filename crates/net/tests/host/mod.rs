@@ -72,6 +72,9 @@ fn wire() -> OwnedFd {
         b.add_route(&Route { to, prefix: 0, via, link: None, source: None, metric: None, table: MAIN_TABLE, kind: 1 });
     }
     inside.execute(b).unwrap();
+    // Asking makes the kernel see the carrier at once.
+    home.link(LinkRef::Name("wan0")).unwrap();
+    inside.link(LinkRef::Name("eth0")).unwrap();
     lan
 }
 
