@@ -10,8 +10,8 @@ use wharf_base::Id;
 use wharf_base::db::Batch as Changes;
 use wharf_sys::netlink::Batch;
 use wharf_sys::netlink::route::{
-    Address, BridgePort, LinkChange, LinkKind, LinkRef, MAIN_TABLE, MacvlanMode, Neighbour, NewLink,
-    Route,
+    Address, BridgePort, LinkChange, LinkKind, LinkRef, MAIN_TABLE, MacvlanMode, Neighbour,
+    NewLink, Route,
 };
 use wharf_sys::nft::Transaction;
 
@@ -360,7 +360,8 @@ impl State {
     ) -> Result<Endpoint, NetError> {
         let none = Member::default();
         let member = self.sandboxes.get(sandbox).unwrap_or(&none);
-        let network = self.networks.get_mut(id).ok_or_else(|| NetError::NoNetwork(id.to_string()))?;
+        let network =
+            self.networks.get_mut(id).ok_or_else(|| NetError::NoNetwork(id.to_string()))?;
         let name = network.record.name.clone();
         if member.endpoints.contains_key(id) {
             let container = config.container_name.clone();
@@ -370,7 +371,8 @@ impl State {
         if wired && member.ns.is_none() {
             return Err(NetError::NoSandbox(sandbox.to_string()));
         }
-        let ifname = if wired { free_ifname(member, network, config, options)? } else { String::new() };
+        let ifname =
+            if wired { free_ifname(member, network, config, options)? } else { String::new() };
         let (ipv4, ipv6) = take_addresses(network, config)?;
         let eid = Id::random();
         let host_ifname = match network.record.driver {
@@ -400,7 +402,8 @@ impl State {
 
 /// Highest priority first, then by network name: the order in which endpoints are asked for a default route.
 pub(crate) fn gateway_order(a: &Endpoint, b: &Endpoint) -> Ordering {
-    let key = |e: &Endpoint| (e.gateway4.is_none() && e.gateway6.is_none(), Reverse(e.gateway_priority));
+    let key =
+        |e: &Endpoint| (e.gateway4.is_none() && e.gateway6.is_none(), Reverse(e.gateway_priority));
     key(a).cmp(&key(b)).then_with(|| a.network_name.cmp(&b.network_name))
 }
 
@@ -426,7 +429,8 @@ fn default_routes(
     ];
     for (changed, to) in pairs {
         let Some((name, via)) = to.filter(|_| changed) else { continue };
-        let link = ns.route().lock().link(LinkRef::Name(name)).map_err(kernel("look up interface"))?;
+        let link =
+            ns.route().lock().link(LinkRef::Name(name)).map_err(kernel("look up interface"))?;
         if let Some(link) = link {
             batch.replace_route(&default_route(via, link.index));
         }
@@ -463,6 +467,7 @@ fn port_settings(network: &Network) -> LinkChange<'static> {
 fn sysctls(e: &Endpoint, options: &EndpointOptions) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     if e.ipv6.is_some() {
+        pairs.push((format!("net/ipv6/conf/{}/accept_dad", e.ifname), "0".to_owned()));
         pairs.push((format!("net/ipv6/conf/{}/disable_ipv6", e.ifname), "0".to_owned()));
     }
     let named = |name: &str| name.replace("/IFNAME/", &format!("/{}/", e.ifname));

@@ -253,6 +253,8 @@ mod tests {
         let host = ResolvConf::parse("nameserver 127.0.0.53\n");
         let r = Resolver { embedded: Some(ip("127.0.0.11")), ..Resolver::default() };
         let text = r.render(&host);
-        assert!(text.contains("nameserver 127.0.0.11\noptions ndots:0\n# ExtServers: [127.0.0.53]"));
+        assert!(
+            text.contains("nameserver 127.0.0.11\noptions ndots:0\n# ExtServers: [127.0.0.53]")
+        );
     }
 }

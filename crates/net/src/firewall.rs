@@ -9,8 +9,8 @@
 use std::net::IpAddr;
 
 use wharf_sys::nft::{
-    Base, ChainKind, Data, Element, Expr, Field, Hook, MetaKey, Payload, Register, Set, Transaction,
-    Value, Verdict, ifname, key,
+    Base, ChainKind, Data, Element, Expr, Field, Hook, MetaKey, Payload, Register, Set,
+    Transaction, Value, Verdict, ifname, key,
 };
 
 use crate::network::Network;
@@ -199,10 +199,8 @@ pub(crate) fn of_network(network: &Network) -> Vec<Placed> {
         let Some(subnet) = network.subnet(v4) else { continue };
         let mode = network.mode(v4);
         let (first, last) = (bytes(subnet.network().addr()), bytes(subnet.last_addr()));
-        let pair = Element {
-            end: Some(key(&[&last, &name])),
-            ..Element::member(key(&[&first, &name]))
-        };
+        let pair =
+            Element { end: Some(key(&[&last, &name])), ..Element::member(key(&[&first, &name])) };
         out.push((Place::Subnets(family), pair));
         match mode {
             GatewayMode::Routed => out.push((Place::Routed(family), single())),
@@ -225,9 +223,7 @@ fn outgoing(network: &Network, family: Family, first: &[u8], last: &[u8]) -> Pla
     };
     match source {
         None => (Place::Masquerade(family), whole),
-        Some(ip) => {
-            (Place::Source(family), Element { value: Value::Fields(bytes(ip)), ..whole })
-        }
+        Some(ip) => (Place::Source(family), Element { value: Value::Fields(bytes(ip)), ..whole }),
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use wharf_base::Id;
-use wharf_sys::netlink::route::{Address, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, NewLink};
+use wharf_sys::netlink::route::{
+    Address, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, NewLink,
+};
 use wharf_sys::netlink::{Batch, netns};
 
 use crate::error::{NetError, kernel};
@@ -178,6 +180,9 @@ impl Net {
         // from doing the same the other way.
         set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
         set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        // Until duplicate detection of its link-local address is done, the host asks for no neighbour on
+        // the bridge: containers would be unreachable for two seconds.
+        set(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
         set(&format!("net/ipv6/conf/{name}/disable_ipv6"), ipv6)
     }
 
@@ -207,8 +212,7 @@ impl Net {
         if let Some(link) = self.host_link(name)? {
             return Ok(link);
         }
-        let no_parent =
-            || NetError::invalid("parent", format!("the host has no interface {name}"));
+        let no_parent = || NetError::invalid("parent", format!("the host has no interface {name}"));
         let (parent, vid) = name.rsplit_once('.').ok_or_else(no_parent)?;
         let id: u16 = vid.parse().ok().filter(|v| (1..=4094).contains(v)).ok_or_else(no_parent)?;
         let parent = self.host_link(parent)?.ok_or_else(no_parent)?.index;
@@ -253,7 +257,8 @@ fn set(name: &str, value: &str) -> Result<(), NetError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         _ => (),
     }
-    netns::write_sysctl(name, value).map_err(kernel(format!("set {}={value}", name.replace('/', "."))))
+    netns::write_sysctl(name, value)
+        .map_err(kernel(format!("set {}={value}", name.replace('/', "."))))
 }
 
 /// A host that forwards IPv6 stops listening to router advertisements, and loses its own default
@@ -265,7 +270,8 @@ fn keep_router_advertisements() -> Result<(), NetError> {
     let Ok(dir) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return Ok(()) };
     for name in dir.flatten().filter_map(|e| e.file_name().into_string().ok()) {
         let sysctl = format!("net/ipv6/conf/{name}/accept_ra");
-        if netns::read_sysctl(&sysctl).is_ok_and(|v| v == "1") && name != "all" && name != "default" {
+        if netns::read_sysctl(&sysctl).is_ok_and(|v| v == "1") && name != "all" && name != "default"
+        {
             set(&sysctl, "2")?;
         }
     }

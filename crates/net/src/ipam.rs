@@ -190,7 +190,10 @@ mod tests {
     fn addresses_run_out_and_come_back() {
         let mut a = Addresses::new(&config("10.0.0.0/29", "10.0.0.1")).unwrap();
         let got: Vec<_> = (0..5).map(|_| a.take(None).unwrap().to_string()).collect();
-        assert_eq!(got, ["10.0.0.2/29", "10.0.0.3/29", "10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29"]);
+        assert_eq!(
+            got,
+            ["10.0.0.2/29", "10.0.0.3/29", "10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29"]
+        );
         assert!(matches!(a.take(None), Err(NetError::AddressesExhausted(_))));
         a.free("10.0.0.4".parse().unwrap());
         assert_eq!(a.take(None).unwrap(), s("10.0.0.4/29"));

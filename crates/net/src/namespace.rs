@@ -71,8 +71,9 @@ impl Namespace {
         }
         netns::within(self.fd(), || {
             pairs.iter().try_for_each(|(name, value)| {
-                netns::write_sysctl(name, value)
-                    .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", name.replace('/', "."))))
+                netns::write_sysctl(name, value).map_err(|e| {
+                    io::Error::new(e.kind(), format!("{}: {e}", name.replace('/', ".")))
+                })
             })
         })?
     }

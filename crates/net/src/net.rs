@@ -33,7 +33,7 @@ pub struct Net {
     pub(crate) clock: Clock,
     pub(crate) handle: Handle,
     pub(crate) tables: Tables,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) state: Mutex<State>,
     /// For the host's interfaces.
     pub(crate) route: Mutex<Socket>,
@@ -76,11 +76,7 @@ impl Net {
             if state.networks.values().any(|n| n.record.name == spec.name) {
                 return Err(NetError::NameTaken(spec.name));
             }
-            let around = Surroundings {
-                config: &self.config,
-                networks: state.subnets(),
-                routes,
-            };
+            let around = Surroundings { config: &self.config, networks: state.subnets(), routes };
             let network = Network::new(Record::resolve(spec, id, &around)?)?;
             state.check_interface(&network)?;
             self.save_network(&network.record)?;

@@ -341,7 +341,13 @@ mod tests {
             (with("fd77::/64"), "IPv6 is not enabled"),
             (NetworkSpec { name: "a b".into(), ..with("10.0.0.0/24") }, "must match"),
             (NetworkSpec { driver: "overlay".into(), ..with("10.0.0.0/24") }, "overlay"),
-            (NetworkSpec { ipv4: Some(false), ..NetworkSpec { name: "n".into(), ..Default::default() } }, "must be enabled"),
+            (
+                NetworkSpec {
+                    ipv4: Some(false),
+                    ..NetworkSpec { name: "n".into(), ..Default::default() }
+                },
+                "must be enabled",
+            ),
         ] {
             let e = resolve(spec).unwrap_err().to_string();
             assert!(e.contains(want), "{e}");

@@ -293,7 +293,12 @@ mod tests {
         let key = "com.docker.network.endpoint.sysctls";
         let o = EndpointOptions::parse(&map(&[(key, "net.ipv4.conf.IFNAME.log_martians=1")]));
         assert_eq!(o.unwrap().sysctls, [("net/ipv4/conf/IFNAME/log_martians".into(), "1".into())]);
-        for bad in ["kernel.x=1", "net.ipv4.conf.eth0.x=1", "net.ipv4.conf.IFNAME.x", "net.a/b.c.IFNAME.x=1"] {
+        for bad in [
+            "kernel.x=1",
+            "net.ipv4.conf.eth0.x=1",
+            "net.ipv4.conf.IFNAME.x",
+            "net.a/b.c.IFNAME.x=1",
+        ] {
             EndpointOptions::parse(&map(&[(key, bad)])).unwrap_err();
         }
     }

@@ -16,7 +16,7 @@ use crate::options::GatewayMode;
 use crate::relay::Relay;
 use crate::spec::{Binding, Endpoint, PortMap, Protocol, Reach};
 
-type PortKey = (Protocol, IpAddr, u16);
+type PortKey = (Protocol, u16, IpAddr);
 
 /// Every host port that this daemon holds.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ impl Held {
     /// Lets ports go.
     pub(crate) fn release(&mut self, bindings: &[Binding]) {
         for b in bindings {
-            self.ports.remove(&(b.proto, b.host_ip, b.host));
+            self.ports.remove(&(b.proto, b.host, b.host_ip));
         }
     }
 
@@ -94,7 +94,7 @@ impl Held {
                 warn!(port = b.host, ip = %b.host_ip, error = %e, "published port is in use by another program");
                 Holder::Nothing
             });
-            self.ports.insert((b.proto, b.host_ip, b.host), holder);
+            self.ports.insert((b.proto, b.host, b.host_ip), holder);
         }
     }
 
@@ -147,7 +147,7 @@ impl Held {
             }
             match hold(map.proto, *way, port, handle) {
                 Ok(holder) => {
-                    let key = (map.proto, way.host_ip, port);
+                    let key = (map.proto, port, way.host_ip);
                     taken.push((key, holder, binding(map, way, port)));
                 }
                 Err(e) if way.optional && hostport::is_unsupported(&e) => (),
@@ -169,28 +169,18 @@ impl Held {
         Ok(bindings)
     }
 
+    /// Whether a container has this port, on this address or on all.
     fn clashes(&self, proto: Protocol, ip: IpAddr, port: u16) -> bool {
-        let any: IpAddr =
-            if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        if self.ports.contains_key(&(proto, ip, port)) || self.ports.contains_key(&(proto, any, port))
-        {
-            return true;
-        }
-        ip.is_unspecified()
-            && self
-                .ports
-                .range((proto, ip, 0)..)
-                .take_while(|((p, i, _), _)| *p == proto && i.is_ipv4() == ip.is_ipv4())
-                .any(|((_, _, n), _)| *n == port)
+        let lowest = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let on_port = self.ports.range((proto, port, lowest)..);
+        on_port
+            .take_while(|((p, n, _), _)| (*p, *n) == (proto, port))
+            .filter(|((_, _, other), _)| other.is_ipv4() == ip.is_ipv4())
+            .any(|((_, _, other), _)| *other == ip || other.is_unspecified() || ip.is_unspecified())
     }
 }
 
-fn plan(
-    map: &PortMap,
-    endpoint: &Endpoint,
-    network: &Network,
-    default_ip: Option<IpAddr>,
-) -> Plan {
+fn plan(map: &PortMap, endpoint: &Endpoint, network: &Network, default_ip: Option<IpAddr>) -> Plan {
     let default = network.options.host_binding.or(default_ip).filter(|ip| !ip.is_unspecified());
     let at = match map.host_ip.or(default) {
         Some(ip) => way(ip, false, map, endpoint, network).into_iter().collect(),

@@ -75,8 +75,7 @@ fn forget_untranslated(bindings: &[Binding]) {
     let mut batch = Batch::new();
     for b in bindings.iter().filter(|b| b.proto == Protocol::Udp && b.host != 0) {
         let to = Some(b.host_ip).filter(|ip| !ip.is_unspecified());
-        let flows =
-            Flows { to_port: Some((b.proto.number(), b.host)), to, answered_by: None };
+        let flows = Flows { to_port: Some((b.proto.number(), b.host)), to, answered_by: None };
         batch.forget_flows(&flows, matches!(b.host_ip, IpAddr::V6(_)));
     }
     run_conntrack(batch);

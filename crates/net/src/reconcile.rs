@@ -44,7 +44,7 @@ impl Net {
             handle,
             tables: Tables::new(&config.instance),
             config,
-            pool: Pool::default(),
+            pool: Arc::new(Pool::default()),
             state: Mutex::new(state),
             route: Mutex::new(route),
             nft_port: nft.port(),
@@ -88,7 +88,8 @@ impl Net {
             return old.map_or(Ok(()), |old| self.undefine(old));
         };
         let record = self.default_bridge(config, old.clone())?;
-        let changed = old.as_ref().is_some_and(|o| o.ipam != record.ipam || o.options != record.options);
+        let changed =
+            old.as_ref().is_some_and(|o| o.ipam != record.ipam || o.options != record.options);
         let busy = old.as_ref().is_some_and(|o| self.has_endpoints(&o.id));
         if changed && busy {
             // Moving the network would cut off the containers on it.
@@ -116,8 +117,7 @@ impl Net {
         record.options = self.default_options(config);
         let mut networks = self.state.lock().subnets();
         networks.retain(|(name, _)| name != "bridge");
-        let around =
-            Surroundings { config: &self.config, networks, routes: self.host_routes()? };
+        let around = Surroundings { config: &self.config, networks, routes: self.host_routes()? };
         record.ipam = self.default_ipam(config, old.as_ref())?;
         record.resolve_ipam(&around)?;
         Ok(record)

@@ -158,8 +158,7 @@ async fn receive(
 }
 
 async fn connect_udp(to: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-    let any: SocketAddr =
-        if to.is_ipv4() { ([0u8; 4], 0).into() } else { ([0u8; 16], 0).into() };
+    let any: SocketAddr = if to.is_ipv4() { ([0u8; 4], 0).into() } else { ([0u8; 16], 0).into() };
     let server = UdpSocket::bind(any).await?;
     server.connect(to).await?;
     Ok(Arc::new(server))

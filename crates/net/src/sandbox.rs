@@ -79,7 +79,8 @@ impl Net {
                     failed = failed.and(self.reconnect(&id));
                 }
                 Err(e) => {
-                    failed = failed.and(Err(kernel(format!("adopt the network of container {id}"))(e)));
+                    failed =
+                        failed.and(Err(kernel(format!("adopt the network of container {id}"))(e)));
                 }
             }
         }
@@ -208,14 +209,14 @@ impl Net {
     }
 
     fn keep_spares(&self) {
-        let me = self.me.clone();
+        // The pool alone, so that a Net that is dropped is gone at once with the ports it holds.
+        let pool = self.pool.clone();
         self.handle.spawn(async move {
             loop {
-                let Some(net) = me.upgrade() else { return };
-                tokio::task::spawn_blocking(move || net.pool.refill()).await.ok();
+                let at_work = pool.clone();
+                tokio::task::spawn_blocking(move || at_work.refill()).await.ok();
                 tokio::time::sleep(SPARES_FOR).await;
-                let Some(net) = me.upgrade() else { return };
-                if !net.pool.sweep() {
+                if !pool.sweep() {
                     return;
                 }
             }

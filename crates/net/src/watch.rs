@@ -34,7 +34,10 @@ impl Net {
     /// Runs until something fails.
     async fn watch_once(self: &Arc<Net>) -> Result<(), NetError> {
         let socket = nft::subscribe().map_err(kernel("subscribe to firewall events"))?;
-        #[allow(deprecated, reason = "the successor is unsafe to call; a Socket owns one descriptor for life")]
+        #[allow(
+            deprecated,
+            reason = "the successor is unsafe to call; a Socket owns one descriptor for life"
+        )]
         let events = AsyncFd::new(socket);
         let mut events = events.map_err(kernel("wait for firewall events"))?;
         // What happened before the subscription, or while there was none.
@@ -65,7 +68,9 @@ impl Net {
                     found |= nft::events(&messages)
                         .any(|e| e.removed && e.port != own && self.tables.own(&e.table));
                 }
-                Err(e) => return Err(e.errno().map_or_else(|| e.into(), io::Error::from_raw_os_error)),
+                Err(e) => {
+                    return Err(e.errno().map_or_else(|| e.into(), io::Error::from_raw_os_error));
+                }
             }
         }
     }

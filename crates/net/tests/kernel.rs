@@ -52,7 +52,10 @@ fn a_published_port_is_reachable_every_way() {
         let far = h.container("apart");
         let got = h.net.publish(&c.id, &[port(Some(8080), 80)]).unwrap();
         assert_eq!(got.len(), 2);
-        assert_eq!((got[0].host_ip, got[0].host, got[0].reach), (Ipv4Addr::UNSPECIFIED.into(), 8080, Reach::Nat));
+        assert_eq!(
+            (got[0].host_ip, got[0].host, got[0].reach),
+            (Ipv4Addr::UNSPECIFIED.into(), 8080, Reach::Nat)
+        );
         assert_eq!((got[1].host_ip, got[1].reach), (Ipv6Addr::UNSPECIFIED.into(), Reach::Relay));
         let gateway = IpAddr::from([172, 17, 0, 1]);
         assert_eq!(ask(None, (LOOPBACK, 8080)).unwrap(), gateway);
@@ -110,9 +113,19 @@ fn only_what_is_published_is_reachable_from_the_lan() {
             b.delete_address(&Address { link: lo_index, ip: lo, prefix: 8, scope: 254 });
             s.execute(b).unwrap();
             let mut b = wharf_sys::netlink::Batch::new();
-            b.add_route(&Route { to: [127, 0, 0, 0].into(), prefix: 8, via: Some(HOST.into()), link: None, source: Some(NEIGHBOUR.into()), metric: None, table: 254, kind: 1 });
+            b.add_route(&Route {
+                to: [127, 0, 0, 0].into(),
+                prefix: 8,
+                via: Some(HOST.into()),
+                link: None,
+                source: Some(NEIGHBOUR.into()),
+                metric: None,
+                table: 254,
+                kind: 1,
+            });
             s.execute(b).unwrap();
-            wharf_sys::netlink::netns::write_sysctl("net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+            wharf_sys::netlink::netns::write_sysctl("net/ipv4/conf/eth0/route_localnet", "1")
+                .unwrap();
         })
         .unwrap();
         ask(lan, (LOOPBACK, 8081)).expect_err("loopback from the wire");
@@ -132,14 +145,27 @@ fn containers_cannot_use_the_hosts_loopback() {
             let lo = s.link(LinkRef::Name("lo")).unwrap().unwrap().index;
             let mut b = wharf_sys::netlink::Batch::new();
             b.delete_address(&Address { link: lo, ip: LOOPBACK.into(), prefix: 8, scope: 254 });
-            b.add_route(&Route { to: [127, 0, 0, 0].into(), prefix: 8, via: Some([172, 17, 0, 1].into()), link: None, source: Some([172, 17, 0, 2].into()), metric: None, table: 254, kind: 1 });
+            b.add_route(&Route {
+                to: [127, 0, 0, 0].into(),
+                prefix: 8,
+                via: Some([172, 17, 0, 1].into()),
+                link: None,
+                source: Some([172, 17, 0, 2].into()),
+                metric: None,
+                table: 254,
+                kind: 1,
+            });
             s.execute(b).unwrap();
-            wharf_sys::netlink::netns::write_sysctl("net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+            wharf_sys::netlink::netns::write_sysctl("net/ipv4/conf/eth0/route_localnet", "1")
+                .unwrap();
         })
         .unwrap();
         ask(Some(c.ns.as_fd()), (LOOPBACK, 9000)).unwrap_err();
         let dropped = h.nft("list chain inet wharf-filter guard");
-        assert!(dropped.contains("packets 1") || !dropped.contains("packets 0 bytes 0 drop"), "{dropped}");
+        assert!(
+            dropped.contains("packets 1") || !dropped.contains("packets 0 bytes 0 drop"),
+            "{dropped}"
+        );
     });
 }
 
@@ -227,7 +253,11 @@ fn ports_that_clash_say_so_in_dockers_words() {
         let (a, b) = (h.container("bridge"), h.container("bridge"));
         h.net.publish(&a.id, &[port(Some(8080), 80)]).unwrap();
         let e = h.net.publish(&b.id, &[port(Some(9090), 81), port(Some(8080), 80)]).unwrap_err();
-        assert!(chain(&e).ends_with("Bind for 0.0.0.0:8080 failed: port is already allocated"), "{}", chain(&e));
+        assert!(
+            chain(&e).ends_with("Bind for 0.0.0.0:8080 failed: port is already allocated"),
+            "{}",
+            chain(&e)
+        );
         assert_eq!(e.kind(), ErrorKind::Unavailable);
         TcpListener::bind("0.0.0.0:9090").expect("all or none");
         let foreign = TcpListener::bind("0.0.0.0:7070").unwrap();
@@ -297,12 +327,16 @@ fn a_foreign_flush_is_repaired_at_once() {
         // The watcher installs once when it starts; after that, and after each repair, all is quiet.
         installed(&mut events);
         let mut worst = Duration::ZERO;
-        for command in ["flush ruleset", "delete table inet wharf-nat", "flush chain inet wharf-nat ports"] {
+        for command in
+            ["flush ruleset", "delete table inet wharf-nat", "flush chain inet wharf-nat ports"]
+        {
             let whole = |s: &mut Socket| {
                 let mut t = s.tables().unwrap();
                 t.sort();
-                t == ["wharf-filter", "wharf-nat"] && ask(None, (LOOPBACK, 8080)).is_ok()
-                    && ask(Some(h.lan.as_fd()), (HOST, 8080)).is_ok_and(|ip| ip == IpAddr::from(NEIGHBOUR))
+                t == ["wharf-filter", "wharf-nat"]
+                    && ask(None, (LOOPBACK, 8080)).is_ok()
+                    && ask(Some(h.lan.as_fd()), (HOST, 8080))
+                        .is_ok_and(|ip| ip == IpAddr::from(NEIGHBOUR))
             };
             assert!(whole(&mut s));
             while events.receive_now().unwrap().is_some() {}
@@ -403,7 +437,8 @@ fn nothing_is_left_of_a_released_sandbox() {
         assert!(h.db.scan::<wharf_net::Endpoint>("endpoints").unwrap().is_empty());
         assert!(!h.nft("list map inet wharf-nat ports4").contains("8080"));
         TcpListener::bind("0.0.0.0:8080").unwrap();
-        let wanted = EndpointConfig { ipv4: Some([172, 17, 0, 2].into()), ..EndpointConfig::default() };
+        let wanted =
+            EndpointConfig { ipv4: Some([172, 17, 0, 2].into()), ..EndpointConfig::default() };
         h.container_with("bridge", wanted);
     });
 }
@@ -480,7 +515,9 @@ fn macvlan_children_are_on_the_lan() {
         assert_eq!(ask(Some(h.lan.as_fd()), (c.v4.unwrap(), 80)).unwrap(), IpAddr::from(NEIGHBOUR));
         h.net.detach(&c.id, "lan").unwrap();
         h.net.remove_network("lan").unwrap();
-        assert!(Socket::open(Family::Route).unwrap().link(LinkRef::Name("wan0")).unwrap().is_some());
+        assert!(
+            Socket::open(Family::Route).unwrap().link(LinkRef::Name("wan0")).unwrap().is_some()
+        );
     });
 }
 
@@ -493,7 +530,12 @@ fn the_default_bridge_follows_its_flags() {
         icc: false,
         ..DefaultBridge::default()
     };
-    let config = NetConfig { instance: "two".into(), bridge: Some(bridge), publish_on: Some(LOOPBACK.into()), ..NetConfig::default() };
+    let config = NetConfig {
+        instance: "two".into(),
+        bridge: Some(bridge),
+        publish_on: Some(LOOPBACK.into()),
+        ..NetConfig::default()
+    };
     on_host_with(config, |h| {
         let c = h.container("bridge");
         assert_eq!(c.v4, Some([10, 77, 0, 128].into()));

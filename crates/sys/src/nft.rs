@@ -8,8 +8,8 @@ pub mod expr;
 use std::io;
 
 use crate::netlink::{
-    Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP,
-    NetlinkError, Received, Socket, attribute, attributes, text, u32_of,
+    Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NetlinkError,
+    Received, Socket, attribute, attributes, text, u32_of,
 };
 pub use expr::{Cmp, CtKey, Expr, FibResult, MetaKey, Payload, Register, Reject};
 

@@ -57,7 +57,8 @@ fn wire() -> OwnedFd {
     };
     let (lan, mut inside) = std::thread::spawn(far).join().unwrap();
     let mut home = Socket::open(Family::Route).unwrap();
-    let link = |name, ns, kind| NewLink { name, mac: None, mtu: None, master: None, ns, up: false, kind };
+    let link =
+        |name, ns, kind| NewLink { name, mac: None, mtu: None, master: None, ns, up: false, kind };
     let peer = link("eth0", Some(lan.as_fd()), LinkKind::Peer);
     let mut b = Batch::new();
     b.add_link(&link("wan0", None, LinkKind::Veth(&peer)));
@@ -69,7 +70,16 @@ fn wire() -> OwnedFd {
     for via in [IpAddr::from(HOST), six(1)] {
         let to = if via.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
         let via = Some(via);
-        b.add_route(&Route { to, prefix: 0, via, link: None, source: None, metric: None, table: MAIN_TABLE, kind: 1 });
+        b.add_route(&Route {
+            to,
+            prefix: 0,
+            via,
+            link: None,
+            source: None,
+            metric: None,
+            table: MAIN_TABLE,
+            kind: 1,
+        });
     }
     inside.execute(b).unwrap();
     // Asking makes the kernel see the carrier at once.
