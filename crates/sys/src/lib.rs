@@ -5,3 +5,4 @@ pub mod child;
 pub mod errno;
 pub mod events;
 pub mod scratch;
+pub mod terminal;

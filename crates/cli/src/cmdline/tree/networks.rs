@@ -1,0 +1,120 @@
+//! The verbs that act on networks.
+
+use crate::cmdline::Kind::*;
+use crate::cmdline::{Args, Item, Verb, flag};
+use crate::verbs;
+
+/// The verbs that act on networks.
+pub(super) const VERBS: &[Verb] = &[
+    Verb {
+        paths: &["network connect"],
+        aliases: &[],
+        usage: &["[OPTIONS] NETWORK CONTAINER"],
+        about: "Connect a container to a network",
+        args: Args::Exactly(2),
+        interspersed: true,
+        flags: &[&[
+            flag(Strings, "", "alias", "Add network-scoped alias for the container"),
+            flag(Strings, "", "driver-opt", "driver options for the network"),
+            flag(Int, "", "gw-priority", "Highest gw-priority provides the default gateway. Accepts positive and negative values."),
+            flag(Str, "", "ip", "IPv4 address (e.g., \"172.30.100.104\")"),
+            flag(Str, "", "ip6", "IPv6 address (e.g., \"2001:db8::33\")"),
+            flag(ListOf(Item::Link), "", "link", "Add link to another container"),
+            flag(Strings, "", "link-local-ip", "Add a link-local address for the container"),
+        ]],
+        run: |call| Box::pin(verbs::network::connect(call)),
+    },
+    Verb {
+        paths: &["network create"],
+        aliases: &[],
+        usage: &["[OPTIONS] NETWORK"],
+        about: "Create a network",
+        args: Args::Exactly(1),
+        interspersed: true,
+        flags: &[&[
+            flag(Bool, "", "attachable", "Enable manual container attachment"),
+            flag(Map, "", "aux-address", "Auxiliary IPv4 or IPv6 addresses used by Network driver (default map[])"),
+            flag(Str, "", "config-from", "The network from which to copy the configuration"),
+            flag(Bool, "", "config-only", "Create a configuration only network"),
+            flag(Str, "d", "driver", "Driver to manage the Network (default \"bridge\")"),
+            flag(Strings, "", "gateway", "IPv4 or IPv6 Gateway for the master subnet"),
+            flag(Bool, "", "ingress", "Create swarm routing-mesh network"),
+            flag(Bool, "", "internal", "Restrict external access to the network"),
+            flag(Strings, "", "ip-range", "Allocate container ip from a sub-range"),
+            flag(Str, "", "ipam-driver", "IP Address Management Driver (default \"default\")"),
+            flag(Map, "", "ipam-opt", "Set IPAM driver specific options (default map[])"),
+            flag(Bool, "", "ipv4", "Enable or disable IPv4 address assignment (default true)"),
+            flag(Bool, "", "ipv6", "Enable or disable IPv6 address assignment"),
+            flag(ListOf(Item::Label), "", "label", "Set metadata on a network"),
+            flag(Map, "o", "opt", "Set driver specific options (default map[])"),
+            flag(Str, "", "scope", "Control the network's scope"),
+            flag(Strings, "", "subnet", "Subnet in CIDR format that represents a network segment"),
+        ]],
+        run: |call| Box::pin(verbs::network::create(call)),
+    },
+    Verb {
+        paths: &["network disconnect"],
+        aliases: &[],
+        usage: &["[OPTIONS] NETWORK CONTAINER"],
+        about: "Disconnect a container from a network",
+        args: Args::Exactly(2),
+        interspersed: true,
+        flags: &[&[
+            flag(Bool, "f", "force", "Force the container to disconnect from a network"),
+        ]],
+        run: |call| Box::pin(verbs::network::disconnect(call)),
+    },
+    Verb {
+        paths: &["network inspect"],
+        aliases: &[],
+        usage: &["[OPTIONS] NETWORK [NETWORK...]"],
+        about: "Display detailed information on one or more networks",
+        args: Args::AtLeast(1),
+        interspersed: true,
+        flags: &[&[
+            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(Bool, "v", "verbose", "Verbose output for diagnostics"),
+        ]],
+        run: |call| Box::pin(verbs::inspect::network(call)),
+    },
+    Verb {
+        paths: &["network ls", "network list"],
+        aliases: &["network ls", "network list"],
+        usage: &["[OPTIONS]"],
+        about: "List networks",
+        args: Args::None,
+        interspersed: true,
+        flags: &[&[
+            flag(Filter, "f", "filter", "Provide filter values (e.g. \"driver=bridge\")"),
+            flag(Str, "", "format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(Bool, "", "no-trunc", "Do not truncate the output"),
+            flag(Bool, "q", "quiet", "Only display network IDs"),
+        ]],
+        run: |call| Box::pin(verbs::network::ls(call)),
+    },
+    Verb {
+        paths: &["network prune"],
+        aliases: &[],
+        usage: &["[OPTIONS]"],
+        about: "Remove all unused networks",
+        args: Args::None,
+        interspersed: true,
+        flags: &[&[
+            flag(Filter, "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")"),
+            flag(Bool, "f", "force", "Do not prompt for confirmation"),
+        ]],
+        run: |call| Box::pin(verbs::prune::networks(call)),
+    },
+    Verb {
+        paths: &["network rm", "network remove"],
+        aliases: &["network rm", "network remove"],
+        usage: &["NETWORK [NETWORK...]"],
+        about: "Remove one or more networks",
+        args: Args::AtLeast(1),
+        interspersed: true,
+        flags: &[&[
+            flag(Bool, "f", "force", "Do not error if the network does not exist"),
+        ]],
+        run: |call| Box::pin(verbs::network::rm(call)),
+    },
+];
