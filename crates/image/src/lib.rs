@@ -23,6 +23,7 @@ mod registry;
 mod remove;
 mod settings;
 mod store;
+mod unpack;
 
 pub use archive::{
     ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded, diff_tar,
@@ -35,3 +36,4 @@ pub use pull::{PullError, PullOptions, Pulled};
 pub use remove::{ImageUser, Pruned, RemoveOptions, Removed};
 pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};
 pub use store::{DiskUsage, ImageStore, Summary};
+pub use unpack::UnpackError;

@@ -12,8 +12,12 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod launcher;
 pub mod log;
+mod process;
 pub mod protocol;
+mod record;
+mod remains;
 mod wire;
 
 pub use client::{Keeper, LaunchError, Launched, Launcher};

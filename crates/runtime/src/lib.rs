@@ -7,13 +7,19 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod channel;
+mod copy;
 pub mod create;
 pub mod exec;
 pub mod failure;
+mod hooks;
 pub mod host;
+mod init;
 pub mod oci;
 pub mod plan;
+mod rootfs;
 pub mod seccomp;
+mod tree;
 
 pub use create::{ConsoleSize, CreateError, Created, Exit, Init, Io, StartError, create};
 pub use exec::{ExecPlan, ExecProcess, Target, exec};

@@ -32,6 +32,8 @@ pub const NODEV: i32 = libc::ENODEV;
 pub const NOEXEC: i32 = libc::ENOEXEC;
 /// Invalid cross-device link; also "leaves the tree" from `openat2`.
 pub const XDEV: i32 = libc::EXDEV;
+/// Read-only file system.
+pub const ROFS: i32 = libc::EROFS;
 /// Resource temporarily unavailable.
 pub const AGAIN: i32 = libc::EAGAIN;
 

@@ -2,7 +2,20 @@
 
 pub mod channel;
 pub mod child;
+pub mod daemon;
 pub mod errno;
 pub mod events;
+pub mod fs;
+pub mod host;
+pub mod mount;
+pub mod netlink;
+pub mod nft;
+pub mod own;
+pub mod process;
+pub mod root;
 pub mod scratch;
 pub mod terminal;
+pub mod security;
+pub mod socket;
+pub mod tty;
+pub mod tuning;

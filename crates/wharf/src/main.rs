@@ -1,4 +1,29 @@
 //! The binary: decides from its arguments which part of wharf to be.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod daemon;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let verb = std::env::args_os().nth(1).unwrap_or_default();
+    match verb.to_str() {
+        // Before anything makes a thread or touches the heap: keepers are forks of this process.
+        Some("launcher") => wharf_keeper::launcher::main(),
+        Some("daemon") => daemon::main(std::env::args_os().skip(1)),
+        Some("--version" | "-v") => version(),
+        _ => usage(),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the answer to --version")]
+fn version() -> ExitCode {
+    println!("wharf version {}", wharf_engine::info::VERSION);
+    ExitCode::SUCCESS
+}
+
+#[allow(clippy::print_stderr, reason = "nothing else was understood")]
+fn usage() -> ExitCode {
+    eprintln!("usage: wharf daemon [OPTIONS]\n\nSee wharf daemon --help.");
+    ExitCode::from(2)
+}

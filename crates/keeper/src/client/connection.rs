@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 use wharf_sys::channel;
 
 use crate::client::KeeperError;
@@ -12,8 +13,10 @@ use crate::protocol::{Reply, Request, SOCKET};
 use crate::wire::{self, Packet};
 
 /// A packet socket. Dropping it ends the conversation, never the container.
+///
+/// tokio's stream is only the registration with its reactor: packets are sent and received by `wire`.
 #[derive(Debug)]
-pub(crate) struct Connection(AsyncFd<OwnedFd>);
+pub(crate) struct Connection(UnixStream);
 
 impl Connection {
     /// Connects to the keeper of `dir`. Must be called inside a tokio runtime, as must `from_fd`.
@@ -27,7 +30,7 @@ impl Connection {
 
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Connection> {
         channel::set_nonblocking(&fd, true)?;
-        Ok(Connection(AsyncFd::new(fd)?))
+        Ok(Connection(UnixStream::from_std(fd.into())?))
     }
 
     pub(crate) async fn send(
@@ -42,15 +45,20 @@ impl Connection {
         self.write(|fd| wire::send_empty(fd)).await
     }
 
+    /// Sends the empty packet if that is possible at once.
+    pub(crate) fn try_send_empty(&self) -> bool {
+        wire::send_empty(&self.0).is_ok()
+    }
+
     async fn write(
         &self,
         mut send: impl FnMut(BorrowedFd<'_>) -> io::Result<()>,
     ) -> Result<(), KeeperError> {
         loop {
-            let mut ready = self.0.writable().await?;
-            match ready.try_io(|fd| send(fd.get_ref().as_fd())) {
-                Ok(done) => return done.map_err(lost),
-                Err(_would_block) => {}
+            self.0.writable().await?;
+            match self.0.try_io(Interest::WRITABLE, || send(self.0.as_fd())) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done.map_err(lost),
             }
         }
     }
@@ -58,10 +66,10 @@ impl Connection {
     /// The next reply. Cancel-safe: a packet is taken whole or not at all.
     pub(crate) async fn reply(&self) -> Result<Reply, KeeperError> {
         let packet = loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| wire::recv::<Reply>(fd.get_ref())) {
-                Ok(got) => break got.map_err(lost)?,
-                Err(_would_block) => {}
+            self.0.readable().await?;
+            match self.0.try_io(Interest::READABLE, || wire::recv::<Reply>(&self.0)) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                got => break got.map_err(lost)?,
             }
         };
         match packet {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use wharf_base::clock::Clock;
-use wharf_base::fs::{Durability, write_atomic};
 use wharf_runtime::cgroup::CgroupError;
 
 use crate::protocol::{EXIT_FILE, Exit, RECORD_FILE, Record};
+use crate::{record, remains};
 
 /// A container without a keeper could not be ended.
 #[derive(Debug, thiserror::Error)]
@@ -44,31 +44,20 @@ pub fn bury(dir: &Path, clock: &Clock) -> Result<Option<Exit>, BuryError> {
         return exit_on_file(dir);
     };
     let oom = record.cgroup.oom_kills().unwrap_or(0) > 0;
-    record.cgroup.kill_all()?;
-    record.cgroup.delete()?;
+    remains::end(&record.cgroup)?;
     if let Some(exit) = exit_on_file(dir)? {
         return Ok(Some(exit));
     }
     let exit = Exit { code: 137, signal: Some(9), oom, at: clock.unix_nanos() };
-    write(dir.join(EXIT_FILE), &exit)?;
-    Ok(Some(exit))
-}
-
-/// Writes `value` so that a reader sees all of it or nothing.
-pub(crate) fn write<T: serde::Serialize>(path: PathBuf, value: &T) -> Result<(), BuryError> {
-    let bytes = serde_json::to_vec(value).map_err(io::Error::other);
-    bytes
-        .and_then(|b| write_atomic(&path, &b, 0o600, Durability::Process))
-        .map_err(|source| BuryError::File { path, source })
+    let path = dir.join(EXIT_FILE);
+    match record::write(&path, &exit) {
+        Ok(()) => Ok(Some(exit)),
+        Err(source) => Err(BuryError::File { path, source }),
+    }
 }
 
 fn read<T: DeserializeOwned>(path: PathBuf) -> Result<Option<T>, BuryError> {
-    let parsed = match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => Err(e),
-    };
-    parsed.map(Some).map_err(|source| BuryError::File { path, source })
+    record::read(&path).map_err(|source| BuryError::File { path, source })
 }
 
 #[cfg(test)]
@@ -80,7 +69,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(exit_on_file(dir.path()).unwrap(), None);
         let exit = Exit { code: 143, signal: Some(15), oom: false, at: 5 };
-        write(dir.path().join(EXIT_FILE), &exit).unwrap();
+        record::write(&dir.path().join(EXIT_FILE), &exit).unwrap();
         assert_eq!(exit_on_file(dir.path()).unwrap(), Some(exit));
         assert_eq!(bury(dir.path(), &Clock::system()).unwrap(), Some(exit));
     }
@@ -89,7 +78,7 @@ mod tests {
     fn a_broken_exit_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(EXIT_FILE);
-        write_atomic(&path, b"{", 0o600, Durability::Process).unwrap();
+        std::fs::File::create(&path).unwrap();
         let e = exit_on_file(dir.path()).unwrap_err();
         assert_eq!(e.to_string(), format!("use {}", path.display()));
     }

@@ -94,17 +94,17 @@ impl Keeper {
         let connection = self.open()?;
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
         match connection.ask(&Request::Exec(Box::new(request)), &fds).await? {
-            Reply::ExecStarted { pid } => Ok(Exec { pid, connection }),
+            Reply::ExecStarted { pid } => Ok(Exec { pid, connection, over: false }),
             Reply::Failed(fault) => Err(ExecError::Fault(fault)),
             _ => Err(KeeperError::Confused("something else than a started exec").into()),
         }
     }
 
-    /// Waits for the end of an exec that an earlier daemon started, and forgets it.
-    pub async fn exec_watch(&self, id: &str) -> Result<Exit, KeeperError> {
+    /// Finds an exec that an earlier daemon started; `pid` is the one that [`Keeper::state`] tells.
+    pub async fn exec_watch(&self, id: &str, pid: i32) -> Result<Exec, KeeperError> {
         let connection = self.open()?;
         connection.send(&Request::ExecWatch(id.to_owned()), &[]).await?;
-        exec_end(&connection).await
+        Ok(Exec { pid, connection, over: false })
     }
 
     /// Changes the size of an exec's terminal.
@@ -188,17 +188,36 @@ impl Attachment {
 }
 
 /// A process that [`Keeper::exec`] started.
+///
+/// The streams of the exec's client are closed only after this is dropped: store the exit status before
+/// that, and a client that asks for it as soon as its stream ends will find it.
 #[derive(Debug)]
 pub struct Exec {
     /// Its process id, as the host sees it.
     pub pid: i32,
     connection: Connection,
+    over: bool,
 }
 
 impl Exec {
-    /// Waits for its end, with all of its output delivered. Cancel-safe.
+    /// Waits for its end. Cancel-safe.
     pub async fn ended(&mut self) -> Result<Exit, KeeperError> {
-        exec_end(&self.connection).await
+        match self.connection.reply().await? {
+            Reply::ExecEnded(exit) => {
+                self.over = true;
+                Ok(exit)
+            }
+            _ => Err(KeeperError::Confused("something else than the end of an exec")),
+        }
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        if self.over {
+            // The keeper may forget the result; if this is lost, it remembers it for longer.
+            self.connection.try_send_empty();
+        }
     }
 }
 
@@ -240,12 +259,5 @@ fn expect_done(reply: Reply) -> Result<(), KeeperError> {
     match reply {
         Reply::Done => Ok(()),
         _ => Err(KeeperError::Confused("something else than done")),
-    }
-}
-
-async fn exec_end(connection: &Connection) -> Result<Exit, KeeperError> {
-    match connection.reply().await? {
-        Reply::ExecEnded(exit) => Ok(exit),
-        _ => Err(KeeperError::Confused("something else than the end of an exec")),
     }
 }

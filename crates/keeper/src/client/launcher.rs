@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use wharf_base::sync::Mutex;
 use wharf_sys::channel;
+use wharf_sys::own::OwnProgram;
 
 use crate::client::KeeperError;
 use crate::client::connection::{Connection, gone};
@@ -189,7 +190,8 @@ fn reports(n: usize) -> io::Result<(Vec<Attachment>, Vec<OwnedFd>)> {
 #[allow(clippy::disallowed_methods, reason = "wharf starts itself, with its environment cleared")]
 fn start(program: &Program) -> io::Result<Running> {
     let (socket, theirs) = channel::pair()?;
-    let path = program.path.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    let own = if program.path.is_none() { Some(OwnProgram::open()?) } else { None };
+    let path = program.path.clone().or(own.as_ref().map(OwnProgram::path)).unwrap_or_default();
     let child = Command::new(path)
         .args(&program.args)
         .env_clear()

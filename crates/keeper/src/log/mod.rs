@@ -1,8 +1,21 @@
 //! Container logs: what to write and where, the writer in the keeper, the reader in the daemon.
 
+pub(crate) mod file;
+mod json;
+mod local;
+mod names;
+mod reader;
+mod source;
+mod stream;
+mod time;
+pub(crate) mod writer;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use reader::{LogEntry, LogQuery, LogReader, LogRender, Progress};
+pub use stream::{LogError, LogStream};
 
 /// Where and how a container's output is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,3 +85,8 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod tests;

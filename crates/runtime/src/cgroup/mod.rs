@@ -1,21 +1,61 @@
 //! One container's control group, on either version of the interface.
+//!
+//! A [`Cgroup`] is a value made of paths; every method is one visit to the kernel's files. What
+//! differs between the versions is in [`v1`] and [`v2`]; what a limit is called there is decided
+//! without I/O, so that both are tested on any host.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Layout};
 
+mod devices;
+mod files;
 mod stats;
+mod v1;
+mod v2;
 
+pub use devices::program as device_program;
 pub use stats::{Blkio, BlkioEntry, Cpu, Memory, Pids, Stats, Throttling};
+pub use v1::Tree as V1Tree;
 
-/// Where a container is limited, accounted and controlled. A value: opening one touches nothing.
+/// Where a container is limited, accounted and controlled. A value: making one touches nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cgroup {}
+pub enum Cgroup {
+    /// A directory in each v1 tree.
+    V1(v1::Trees),
+    /// A directory in the v2 tree.
+    V2(v2::Tree),
+}
+
+/// One value to write to one control file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The file.
+    pub file: PathBuf,
+    /// Its new content.
+    pub value: String,
+}
+
+impl Setting {
+    fn is_device(&self) -> bool {
+        self.file.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"devices."))
+    }
+}
+
+/// Limits resolved to control files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// In the order in which they must be written.
+    pub settings: Vec<Setting>,
+    /// The v2 device program.
+    pub devices: Option<Vec<u64>>,
+}
 
 /// A cgroup file or directory refused.
 #[derive(Debug, thiserror::Error)]
@@ -30,63 +70,268 @@ pub enum CgroupError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A value was refused.
+    #[error("write {value:?} to {}", path.display())]
+    Write {
+        /// The value.
+        value: String,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel or the layout has no means for what was asked.
     #[error("{0}")]
     Unsupported(String),
 }
 
 impl Cgroup {
-    /// The cgroup of that path: absolute from the root of each hierarchy, otherwise below the caller's own.
-    pub fn at(_host: &HostFacts, _path: &str) -> Self {
-        Self {}
+    /// The cgroup of that path: absolute from the root of each tree, otherwise below the caller's own.
+    pub fn at(host: &HostFacts, path: &str) -> Self {
+        match &host.cgroups {
+            Layout::V1(trees) => Self::V1(v1::Trees::at(trees, path)),
+            Layout::V2 { mount, own } => Self::V2(v2::Tree::at(mount, own, path)),
+        }
     }
-    /// Makes the directories.
+
+    /// Makes the directories, and prepares parents so that limits can be set in them.
     pub fn create(&self) -> Result<(), CgroupError> {
-        Ok(())
+        match self {
+            Self::V1(trees) => trees.create(),
+            Self::V2(tree) => tree.create(),
+        }
     }
-    /// Sets limits and weights; what `resources` does not name is left.
-    pub fn apply(&self, _resources: &LinuxResources) -> Result<(), CgroupError> {
-        Ok(())
+
+    /// Whether the directory is there.
+    pub fn exists(&self) -> bool {
+        self.main_dir().is_dir()
     }
+
+    /// Resolves limits and weights to control files; what `resources` does not name is left.
+    pub fn limits(&self, resources: &LinuxResources) -> Result<Limits, CgroupError> {
+        match self {
+            Self::V1(trees) => trees.limits(resources),
+            Self::V2(tree) => tree.limits(resources),
+        }
+    }
+
+    /// Sets resolved limits.
+    pub fn set(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.set_early(limits)?;
+        self.set_devices(limits)
+    }
+
+    /// As [`Cgroup::set`], without what limits devices: a process that still makes device nodes
+    /// must not be limited yet.
+    pub(crate) fn set_early(&self, limits: &Limits) -> Result<(), CgroupError> {
+        limits
+            .settings
+            .iter()
+            .filter(|s| !s.is_device())
+            .try_for_each(|s| files::write(&s.file, &s.value))
+    }
+
+    /// What [`Cgroup::set_early`] left.
+    pub(crate) fn set_devices(&self, limits: &Limits) -> Result<(), CgroupError> {
+        limits
+            .settings
+            .iter()
+            .filter(|s| s.is_device())
+            .try_for_each(|s| files::write(&s.file, &s.value))?;
+        match (self, &limits.devices) {
+            (Self::V2(tree), Some(program)) => tree.limit_devices(program),
+            _ => Ok(()),
+        }
+    }
+
+    /// Resolves and sets limits and weights, also on a running container.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        let mut limits = self.limits(resources)?;
+        if let Self::V1(trees) = self {
+            trees.order_memory(&mut limits.settings);
+        }
+        self.set(&limits)
+    }
+
     /// Moves a process in.
-    pub fn attach(&self, _pid: i32) -> Result<(), CgroupError> {
-        Ok(())
+    pub fn attach(&self, pid: i32) -> Result<(), CgroupError> {
+        match self {
+            Self::V1(trees) => trees.attach(pid),
+            Self::V2(tree) => files::write(&tree.dir().join("cgroup.procs"), &pid.to_string()),
+        }
     }
+
+    /// The v2 directory, into which `clone3` can put a process.
+    pub fn open_for_clone(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        match self {
+            Self::V1(_) => Ok(None),
+            Self::V2(tree) => fs::File::open(tree.dir())
+                .map(|dir| Some(dir.into()))
+                .map_err(files::failed("open", tree.dir())),
+        }
+    }
+
+    /// On v2 a process is born in its cgroup, which must be there before; on v1 the directories
+    /// are made while the process sets up its mounts.
+    pub(crate) fn open_for_clone_after_create(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        match self {
+            Self::V1(_) => Ok(None),
+            Self::V2(_) => {
+                self.create()?;
+                self.open_for_clone()
+            }
+        }
+    }
+
+    /// See [`Cgroup::open_for_clone_after_create`].
+    pub(crate) fn create_if_late(&self) -> Result<(), CgroupError> {
+        match self {
+            Self::V1(trees) => trees.create(),
+            Self::V2(_) => Ok(()),
+        }
+    }
+
+    /// See [`Cgroup::open_for_clone_after_create`].
+    pub(crate) fn attach_if_late(&self, pid: i32) -> Result<(), CgroupError> {
+        match self {
+            Self::V1(trees) => trees.attach(pid),
+            Self::V2(_) => Ok(()),
+        }
+    }
+
     /// Reads the account.
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        Ok(Stats::default())
+        match self {
+            Self::V1(trees) => trees.stats(),
+            Self::V2(tree) => tree.stats(),
+        }
     }
+
     /// Stops every process in the cgroup; returns when they have stopped.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        Ok(())
+        match self {
+            Self::V1(trees) => trees.freeze(),
+            Self::V2(tree) => tree.freeze(true),
+        }
     }
+
     /// Lets frozen processes go on.
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        Ok(())
+        match self {
+            Self::V1(trees) => trees.thaw(),
+            Self::V2(tree) => tree.freeze(false),
+        }
     }
+
     /// Whether the processes are frozen.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        Ok(false)
+        match self {
+            Self::V1(trees) => trees.is_frozen(),
+            Self::V2(tree) => tree.is_frozen(),
+        }
     }
+
     /// The processes in the cgroup and below.
     pub fn pids(&self) -> Result<Vec<i32>, CgroupError> {
-        Ok(Vec::new())
+        let mut pids = Vec::new();
+        files::visit(self.main_dir(), &mut |dir| files::pids(dir, &mut pids))?;
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
     }
+
     /// Kills every process in the cgroup and below, frozen ones too.
     pub fn kill_all(&self) -> Result<(), CgroupError> {
-        Ok(())
+        if let Self::V2(tree) = self
+            && tree.kill()?
+        {
+            return Ok(());
+        }
+        self.signal_all(9)?;
+        // A frozen process dies only when it is thawed; SIGKILL is already pending then.
+        self.thaw()
     }
-    /// Removes the directories. What is already gone is no error.
+
+    /// Sends a signal to every process in the cgroup and below.
+    pub fn signal_all(&self, signal: i32) -> Result<(), CgroupError> {
+        // Processes may fork meanwhile: until a round finds no new one.
+        let mut known = Vec::new();
+        loop {
+            let new: Vec<i32> =
+                self.pids()?.into_iter().filter(|pid| !known.contains(pid)).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for &pid in &new {
+                match wharf_sys::process::kill(pid, signal) {
+                    Err(e) if e.raw_os_error() != Some(wharf_sys::errno::SRCH) => {
+                        let path = self.main_dir().to_owned();
+                        return Err(CgroupError::Io {
+                            doing: "signal a process of",
+                            path,
+                            source: e,
+                        });
+                    }
+                    _ => (),
+                }
+            }
+            known.extend(new);
+        }
+    }
+
+    /// Removes the directories and what the container made below. What is already gone is no error.
+    ///
+    /// Every directory is tried; the first error is returned.
     pub fn delete(&self) -> Result<(), CgroupError> {
-        Ok(())
+        match self {
+            Self::V1(trees) => trees.delete(),
+            Self::V2(tree) => files::remove(tree.dir()),
+        }
     }
+
     /// A descriptor that becomes readable when the cgroup runs out of memory: an eventfd on v1, an
     /// inotify watch of `memory.events` on v2. Compare [`Cgroup::oom_kills`] before and after.
     pub fn oom_events(&self) -> Result<OwnedFd, CgroupError> {
-        Err(CgroupError::Unsupported("not built yet".into()))
+        match self {
+            Self::V1(trees) => trees.oom_events(),
+            Self::V2(tree) => tree.oom_events(),
+        }
     }
+
     /// How many processes the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        Ok(0)
+        match self {
+            Self::V1(trees) => trees.oom_kills(),
+            Self::V2(tree) => tree.oom_kills(),
+        }
     }
+
+    /// Directories by tree name, as `state.json` of runc lists them.
+    pub fn dirs(&self) -> Vec<(String, PathBuf)> {
+        match self {
+            Self::V1(trees) => trees.named_dirs(),
+            Self::V2(tree) => vec![(String::new(), tree.dir().to_owned())],
+        }
+    }
+
+    /// The directory whose `cgroup.procs` names all processes.
+    fn main_dir(&self) -> &Path {
+        match self {
+            Self::V1(trees) => trees.main_dir(),
+            Self::V2(tree) => tree.dir(),
+        }
+    }
+}
+
+/// `cgroupsPath` must not climb, and an absolute one stays absolute.
+fn join(mount: &Path, own: &Path, path: &str) -> PathBuf {
+    let base = if path.starts_with('/') { Path::new("/") } else { own };
+    let mut dir = mount.to_owned();
+    let parts = base.components().chain(Path::new(path).components());
+    for part in parts {
+        if let std::path::Component::Normal(name) = part {
+            dir.push(name);
+        }
+    }
+    dir
 }

@@ -1,0 +1,132 @@
+//! What is stored of a container: its configuration as created, and the facts of its life.
+
+use serde::{Deserialize, Serialize};
+use wharf_base::Id;
+use wharf_base::db::{Batch, Db};
+use wharf_base::fs::Durability;
+use wharf_spec::docker::{self, ContainerConfig, HostConfig, Map};
+
+use crate::error::Result;
+use crate::mount::MountPoint;
+use crate::restart::Policy;
+use crate::state::State;
+
+/// Configurations by container id.
+const RECORDS: &str = "containers";
+/// Lives by container id: small, because they are written at every transition.
+const LIVES: &str = "container-lives";
+
+/// A container as created. Changes only by rename and update.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its id.
+    pub id: Id,
+    /// Its name, without a slash.
+    pub name: String,
+    /// Nanoseconds since 1970.
+    pub created: i64,
+    /// The id of its image.
+    pub image: String,
+    /// Configuration, the image's merged in.
+    pub config: ContainerConfig,
+    /// Host configuration, defaults filled in.
+    pub host: HostConfig,
+    /// How it wants to be on its networks, by network name.
+    pub networks: Map<docker::EndpointSettings>,
+    /// Its mount points, names of anonymous volumes settled.
+    pub mounts: Vec<MountPoint>,
+}
+
+/// How a container's life went so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// What it is doing.
+    pub state: State,
+    /// Restarts by policy since it was last started by hand.
+    pub restarts: u32,
+    /// A user stopped it, and has not started it since.
+    pub stopped_by_user: bool,
+}
+
+impl Record {
+    /// Its restart policy; it was checked when the container was created.
+    pub fn policy(&self) -> Policy {
+        let p = &self.host.restart_policy;
+        Policy::parse(&p.name, p.maximum_retry_count).unwrap_or_default()
+    }
+
+    /// What it calls itself, unless it shares another's name space.
+    pub fn hostname(&self) -> &str {
+        match self.config.hostname.as_str() {
+            "" => self.id.short(),
+            name => name,
+        }
+    }
+
+    /// The program and its arguments, as inspect splits them.
+    pub fn command(&self) -> (String, Vec<String>) {
+        let list =
+            |l: &Option<docker::StrList>| l.as_ref().map(|l| l.0.clone()).unwrap_or_default();
+        let mut all = list(&self.config.entrypoint).into_iter().chain(list(&self.config.cmd));
+        (all.next().unwrap_or_default(), all.collect())
+    }
+
+    /// Whether it has a network of its own.
+    pub fn network_mode(&self) -> NetworkMode<'_> {
+        match self.host.network_mode.as_str() {
+            "" | "default" | "bridge" => NetworkMode::Named("bridge"),
+            "none" => NetworkMode::None,
+            "host" => NetworkMode::Host,
+            other => match other.strip_prefix("container:") {
+                Some(id) => NetworkMode::Container(id),
+                None => NetworkMode::Named(other),
+            },
+        }
+    }
+}
+
+/// Where a container's network comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkMode<'a> {
+    /// Loopback alone.
+    None,
+    /// The host's.
+    Host,
+    /// Another container's.
+    Container(&'a str),
+    /// A network of wharf.
+    Named(&'a str),
+}
+
+/// Reads every stored container.
+pub fn load(db: &Db) -> Result<Vec<(Record, Life)>> {
+    let mut lives: Map<Life> = db.scan(LIVES)?.into_iter().collect();
+    let records = db.scan::<Record>(RECORDS)?;
+    Ok(records
+        .into_iter()
+        .map(|(id, record)| (record, lives.remove(&id).unwrap_or_default()))
+        .collect())
+}
+
+/// Stores a new container, or a changed configuration.
+pub fn store(db: &Db, record: &Record, life: &Life) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.put(RECORDS, record.id.as_str(), record)?;
+    batch.put(LIVES, record.id.as_str(), life)?;
+    Ok(db.write(batch, Durability::Process)?)
+}
+
+/// Stores a transition.
+pub fn store_life(db: &Db, id: &Id, life: &Life) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.put(LIVES, id.as_str(), life)?;
+    Ok(db.write(batch, Durability::Process)?)
+}
+
+/// Forgets a container.
+pub fn forget(db: &Db, id: &Id) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.delete(RECORDS, id.as_str());
+    batch.delete(LIVES, id.as_str());
+    Ok(db.write(batch, Durability::Process)?)
+}

@@ -1,0 +1,174 @@
+//! Mounts by descriptor: the new mount API, attributes, identity-mapped views.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+
+use crate::process::check;
+
+/// Mount attribute bits, as `mount_setattr` takes them.
+pub mod attr {
+    /// Read-only.
+    pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    /// Set-user-id bits have no effect.
+    pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+    /// Device files cannot be opened.
+    pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+    /// Programs cannot be run.
+    pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+    /// The bits that choose how access times are kept.
+    pub const ATIME: u64 = 0x70;
+    /// Access times are never updated.
+    pub const NOATIME: u64 = 0x10;
+    /// Access times are always updated.
+    pub const STRICTATIME: u64 = 0x20;
+    /// Directory access times are never updated.
+    pub const NODIRATIME: u64 = 0x80;
+    /// Symbolic links are not followed.
+    pub const NOSYMFOLLOW: u64 = 0x0020_0000;
+    /// Owners are seen through a user namespace.
+    pub const IDMAP: u64 = 0x0010_0000;
+}
+
+/// Propagation types, as `mount_setattr` takes them.
+pub mod propagation {
+    /// Mounts pass both ways.
+    pub const SHARED: u64 = libc::MS_SHARED;
+    /// Mounts pass in only.
+    pub const SLAVE: u64 = libc::MS_SLAVE;
+    /// Mounts do not pass.
+    pub const PRIVATE: u64 = libc::MS_PRIVATE;
+    /// Mounts do not pass, and it cannot be bind-mounted.
+    pub const UNBINDABLE: u64 = libc::MS_UNBINDABLE;
+}
+
+/// A change of mount attributes: `clear` first, then `set`; a `propagation` of 0 leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attr {
+    /// Bits to set.
+    pub set: u64,
+    /// Bits to clear.
+    pub clear: u64,
+    /// The new propagation type.
+    pub propagation: u64,
+}
+
+/// A file system being configured.
+#[derive(Debug)]
+pub struct Fs(OwnedFd);
+
+impl Fs {
+    /// Begins a new instance of a file system type.
+    pub fn open(kind: &str) -> io::Result<Self> {
+        Ok(Self(rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?))
+    }
+
+    /// Sets a string option.
+    pub fn set(&self, key: &str, value: impl rustix::path::Arg) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_string(self.0.as_fd(), key, value)?)
+    }
+
+    /// Sets an option without a value.
+    pub fn flag(&self, key: &str) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_flag(self.0.as_fd(), key)?)
+    }
+
+    /// Sets an option to a descriptor.
+    pub fn set_fd(&self, key: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_fd(self.0.as_fd(), key, fd)?)
+    }
+
+    /// Makes the instance and a detached mount of it.
+    pub fn mount(&self, attrs: u64) -> io::Result<OwnedFd> {
+        rustix::mount::fsconfig_create(self.0.as_fd())?;
+        let flags = MountAttrFlags::from_bits_retain(u32::try_from(attrs).unwrap_or(0));
+        Ok(rustix::mount::fsmount(self.0.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+    }
+
+    /// What the kernel has said about this instance, for error texts.
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        let mut line = [0u8; 512];
+        while let Ok(n) = rustix::io::read(&self.0, &mut line) {
+            if n < 3 {
+                break;
+            }
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            text.push_str(String::from_utf8_lossy(&line[2..n]).trim_end());
+        }
+        text
+    }
+}
+
+/// A detached copy of the mount a path is on, rooted at the path.
+pub fn clone_tree(dir: impl AsFd, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(dir, path, flags)?)
+}
+
+/// Attaches a detached mount on what `target` refers to.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
+}
+
+/// Changes attributes of the mount that `mount` is the root of; `recursive` covers what is below.
+pub fn set_attr(mount: impl AsFd, recursive: bool, change: Attr) -> io::Result<()> {
+    setattr(mount.as_fd(), c"", recursive, change, 0)
+}
+
+/// As [`set_attr`], by a path of this process.
+pub fn set_attr_at(path: &CStr, recursive: bool, change: Attr) -> io::Result<()> {
+    setattr(rustix::fs::CWD, path, recursive, change, 0)
+}
+
+/// Shows the owners of a detached mount through a user namespace.
+pub fn set_idmap(mount: impl AsFd, recursive: bool, userns: BorrowedFd<'_>) -> io::Result<()> {
+    let change = Attr { set: attr::IDMAP, ..Attr::default() };
+    setattr(mount.as_fd(), c"", recursive, change, u64::try_from(userns.as_raw_fd()).unwrap_or(0))
+}
+
+/// Detaches what is mounted at a path, now from sight and later from use.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+fn setattr(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    recursive: bool,
+    change: Attr,
+    userns: u64,
+) -> io::Result<()> {
+    let args = libc::mount_attr {
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation,
+        userns_fd: userns,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { 0x8000 } else { 0 };
+    // SAFETY: `path` ends in null and `args` is of the size given; rustix lacks this call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            &raw const args,
+            std::mem::size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
