@@ -160,7 +160,9 @@ fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
             say(help::group(group))?;
             return Ok(None);
         }
-        let usage = format!("Usage:  {name} {first} COMMAND\n\nRun '{name} {first} --help' for more information");
+        let usage = format!(
+            "Usage:  {name} {first} COMMAND\n\nRun '{name} {first} --help' for more information"
+        );
         if second.starts_with('-') {
             return Err(Failure::new(format!("unknown flag: {second}\n\n{usage}")).with_status(125));
         }
@@ -200,7 +202,8 @@ fn prepare(
     let given = parse::parse(verb, words).map_err(|why| {
         let usage = help::usage_line(verb, &path);
         let name = prog();
-        let text = format!("{why}\n\nUsage:  {usage}\n\nRun '{name} {path} --help' for more information");
+        let text =
+            format!("{why}\n\nUsage:  {usage}\n\nRun '{name} {path} --help' for more information");
         Failure::new(text).with_status(125)
     })?;
     if given.help {

@@ -81,7 +81,9 @@ async fn copy_out(mut reader: impl AsyncRead + Unpin, streams: &Streams) -> Resu
             Ok(0) => return Ok(()),
             Ok(length) => length,
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
-            Err(e) => return Err(Failure::new(format!("the connection to the container broke: {e}"))),
+            Err(e) => {
+                return Err(Failure::new(format!("the connection to the container broke: {e}")));
+            }
         };
         match streams.tty {
             true => crate::app::say(&buffer[..length])?,
@@ -236,7 +238,12 @@ const SIGNALS: &[(&str, i32)] = &[
 ];
 
 /// Runs `work` and meanwhile sends every signal that arrives to the container.
-pub async fn forwarding<T>(client: &Client, id: &str, on: bool, work: impl Future<Output = T>) -> T {
+pub async fn forwarding<T>(
+    client: &Client,
+    id: &str,
+    on: bool,
+    work: impl Future<Output = T>,
+) -> T {
     if !on {
         return work.await;
     }

@@ -37,7 +37,10 @@ fn candidates(session: &Session, before: &[&str], current: &str) -> Vec<(String,
     };
     let (verb, rest) = match (tree::group(first), rest.split_first()) {
         (Some(group), None) => {
-            return tree::verbs_of(group.name).into_iter().map(|(n, v)| (n.to_owned(), about(v))).collect();
+            return tree::verbs_of(group.name)
+                .into_iter()
+                .map(|(n, v)| (n.to_owned(), about(v)))
+                .collect();
         }
         (Some(group), Some((second, rest))) => {
             (tree::verb(&format!("{} {second}", group.name)), rest)
@@ -75,7 +78,9 @@ fn flag_values(session: &Session, flag: &str) -> Vec<(String, String)> {
 
 fn arguments_of(session: &Session, verb: &Verb, given: usize) -> Vec<(String, String)> {
     match verb.paths[0] {
-        "run" | "create" | "rmi" | "save" | "history" | "tag" | "image inspect" | "images" if given == 0 => {
+        "run" | "create" | "rmi" | "save" | "history" | "tag" | "image inspect" | "images"
+            if given == 0 =>
+        {
             names(session, What::Images)
         }
         "rmi" | "save" | "image inspect" => names(session, What::Images),
@@ -128,12 +133,17 @@ fn names(session: &Session, what: What) -> Vec<(String, String)> {
         return Vec::new();
     };
     let local = tokio::task::LocalSet::new();
-    let asked = local.block_on(&runtime, async { tokio::time::timeout(PATIENCE, client.get(&path)).await });
+    let asked =
+        local.block_on(&runtime, async { tokio::time::timeout(PATIENCE, client.get(&path)).await });
     let Ok(Ok(list)) = asked else { return Vec::new() };
     let list = if list.is_object() { &list["Volumes"] } else { &list };
     let of = |item: &Value| -> Vec<String> {
         let strings = |name: &str| {
-            items(&item[name]).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+            items(&item[name])
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         match what {
             What::Containers(_) => {

@@ -137,8 +137,9 @@ impl Client {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|e| ApiError::Broken(format!("the engine's answer to {path} is not JSON: {e}")))
+        serde_json::from_slice(&bytes).map_err(|e| {
+            ApiError::Broken(format!("the engine's answer to {path} is not JSON: {e}"))
+        })
     }
 
     /// GET with a JSON answer.

@@ -43,9 +43,9 @@ fn config(files: &TlsFiles) -> Result<ClientConfig, String> {
         .map_err(|e| e.to_string())?;
     let builder = match files.verify {
         true => builder.with_root_certificates(roots(files)?),
-        false => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified { provider })),
+        false => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified { provider }))
+        }
     };
     match (&files.cert, &files.key) {
         (Some(cert), Some(key)) if cert.exists() && key.exists() => {

@@ -88,7 +88,8 @@ fn flag_lines(flags: &[&'static Flag]) -> String {
         .iter()
         .filter(|f| f.same_as.is_none())
         .map(|f| {
-            let short = if f.short.is_empty() { "    ".to_owned() } else { format!("-{}, ", f.short) };
+            let short =
+                if f.short.is_empty() { "    ".to_owned() } else { format!("-{}, ", f.short) };
             let value = match f.kind.value_name() {
                 "" => String::new(),
                 value => format!(" {value}"),
@@ -162,8 +163,10 @@ pub fn clap_command() -> clap::Command {
         }
     }
     for group in tree::GROUPS {
-        let verbs = tree::verbs_of(group.name).into_iter().map(|(name, verb)| clap_verb(name, verb));
-        root = root.subcommand(clap::Command::new(group.name).about(group.about).subcommands(verbs));
+        let verbs =
+            tree::verbs_of(group.name).into_iter().map(|(name, verb)| clap_verb(name, verb));
+        root =
+            root.subcommand(clap::Command::new(group.name).about(group.about).subcommands(verbs));
     }
     root
 }

@@ -37,7 +37,10 @@ pub fn lookup(config: &Config, registry: &str) -> Result<Value, Failure> {
         let decoded = STANDARD.decode(auth).ok().and_then(|b| String::from_utf8(b).ok());
         let Some((user, password)) = decoded.as_deref().and_then(|d| d.split_once(':')) else {
             let path = config.dir.join("config.json");
-            return Err(Failure::new(format!("{}: the entry for {key} is damaged", path.display())));
+            return Err(Failure::new(format!(
+                "{}: the entry for {key} is damaged",
+                path.display()
+            )));
         };
         found["username"] = user.into();
         found["password"] = password.trim_matches('\0').into();
@@ -127,7 +130,9 @@ fn ask(helper: &str, key: &str) -> Result<Value, Failure> {
 #[expect(clippy::disallowed_methods, reason = "a helper wants the user's own environment")]
 fn run(helper: &str, verb: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     let name = format!("docker-credential-{helper}");
-    let failed = |e: std::io::Error| Failure::new(format!("error getting credentials: cannot run {name}: {e}"));
+    let failed = |e: std::io::Error| {
+        Failure::new(format!("error getting credentials: cannot run {name}: {e}"))
+    };
     let mut child = std::process::Command::new(&name)
         .arg(verb)
         .stdin(Stdio::piped())

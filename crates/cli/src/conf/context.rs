@@ -99,7 +99,10 @@ fn tls_of_flags(session: &Session) -> Option<TlsFiles> {
         None => session.config().dir.clone(),
     };
     let file = |flag: &str, name: &str| {
-        globals.last(flag).map(PathBuf::from).or_else(|| Some(dir.join(name)).filter(|p| p.exists()))
+        globals
+            .last(flag)
+            .map(PathBuf::from)
+            .or_else(|| Some(dir.join(name)).filter(|p| p.exists()))
     };
     Some(TlsFiles {
         ca: file("tlscacert", "ca.pem"),

@@ -45,7 +45,10 @@ impl Config {
     }
 
     /// A change on top of what the file holds, written durably.
-    pub fn save(&self, change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Result<(), Failure> {
+    pub fn save(
+        &self,
+        change: impl FnOnce(&mut serde_json::Map<String, Value>),
+    ) -> Result<(), Failure> {
         let mut json = self.json.clone();
         if let Value::Object(map) = &mut json {
             change(map);
@@ -53,8 +56,13 @@ impl Config {
         std::fs::create_dir_all(&self.dir)?;
         let text = crate::out::indent(&json, "\t");
         let path = self.dir.join("config.json");
-        wharf_base::fs::write_atomic(&path, text.as_bytes(), 0o600, wharf_base::fs::Durability::Power)
-            .map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
+        wharf_base::fs::write_atomic(
+            &path,
+            text.as_bytes(),
+            0o600,
+            wharf_base::fs::Durability::Power,
+        )
+        .map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
     }
 }
 

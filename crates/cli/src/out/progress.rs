@@ -139,9 +139,20 @@ mod tests {
     fn files_get_plain_lines_without_bars() {
         let mut screen = Screen { ids: Vec::new(), terminal: false };
         let mut line = |m: Value| screen.render(&m);
-        assert_eq!(line(json!({"status": "Pulling from library/x", "id": "latest"})), "latest: Pulling from library/x\n");
-        assert_eq!(line(json!({"status": "Downloading", "id": "a", "progressDetail": {"current": 1, "total": 2}})), "");
-        assert_eq!(line(json!({"status": "Pull complete", "id": "a", "progressDetail": {}})), "a: Pull complete\n");
+        assert_eq!(
+            line(json!({"status": "Pulling from library/x", "id": "latest"})),
+            "latest: Pulling from library/x\n"
+        );
+        assert_eq!(
+            line(
+                json!({"status": "Downloading", "id": "a", "progressDetail": {"current": 1, "total": 2}})
+            ),
+            ""
+        );
+        assert_eq!(
+            line(json!({"status": "Pull complete", "id": "a", "progressDetail": {}})),
+            "a: Pull complete\n"
+        );
         assert_eq!(line(json!({"stream": "Loaded image: x\n"})), "Loaded image: x\n");
     }
 
@@ -150,7 +161,10 @@ mod tests {
         let mut screen = Screen { ids: Vec::new(), terminal: true };
         assert_eq!(screen.render(&json!({"status": "Waiting", "id": "a"})), "a: Waiting\n");
         assert_eq!(screen.render(&json!({"status": "Waiting", "id": "b"})), "b: Waiting\n");
-        assert_eq!(screen.render(&json!({"status": "Done", "id": "a"})), "\x1b[2A\x1b[2K\ra: Done\r\x1b[2B");
+        assert_eq!(
+            screen.render(&json!({"status": "Done", "id": "a"})),
+            "\x1b[2A\x1b[2K\ra: Done\r\x1b[2B"
+        );
     }
 
     #[test]

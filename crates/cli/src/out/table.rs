@@ -60,7 +60,8 @@ impl Report<'_> {
         let mut body = String::new();
         for row in rows {
             let label = |name: &str, args: &[Value]| label(row, name, args);
-            let env = Env { missing: Missing::Field(self.kind), method: Some(&label), ..Env::default() };
+            let env =
+                Env { missing: Missing::Field(self.kind), method: Some(&label), ..Env::default() };
             let data = Value::Object(row.columns.clone());
             body.push_str(&template.execute_in(&data, &env).map_err(parsing)?);
             body.push('\n');
@@ -163,7 +164,13 @@ mod tests {
         assert_eq!(report("{{.Name}}").render(&rows()).unwrap(), "first\nsecond\n");
         let got = report("json").render(&rows()[..1]).unwrap();
         assert_eq!(got, "{\"ID\":\"1\",\"Name\":\"first\"}\n");
-        assert!(report("{{.Nope}}").render(&rows()).unwrap_err().text.contains("can't evaluate field Nope"));
+        assert!(
+            report("{{.Nope}}")
+                .render(&rows())
+                .unwrap_err()
+                .text
+                .contains("can't evaluate field Nope")
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ pub fn parse(text: &str) -> Result<Value, String> {
     let (mut driver, mut count, mut ids) = (String::new(), 0, Value::Null);
     let (mut capabilities, mut options) = (json!([["gpu"]]), json!({}));
     for field in super::csv(text)? {
-        let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(k, v)| (k, Some(v)));
+        let (key, value) =
+            field.split_once('=').map_or((field.as_str(), None), |(k, v)| (k, Some(v)));
         if !seen.insert(key.to_owned()) {
             return Err(format!("gpu request key '{key}' can be specified only once"));
         }
@@ -50,7 +51,9 @@ fn parse_count(text: &str) -> Result<i64, String> {
         return Ok(-1);
     }
     text.parse().map_err(|_| {
-        format!("invalid count ({text}): value must be either \"all\" or an integer: invalid syntax")
+        format!(
+            "invalid count ({text}): value must be either \"all\" or an integer: invalid syntax"
+        )
     })
 }
 

@@ -83,9 +83,7 @@ impl Mount {
     fn set_bind(&mut self, key: &str, value: &str, field: &str) -> Result<(), String> {
         let invalid = || format!("invalid value for {key}: {value}");
         let (name, value) = match (key, value) {
-            ("bind-propagation", value) => {
-                ("Propagation", Value::from(value.to_ascii_lowercase()))
-            }
+            ("bind-propagation", value) => ("Propagation", Value::from(value.to_ascii_lowercase())),
             ("bind-nonrecursive", value) => {
                 ("NonRecursive", boolean(value).ok_or_else(invalid)?.into())
             }
@@ -141,12 +139,17 @@ impl Mount {
             (self.tmpfs.is_some(), "tmpfs"),
         ] {
             if given && self.kind != kind {
-                return Err(format!("cannot mix '{kind}-*' options with mount type '{}'", self.kind));
+                return Err(format!(
+                    "cannot mix '{kind}-*' options with mount type '{}'",
+                    self.kind
+                ));
             }
         }
         let bind = |key: &str| self.bind.as_ref().and_then(|b| b.get(key));
         let needs = |option: &str, what: &str| {
-            Err(format!("option 'bind-recursive={option}' requires '{what}' to be specified in conjunction"))
+            Err(format!(
+                "option 'bind-recursive={option}' requires '{what}' to be specified in conjunction"
+            ))
         };
         if bind("ReadOnlyNonRecursive").is_some() && !self.read_only {
             return needs("writable", "readonly");
@@ -243,7 +246,10 @@ mod tests {
         check("zz", "invalid field 'zz' must be a key=value pair");
         check("type=bind", "target is required");
         check("type=bind,dst=/a,foo=1", "unexpected key 'foo' in 'foo=1'");
-        check("type=bind,dst=/a,tmpfs-size=1", "cannot mix 'tmpfs-*' options with mount type 'bind'");
+        check(
+            "type=bind,dst=/a,tmpfs-size=1",
+            "cannot mix 'tmpfs-*' options with mount type 'bind'",
+        );
         check(
             "type=bind,dst=/a,bind-recursive=writable",
             "option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction",

@@ -92,7 +92,9 @@ impl Attachment {
         }
         if !self.is_user_defined() {
             if !self.aliases.is_empty() {
-                return Err("network-scoped aliases are only supported for user-defined networks".into());
+                return Err(
+                    "network-scoped aliases are only supported for user-defined networks".into()
+                );
             }
             if !self.links.is_empty() {
                 return Err("links are only supported for user-defined networks".into());

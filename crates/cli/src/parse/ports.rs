@@ -97,7 +97,9 @@ impl Ports {
         let (first, last) = range(port).ok_or_else(|| {
             let why = match port {
                 "" => "empty string specified for ports.".to_owned(),
-                port => format!("strconv.ParseUint: parsing {}: invalid syntax", super::quote(port)),
+                port => {
+                    format!("strconv.ParseUint: parsing {}: invalid syntax", super::quote(port))
+                }
             };
             format!("invalid range format for --expose: {text}, error: {why}")
         })?;
@@ -118,9 +120,9 @@ fn split(text: &str) -> (&str, &str, &str) {
 
 fn bare_address(ip: &str) -> Result<&str, String> {
     let bare = match ip.strip_prefix('[') {
-        Some(rest) => rest
-            .strip_suffix(']')
-            .ok_or_else(|| format!("invalid IP address {ip}: address {ip}: missing ']' in address"))?,
+        Some(rest) => rest.strip_suffix(']').ok_or_else(|| {
+            format!("invalid IP address {ip}: address {ip}: missing ']' in address")
+        })?,
         None => ip,
     };
     match bare.is_empty() || bare.parse::<IpAddr>().is_ok() {

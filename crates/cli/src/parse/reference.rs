@@ -19,7 +19,9 @@ const INVALID: &str = "invalid reference format";
 /// Reads a name with docker's defaults for registry and namespace.
 pub fn parse(text: &str) -> Result<Name, String> {
     if text.len() == 64 && text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
-        return Err(format!("invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"));
+        return Err(format!(
+            "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
+        ));
     }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
@@ -34,7 +36,10 @@ pub fn parse(text: &str) -> Result<Name, String> {
     if path.chars().any(|c| c.is_ascii_uppercase()) {
         return Err(format!("{INVALID}: repository name ({path}) must be lowercase"));
     }
-    let good = is_path(&path) && tag.is_none_or(is_tag) && digest.is_none_or(is_digest) && is_domain(&domain);
+    let good = is_path(&path)
+        && tag.is_none_or(is_tag)
+        && digest.is_none_or(is_digest)
+        && is_domain(&domain);
     match good {
         true => Ok(Name {
             domain,
@@ -70,7 +75,9 @@ fn is_path(path: &str) -> bool {
         let separators: Vec<&str> = part.split(alnum).filter(|s| !s.is_empty()).collect();
         part.starts_with(alnum)
             && part.ends_with(alnum)
-            && separators.iter().all(|s| matches!(*s, "." | "_" | "__") || s.chars().all(|c| c == '-'))
+            && separators
+                .iter()
+                .all(|s| matches!(*s, "." | "_" | "__") || s.chars().all(|c| c == '-'))
     };
     path.len() <= 255 && path.split('/').all(component)
 }
@@ -92,7 +99,9 @@ fn is_domain(domain: &str) -> bool {
 
 fn is_tag(tag: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    tag.len() <= 128 && tag.starts_with(word) && tag.chars().all(|c| word(c) || c == '.' || c == '-')
+    tag.len() <= 128
+        && tag.starts_with(word)
+        && tag.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
 fn is_digest(digest: &str) -> bool {
@@ -108,7 +117,11 @@ impl Name {
         if self.domain != HUB {
             return format!("{}/{}", self.domain, self.path);
         }
-        self.path.strip_prefix("library/").filter(|p| !p.contains('/')).unwrap_or(&self.path).to_owned()
+        self.path
+            .strip_prefix("library/")
+            .filter(|p| !p.contains('/'))
+            .unwrap_or(&self.path)
+            .to_owned()
     }
 
     /// The whole name as docker prints it.
@@ -140,7 +153,11 @@ mod tests {
     fn names_get_dockers_defaults() {
         let check = |text: &str, full: &str, familiar: &str| {
             let name = parse(text).unwrap();
-            assert_eq!((name.full_name(), name.familiar()), (full.into(), familiar.into()), "{text}");
+            assert_eq!(
+                (name.full_name(), name.familiar()),
+                (full.into(), familiar.into()),
+                "{text}"
+            );
         };
         check("alpine", "docker.io/library/alpine", "alpine");
         check("docker.io/library/alpine:3", "docker.io/library/alpine", "alpine:3");
@@ -153,7 +170,10 @@ mod tests {
 
     #[test]
     fn bad_names_are_refused() {
-        assert_eq!(parse("Foo").unwrap_err(), "invalid reference format: repository name (library/Foo) must be lowercase");
+        assert_eq!(
+            parse("Foo").unwrap_err(),
+            "invalid reference format: repository name (library/Foo) must be lowercase"
+        );
         for bad in ["", "a:", "a b", "a//b", "-a", "a@sha256:0", "a___b", "/a"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -29,7 +29,9 @@ pub fn parse(text: &str) -> Result<Value, String> {
     }
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     if hard.contains(':') {
-        return Err(format!("too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"));
+        return Err(format!(
+            "too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
+        ));
     }
     let (soft, hard) = (number(soft)?, number(hard)?);
     if hard != -1 {
@@ -48,9 +50,8 @@ pub fn parse(text: &str) -> Result<Value, String> {
 }
 
 fn number(text: &str) -> Result<i64, String> {
-    text.parse().map_err(|_| {
-        format!("strconv.ParseInt: parsing {}: invalid syntax", super::quote(text))
-    })
+    text.parse()
+        .map_err(|_| format!("strconv.ParseInt: parsing {}: invalid syntax", super::quote(text)))
 }
 
 #[cfg(test)]

@@ -23,8 +23,11 @@ pub fn parse(text: &str) -> Result<Volume, String> {
     }
     match parts.as_slice() {
         [source, rest @ ..] if !rest.is_empty() && text.len() > 2 => {
-            let source =
-                if source.starts_with('.') { super::absolute(source) } else { (*source).to_owned() };
+            let source = if source.starts_with('.') {
+                super::absolute(source)
+            } else {
+                (*source).to_owned()
+            };
             Ok(Volume::Bind(format!("{source}:{}", rest.join(":"))))
         }
         _ => Ok(Volume::Anonymous(text.to_owned())),

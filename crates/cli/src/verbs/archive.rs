@@ -34,7 +34,8 @@ async fn deliver(response: http::Response<hyper::body::Incoming>, output: &str) 
         return Ok(());
     }
     let target = Path::new(output);
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {output}: {}", os_text(&e)));
+    let failed =
+        |e: std::io::Error| Failure::new(format!("cannot write {output}: {}", os_text(&e)));
     // Into /dev/null and the like there is no renaming.
     if target.exists() && !target.is_file() {
         let mut file = std::fs::File::options().write(true).open(target).map_err(failed)?;

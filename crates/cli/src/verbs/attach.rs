@@ -54,7 +54,9 @@ pub async fn attach(call: Call) -> Outcome {
         let answer: Value = serde_json::from_slice(&collect(wait).await?).unwrap_or_default();
         match answer["Error"]["Message"].as_str().filter(|m| !m.is_empty()) {
             Some(message) => Err(Failure::new(message)),
-            None => run::exit_with(u8::try_from(super::count(&answer["StatusCode"]) & 0xff).unwrap_or(125)),
+            None => run::exit_with(
+                u8::try_from(super::count(&answer["StatusCode"]) & 0xff).unwrap_or(125),
+            ),
         }
     };
     attach::forwarding(client, &id, call.given.on_or("sig-proxy", true) && !streams.tty, work).await

@@ -98,8 +98,12 @@ fn endpoint(
         match key {
             "host" => value.clone_into(&mut host),
             "skip-tls-verify" => {
-                skip = crate::parse::boolean(value)
-                    .ok_or_else(|| Failure::new(format!("skip-tls-verify: parsing {}: invalid syntax", quote(value))))?;
+                skip = crate::parse::boolean(value).ok_or_else(|| {
+                    Failure::new(format!(
+                        "skip-tls-verify: parsing {}: invalid syntax",
+                        quote(value)
+                    ))
+                })?;
             }
             "from" => {
                 let source = store.load(value)?;
@@ -180,16 +184,24 @@ pub async fn ls(call: Call) -> Outcome {
         .collect();
     let format = match given.text("format") {
         _ if given.on("quiet") => "{{.Name}}",
-        "" | "table" => "table {{.Name}}{{if .Current}} *{{end}}\\t{{.Description}}\\t{{.DockerEndpoint}}\\t{{.Error}}",
+        "" | "table" => {
+            "table {{.Name}}{{if .Current}} *{{end}}\\t{{.Description}}\\t{{.DockerEndpoint}}\\t{{.Error}}"
+        }
         format => format,
     };
-    let report = Report { format: format.to_owned(), headers: HEADERS, kind: "*formatter.clientContextContext" };
+    let report = Report {
+        format: format.to_owned(),
+        headers: HEADERS,
+        kind: "*formatter.clientContextContext",
+    };
     report.print(&rows)?;
     if std::env::var("DOCKER_HOST").is_ok_and(|h| !h.is_empty())
         && !call.session.config().text("currentContext").is_empty()
         && !given.on("quiet")
     {
-        warn("Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.");
+        warn(
+            "Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.",
+        );
     }
     Ok(())
 }
@@ -208,7 +220,10 @@ pub async fn select(call: Call) -> Outcome {
     say_line(name)?;
     warn(format!("Current context is now {}", quote(name)));
     if name != "default" && std::env::var("DOCKER_HOST").is_ok_and(|h| !h.is_empty()) {
-        warn(format!("Warning: DOCKER_HOST environment variable overrides the active context. To use {}, either set the global --context flag, or unset DOCKER_HOST environment variable.", quote(name)));
+        warn(format!(
+            "Warning: DOCKER_HOST environment variable overrides the active context. To use {}, either set the global --context flag, or unset DOCKER_HOST environment variable.",
+            quote(name)
+        ));
     }
     Ok(())
 }
@@ -238,9 +253,12 @@ pub async fn inspect(call: Call) -> Outcome {
         match meta {
             Ok(mut meta) => {
                 let files: Vec<&str> = store.tls_files(&name).iter().map(|(f, _)| *f).collect();
-                meta["TLSMaterial"] = if files.is_empty() { json!({}) } else { json!({"docker": files}) };
+                meta["TLSMaterial"] =
+                    if files.is_empty() { json!({}) } else { json!({"docker": files}) };
                 let in_memory = || "<IN MEMORY>".to_owned();
-                let path = |dir: std::path::PathBuf| if name == "default" { in_memory() } else { dir.display().to_string() };
+                let path = |dir: std::path::PathBuf| {
+                    if name == "default" { in_memory() } else { dir.display().to_string() }
+                };
                 meta["Storage"] = json!({
                     "MetadataPath": path(store.meta_dir(&name)), "TLSPath": path(store.tls_dir(&name)),
                 });
@@ -270,7 +288,9 @@ pub async fn rm(call: Call) -> Outcome {
     for name in call.args() {
         let refused = match name.as_str() {
             "default" => Some("context \"default\" cannot be removed".to_owned()),
-            name if !store.has(name) && !force => Some(format!("context {} does not exist", quote(name))),
+            name if !store.has(name) && !force => {
+                Some(format!("context {} does not exist", quote(name)))
+            }
             name if name == current && !force => {
                 Some(format!("context {} is in use, set -f flag to force remove", quote(name)))
             }
@@ -337,12 +357,13 @@ pub async fn import(call: Call) -> Outcome {
     if store.has(name) {
         return Err(Failure::new(format!("context {} already exists", quote(name))));
     }
-    let reader: Box<dyn Read> = match source.as_str() {
-        "-" => Box::new(std::io::stdin()),
-        path => Box::new(std::fs::File::open(path).map_err(|e| {
-            Failure::new(format!("open {path}: {}", crate::failure::os_text(&e)))
-        })?),
-    };
+    let reader: Box<dyn Read> =
+        match source.as_str() {
+            "-" => Box::new(std::io::stdin()),
+            path => Box::new(std::fs::File::open(path).map_err(|e| {
+                Failure::new(format!("open {path}: {}", crate::failure::os_text(&e)))
+            })?),
+        };
     let mut archive = tar::Archive::new(reader.take(MAX_CONTEXT));
     let (mut meta, mut files) = (None, Vec::new());
     for entry in archive.entries()? {

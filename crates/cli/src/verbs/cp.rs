@@ -92,7 +92,9 @@ async fn from(call: &Call, container: &str, source: &str, local: &str) -> Outcom
     let address = url(&format!("/containers/{}/archive", segment(container)), &[("path", &path)]);
     if local == "-" {
         if std::io::stdout().is_terminal() {
-            return Err("cowardly refusing to copy to a terminal. Redirect to a file or pipe".into());
+            return Err(
+                "cowardly refusing to copy to a terminal. Redirect to a file or pipe".into()
+            );
         }
         let response = client.send(Method::GET, &address, Payload::Empty, &[]).await?;
         let mut body = response.into_body();
@@ -131,7 +133,11 @@ fn announce(call: &Call, bytes: u64, to: &str) {
 fn rooted(path: &str) -> String {
     let clean = clean_path(&format!("/{path}"));
     match path.ends_with("/.") || (path.ends_with('/') && clean != "/") {
-        true => format!("{}/{}", clean.trim_end_matches('/'), if path.ends_with('.') { "." } else { "" }),
+        true => format!(
+            "{}/{}",
+            clean.trim_end_matches('/'),
+            if path.ends_with('.') { "." } else { "" }
+        ),
         false => clean,
     }
 }
@@ -210,7 +216,8 @@ fn unpack(reader: Pipe, place: &Place) -> Result<u64, Failure> {
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
         let name = entry.path().map_err(failed)?.into_owned();
-        let refused = |why: &str| Failure::new(format!("refusing to unpack {}: {why}", name.display()));
+        let refused =
+            |why: &str| Failure::new(format!("refusing to unpack {}: {why}", name.display()));
         let inside = place.inside(&name).ok_or_else(|| refused("it leads out of the directory"))?;
         if inside.as_os_str().is_empty() {
             continue;
@@ -237,7 +244,9 @@ fn write_entry(
     place: &Place,
     refused: &dyn Fn(&str) -> Failure,
 ) -> Outcome {
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {}", target.display(), os_text(&e)));
+    let failed = |e: std::io::Error| {
+        Failure::new(format!("cannot write {}: {}", target.display(), os_text(&e)))
+    };
     if let Some(parent) = target.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
@@ -252,7 +261,10 @@ fn write_entry(
         return std::fs::set_permissions(target, PermissionsExt::from_mode(mode)).map_err(failed);
     }
     if target.is_dir() && !target.is_symlink() {
-        return Err(Failure::new(format!("cannot overwrite directory {} with a file", target.display())));
+        return Err(Failure::new(format!(
+            "cannot overwrite directory {} with a file",
+            target.display()
+        )));
     }
     if target.is_symlink() || target.exists() {
         std::fs::remove_file(target).map_err(failed)?;
@@ -263,12 +275,17 @@ fn write_entry(
             std::os::unix::fs::symlink(link, target).map_err(failed)
         }
         (tar::EntryType::Link, Some(link)) => {
-            let inside = place.inside(&link).ok_or_else(|| refused("its link leads out of the directory"))?;
+            let inside = place
+                .inside(&link)
+                .ok_or_else(|| refused("its link leads out of the directory"))?;
             std::fs::hard_link(place.directory.join(inside), target).map_err(failed)
         }
         (kind, _) if kind.is_file() || kind == tar::EntryType::Continuous => {
-            let mut file =
-                std::fs::File::options().write(true).create_new(true).open(target).map_err(failed)?;
+            let mut file = std::fs::File::options()
+                .write(true)
+                .create_new(true)
+                .open(target)
+                .map_err(failed)?;
             std::io::copy(entry, &mut file).map_err(failed)?;
             file.set_permissions(PermissionsExt::from_mode(mode)).map_err(failed)?;
             let at = std::time::UNIX_EPOCH
@@ -331,7 +348,8 @@ async fn into(call: &Call, container: &str, local: &str, target: &str) -> Outcom
     let mut path = rooted(target);
     let found = stat(client, container, path.trim_end_matches("/.")).await;
     if let Ok(Stat { link: Some(link), .. }) = &found {
-        path = if link.starts_with('/') { link.clone() } else { format!("{}/{link}", parent(&path)) };
+        path =
+            if link.starts_with('/') { link.clone() } else { format!("{}/{link}", parent(&path)) };
     }
     let directory = match &found {
         Ok(stat) if stat.link.is_some() => {
@@ -361,7 +379,9 @@ async fn into(call: &Call, container: &str, local: &str, target: &str) -> Outcom
         (true, true) if contents => (path, String::new()),
         (true, true) => (path, own_name),
         (true, false) if meta.is_dir() => return Err("cannot copy directory".into()),
-        (false, _) if target.ends_with('/') && !meta.is_dir() => return Err("no such directory".into()),
+        (false, _) if target.ends_with('/') && !meta.is_dir() => {
+            return Err("no such directory".into());
+        }
         _ => {
             let clean = path.trim_end_matches("/.").trim_end_matches('/').to_owned();
             let name = clean.rsplit('/').next().unwrap_or_default().to_owned();
@@ -406,13 +426,20 @@ async fn put(
 }
 
 /// Packs a file or directory under a name; empty for the directory's contents.
-fn pack(writer: impl std::io::Write, source: &Path, name: &str, keep_owner: bool) -> Result<u64, Failure> {
+fn pack(
+    writer: impl std::io::Write,
+    source: &Path,
+    name: &str,
+    keep_owner: bool,
+) -> Result<u64, Failure> {
     let mut builder = tar::Builder::new(writer);
     builder.follow_symlinks(false);
     let mut total = 0;
     let mut rest = vec![(source.to_owned(), PathBuf::from(name))];
     while let Some((path, inside)) = rest.pop() {
-        let failed = |e: std::io::Error| Failure::new(format!("cannot read {}: {}", path.display(), os_text(&e)));
+        let failed = |e: std::io::Error| {
+            Failure::new(format!("cannot read {}: {}", path.display(), os_text(&e)))
+        };
         let meta = std::fs::symlink_metadata(&path).map_err(failed)?;
         if meta.is_dir() {
             for entry in std::fs::read_dir(&path).map_err(failed)? {

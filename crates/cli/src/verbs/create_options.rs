@@ -59,11 +59,16 @@ fn refuse_unsupported(given: &Given) -> Outcome {
         return Err("--use-api-socket is not supported: mount the socket with -v and pass credentials yourself".into());
     }
     if given.last("disable-content-trust") == Some("false") {
-        return Err("--disable-content-trust=false is not supported: Notary signatures are not implemented".into());
+        return Err(
+            "--disable-content-trust=false is not supported: Notary signatures are not implemented"
+                .into(),
+        );
     }
     for windows in ["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"] {
         if given.changed(windows) {
-            return Err(Failure::new(format!("\"--{windows}\" is only supported on a Docker daemon running on windows, but the Docker daemon is running on linux")));
+            return Err(Failure::new(format!(
+                "\"--{windows}\" is only supported on a Docker daemon running on windows, but the Docker daemon is running on linux"
+            )));
         }
     }
     let mac = given.text("mac-address");
@@ -223,9 +228,8 @@ fn attachments(given: &Given) -> Result<Vec<network::Attachment>, Failure> {
         list.push(network::Attachment { target: "default".into(), ..Default::default() });
     }
     let first = &mut list[0];
-    let both = |what: &str| {
-        Err(Failure::new(format!("conflicting options: cannot specify both {what}")))
-    };
+    let both =
+        |what: &str| Err(Failure::new(format!("conflicting options: cannot specify both {what}")));
     let aliases = given.all("network-alias");
     let (ip, ip6, mac) = (given.text("ip"), given.text("ip6"), given.text("mac-address"));
     let local = given.all("link-local-ip");
@@ -366,7 +370,8 @@ fn host_config(
 }
 
 fn check_modes(given: &Given) -> Outcome {
-    let container = |mode: &str| mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
+    let container =
+        |mode: &str| mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
     let pid = given.text("pid");
     if !matches!(pid, "" | "host") && !container(pid) {
         return Err("--pid: invalid PID mode".into());
@@ -434,7 +439,8 @@ fn seccomp_profile(file: &str) -> Result<String, Failure> {
 }
 
 fn mounts(given: &Given) -> Result<Value, Failure> {
-    let all: Result<Vec<Value>, String> = given.all("mount").iter().map(|m| mount::parse(m)).collect();
+    let all: Result<Vec<Value>, String> =
+        given.all("mount").iter().map(|m| mount::parse(m)).collect();
     Ok(all?.into())
 }
 
@@ -452,7 +458,8 @@ fn resources(given: &Given, host: &mut Value) -> Outcome {
         let (path, weight) = item::weight(text)?;
         weights.push(json!({"Path": path, "Weight": weight}));
     }
-    let ulimits: Result<Vec<Value>, String> = given.all("ulimit").iter().map(|u| ulimit::parse(u)).collect();
+    let ulimits: Result<Vec<Value>, String> =
+        given.all("ulimit").iter().map(|u| ulimit::parse(u)).collect();
     let (devices, requests) = devices(given)?;
     let rules = given.all("device-cgroup-rule");
     let values = json!({
@@ -500,7 +507,8 @@ fn devices(given: &Given) -> Result<(Value, Value), Failure> {
             false => mapped.push(device::parse(text)?),
         }
     }
-    let requests: Result<Vec<Value>, String> = given.all("gpus").iter().map(|g| gpus::parse(g)).collect();
+    let requests: Result<Vec<Value>, String> =
+        given.all("gpus").iter().map(|g| gpus::parse(g)).collect();
     let mut requests = requests?;
     if !cdi.is_empty() {
         requests.push(json!({

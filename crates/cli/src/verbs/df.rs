@@ -83,7 +83,8 @@ fn cache(usage: &Value) -> Row {
     let on = |c: &Value, name: &str| c[name].as_bool().unwrap_or(false);
     let own = |c: &&Value| !on(c, "Shared");
     let total: f64 = list.iter().filter(own).map(|c| real(&c["Size"])).sum();
-    let used: f64 = list.iter().filter(own).filter(|c| on(c, "InUse")).map(|c| real(&c["Size"])).sum();
+    let used: f64 =
+        list.iter().filter(own).filter(|c| on(c, "InUse")).map(|c| real(&c["Size"])).sum();
     let active = list.iter().filter(|c| on(c, "InUse")).count();
     row("Build Cache", list.len(), active, total, total - used, false)
 }
@@ -117,17 +118,38 @@ fn verbose(usage: &Value, format: &str) -> Outcome {
         Report { format: format.to_owned(), headers, kind }.print(rows)
     };
     say("Images space usage:\n\n")?;
-    print("table {{.Repository}}\\t{{.Tag}}\\t{{.ID}}\\t{{.CreatedSince}}\\t{{.Size}}\\t{{.SharedSize}}\\t{{.UniqueSize}}\\t{{.Containers}}", super::images::HEADERS, super::images::KIND, &image_rows)?;
+    print(
+        "table {{.Repository}}\\t{{.Tag}}\\t{{.ID}}\\t{{.CreatedSince}}\\t{{.Size}}\\t{{.SharedSize}}\\t{{.UniqueSize}}\\t{{.Containers}}",
+        super::images::HEADERS,
+        super::images::KIND,
+        &image_rows,
+    )?;
     say("\nContainers space usage:\n\n")?;
-    print("table {{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.LocalVolumes}}\\t{{.Size}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Names}}", ps::HEADERS, ps::KIND, &container_rows)?;
+    print(
+        "table {{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.LocalVolumes}}\\t{{.Size}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Names}}",
+        ps::HEADERS,
+        ps::KIND,
+        &container_rows,
+    )?;
     say("\nLocal Volumes space usage:\n\n")?;
-    print("table {{.Name}}\\t{{.Links}}\\t{{.Size}}", super::volume::HEADERS, super::volume::KIND, &volume_rows)?;
+    print(
+        "table {{.Name}}\\t{{.Links}}\\t{{.Size}}",
+        super::volume::HEADERS,
+        super::volume::KIND,
+        &volume_rows,
+    )?;
     say_line(format!("\nBuild cache usage: {}\n", size::human(0.0)))?;
     say("CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n")
 }
 
-fn verbose_template(format: &str, images: Vec<Row>, containers: Vec<Row>, volumes: Vec<Row>) -> Outcome {
-    let list = |rows: Vec<Row>| rows.into_iter().map(|r| Value::Object(r.columns)).collect::<Value>();
+fn verbose_template(
+    format: &str,
+    images: Vec<Row>,
+    containers: Vec<Row>,
+    volumes: Vec<Row>,
+) -> Outcome {
+    let list =
+        |rows: Vec<Row>| rows.into_iter().map(|r| Value::Object(r.columns)).collect::<Value>();
     let data = serde_json::json!({
         "Images": list(images), "Containers": list(containers), "Volumes": list(volumes),
         "BuildCache": [],

@@ -43,7 +43,13 @@ pub async fn events(call: Call) -> Outcome {
 /// The names that docker's templates know beside those of the JSON.
 fn with_names(event: &Value) -> Value {
     let mut event = event.clone();
-    for (go, json) in [("Time", "time"), ("TimeNano", "timeNano"), ("Scope", "scope"), ("Status", "status"), ("From", "from")] {
+    for (go, json) in [
+        ("Time", "time"),
+        ("TimeNano", "timeNano"),
+        ("Scope", "scope"),
+        ("Status", "status"),
+        ("From", "from"),
+    ] {
         if let Some(value) = event.get(json).cloned() {
             event[go] = value;
         }
@@ -54,7 +60,9 @@ fn with_names(event: &Value) -> Value {
 fn line(event: &Value) -> String {
     let nanos = event["timeNano"].as_i64().filter(|n| *n != 0);
     let at = match nanos {
-        Some(nanos) => Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH),
+        Some(nanos) => {
+            Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH)
+        }
         None => time::from_unix(event["time"].as_i64().unwrap_or(0)),
     };
     let actor = &event["Actor"];

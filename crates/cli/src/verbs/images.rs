@@ -119,7 +119,9 @@ fn names(image: &Value, needs_digest: bool, digests: bool) -> Vec<(String, Strin
         let own: Vec<&String> =
             digests_of.iter().filter(|(r, _)| *r == repository).map(|(_, d)| d).collect();
         match needs_digest && !own.is_empty() {
-            true => rows.extend(own.iter().map(|d| (repository.clone(), tag.clone(), (*d).clone()))),
+            true => {
+                rows.extend(own.iter().map(|d| (repository.clone(), tag.clone(), (*d).clone())))
+            }
             false => rows.push((repository.clone(), tag, none())),
         }
         tagged.push(repository);
@@ -168,8 +170,13 @@ pub async fn history(call: Call) -> Outcome {
     let trunc = !given.on("no-trunc");
     let format = match list_format(&call, "").as_str() {
         "table" if given.on("quiet") => "{{.ID}}".to_owned(),
-        "table" if human => "table {{.ID}}\\t{{.CreatedSince}}\\t{{.CreatedBy}}\\t{{.Size}}\\t{{.Comment}}".to_owned(),
-        "table" => "table {{.ID}}\\t{{.CreatedAt}}\\t{{.CreatedBy}}\\t{{.Size}}\\t{{.Comment}}".to_owned(),
+        "table" if human => {
+            "table {{.ID}}\\t{{.CreatedSince}}\\t{{.CreatedBy}}\\t{{.Size}}\\t{{.Comment}}"
+                .to_owned()
+        }
+        "table" => {
+            "table {{.ID}}\\t{{.CreatedAt}}\\t{{.CreatedBy}}\\t{{.Size}}\\t{{.Comment}}".to_owned()
+        }
         format => format.to_owned(),
     };
     let headers = &[
@@ -196,7 +203,10 @@ fn history_row(layer: &Value, human: bool, trunc: bool) -> Row {
         ("CreatedAt", at.into()),
         ("CreatedSince", since.into()),
         ("CreatedBy", if trunc { ellipsis(&by, 45) } else { by }.into()),
-        ("Size", if human { size::decimal(real(&layer["Size"]), 3) } else { bytes.to_string() }.into()),
+        (
+            "Size",
+            if human { size::decimal(real(&layer["Size"]), 3) } else { bytes.to_string() }.into(),
+        ),
         ("Comment", text(layer, "Comment").into()),
     ])
 }
@@ -230,7 +240,10 @@ pub fn platform_json(platform: &str) -> Result<String, Failure> {
 /// `tag SOURCE TARGET`
 pub async fn tag(call: Call) -> Outcome {
     let target = reference::parse(&call.args()[1]).map_err(|e| {
-        Failure::new(format!("Error parsing reference: {} is not a valid repository/tag: {e}", quote(&call.args()[1])))
+        Failure::new(format!(
+            "Error parsing reference: {} is not a valid repository/tag: {e}",
+            quote(&call.args()[1])
+        ))
     })?;
     if target.digest.is_some() {
         return Err("refusing to create a tag with a digest reference".into());

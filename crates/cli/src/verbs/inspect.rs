@@ -12,14 +12,36 @@ use crate::parse::quote;
 
 /// Fields whose objects have keys of the user's choice: asking for a missing one gives no value.
 const OPEN_MAPS: &[&str] = &[
-    "Annotations", "Config", "Containers", "Data", "DriverOpts", "ExposedPorts", "IPAM", "Labels",
-    "Networks", "OnBuild", "Options", "PortBindings", "Ports", "StorageOpt", "Sysctls", "Tmpfs",
+    "Annotations",
+    "Config",
+    "Containers",
+    "Data",
+    "DriverOpts",
+    "ExposedPorts",
+    "IPAM",
+    "Labels",
+    "Networks",
+    "OnBuild",
+    "Options",
+    "PortBindings",
+    "Ports",
+    "StorageOpt",
+    "Sysctls",
+    "Tmpfs",
     "Volumes",
 ];
 
 /// The kinds of `--type`.
 const TYPES: &[&str] = &[
-    "config", "container", "image", "network", "node", "plugin", "secret", "service", "task",
+    "config",
+    "container",
+    "image",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "task",
     "volume",
 ];
 
@@ -43,7 +65,12 @@ impl Kind {
         }
     }
 
-    async fn fetch(self, client: &Client, name: &str, query: &[(&str, &str)]) -> Result<Value, ApiError> {
+    async fn fetch(
+        self,
+        client: &Client,
+        name: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Value, ApiError> {
         let path = match self {
             Self::Container => format!("/containers/{}/json", segment(name)),
             Self::Image => format!("/images/{}/json", image_path(name)),
@@ -63,7 +90,10 @@ pub async fn any(call: Call) -> Outcome {
         return Err(Failure::new(format!("type is empty: must be one of \"{list}\"")));
     }
     if !wanted.is_empty() && !TYPES.contains(&wanted) {
-        return Err(Failure::new(format!("unknown type: {}: must be one of \"{list}\"", quote(wanted))));
+        return Err(Failure::new(format!(
+            "unknown type: {}: must be one of \"{list}\"",
+            quote(wanted)
+        )));
     }
     let kinds: Vec<Kind> =
         Kind::ALL.into_iter().filter(|k| wanted.is_empty() || k.name() == wanted).collect();
@@ -155,7 +185,9 @@ async fn fetch(
 
 fn skippable(error: &ApiError) -> bool {
     let text = error.to_string();
-    error.is_not_found() || text.contains("not supported") || text.contains("invalid reference format")
+    error.is_not_found()
+        || text.contains("not supported")
+        || text.contains("invalid reference format")
 }
 
 fn execute(template: &Template, object: &Value) -> Result<String, Failure> {

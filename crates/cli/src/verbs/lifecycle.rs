@@ -92,8 +92,9 @@ pub async fn rm(call: Call) -> Outcome {
     let bit = |name: &str| if given.on(name) { "1" } else { "" };
     let query = &[("force", bit("force")), ("link", bit("link")), ("v", bit("volumes"))];
     let mut failures = Vec::new();
-    let mut answers =
-        iter(call.args()).map(|name| async move { (name, remove(client, name, query).await) }).buffered(PARALLEL);
+    let mut answers = iter(call.args())
+        .map(|name| async move { (name, remove(client, name, query).await) })
+        .buffered(PARALLEL);
     while let Some((name, done)) = answers.next().await {
         match done {
             Ok(()) => say_line(name)?,
@@ -119,8 +120,9 @@ pub async fn rename(call: Call) -> Outcome {
         return Err("Error: Neither old nor new names may be empty".into());
     }
     let path = action(old, "rename", &[("name", new)])?;
-    call.client()?.post(&path, Payload::Empty).await.map_err(|e| {
-        Failure::new(format!("{e}\nError: failed to rename container named {old}"))
-    })?;
+    call.client()?
+        .post(&path, Payload::Empty)
+        .await
+        .map_err(|e| Failure::new(format!("{e}\nError: failed to rename container named {old}")))?;
     Ok(())
 }

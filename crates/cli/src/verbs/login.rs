@@ -46,7 +46,8 @@ pub async fn login(call: Call) -> Outcome {
 
 fn server_of(call: &Call) -> String {
     let name = call.args().first().map_or("", String::as_str);
-    let bare = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
+    let bare =
+        name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
     bare.split('/').next().unwrap_or_default().to_owned()
 }
 

@@ -18,8 +18,9 @@ pub async fn logs(call: Call) -> Outcome {
     let found = client.get(&format!("/containers/{}/json", segment(&call.args()[0]))).await?;
     let moment = |flag: &str| match given.text(flag) {
         "" => Ok(String::new()),
-        text => time::api(text, Timestamp::now())
-            .map_err(|e| Failure::new(format!("invalid value for {}: {e}", crate::parse::quote(flag)))),
+        text => time::api(text, Timestamp::now()).map_err(|e| {
+            Failure::new(format!("invalid value for {}: {e}", crate::parse::quote(flag)))
+        }),
     };
     let (since, until) = (moment("since")?, moment("until")?);
     let bit = |name: &str| if given.on(name) { "1" } else { "" };
@@ -38,7 +39,8 @@ pub async fn logs(call: Call) -> Outcome {
     );
     let response = client.send(Method::GET, &path, Payload::Empty, &[]).await?;
     let tty = found["Config"]["Tty"].as_bool().unwrap_or(false);
-    let streams = Streams { stdin: false, stdout: true, stderr: true, tty, detach_keys: String::new() };
+    let streams =
+        Streams { stdin: false, stdout: true, stderr: true, tty, detach_keys: String::new() };
     let mut body = response.into_body();
     let mut demux = Demux::default();
     while let Some(bytes) = next(&mut body).await? {

@@ -30,7 +30,10 @@ pub async fn ls(call: Call) -> Outcome {
         "table" if given.on("quiet") => "{{.ID}}".to_owned(),
         "table" => "table {{.ID}}\\t{{.Name}}\\t{{.Driver}}\\t{{.Scope}}".to_owned(),
         "raw" if given.on("quiet") => "network_id: {{.ID}}".to_owned(),
-        "raw" => "network_id: {{.ID}}\\nname: {{.Name}}\\ndriver: {{.Driver}}\\nscope: {{.Scope}}\\n".to_owned(),
+        "raw" => {
+            "network_id: {{.ID}}\\nname: {{.Name}}\\ndriver: {{.Driver}}\\nscope: {{.Scope}}\\n"
+                .to_owned()
+        }
         format => format.to_owned(),
     };
     let trunc = !given.on("no-trunc");
@@ -121,7 +124,9 @@ fn ipam(call: &Call) -> Result<Vec<Value>, Failure> {
         let value = Value::from(value);
         move |entry: &mut Map<String, Value>| match entry.insert(name.to_owned(), value.clone()) {
             None => Ok(()),
-            Some(_) => Err(Failure::new(format!("cannot configure multiple values of {name} on the same subnet"))),
+            Some(_) => Err(Failure::new(format!(
+                "cannot configure multiple values of {name} on the same subnet"
+            ))),
         }
     };
     for range in ranges {

@@ -23,7 +23,9 @@ pub async fn port(call: Call) -> Outcome {
         }
         let list = bindings(&ports[&format!("{number}/{protocol}")]);
         if list.is_empty() {
-            return Err(Failure::new(format!("Error: No public port '{wanted}' published for {name}")));
+            return Err(Failure::new(format!(
+                "Error: No public port '{wanted}' published for {name}"
+            )));
         }
         return say_line(list.join("\n"));
     }

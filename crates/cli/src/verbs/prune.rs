@@ -71,7 +71,11 @@ async fn prune_images(client: &Client, wanted: &[String], all: bool) -> Result<P
             name => format!("untagged: {name}\n"),
         })
         .collect();
-    let text = if lines.is_empty() { String::new() } else { format!("Deleted Images:\n{}", lines.concat()) };
+    let text = if lines.is_empty() {
+        String::new()
+    } else {
+        format!("Deleted Images:\n{}", lines.concat())
+    };
     let bytes = if lines.is_empty() { 0.0 } else { real(&answer["SpaceReclaimed"]) };
     Ok(Pruned { text, bytes })
 }
@@ -134,7 +138,11 @@ pub async fn volumes(call: Call) -> Outcome {
 
 /// `network prune`
 pub async fn networks(call: Call) -> Outcome {
-    permitted(&call, "This will remove all custom networks not used by at least one container.", "network")?;
+    permitted(
+        &call,
+        "This will remove all custom networks not used by at least one container.",
+        "network",
+    )?;
     report(prune_networks(call.client()?, &wanted(&call)).await?, false)
 }
 
@@ -149,7 +157,8 @@ pub async fn system(call: Call) -> Outcome {
     permitted(&call, &system_warning(all, volumes, &list), "system")?;
     let client = call.client()?;
     let mut bytes = 0.0;
-    let mut done = vec![prune_containers(client, &list).await?, prune_networks(client, &list).await?];
+    let mut done =
+        vec![prune_containers(client, &list).await?, prune_networks(client, &list).await?];
     if volumes {
         done.push(prune_volumes(client, &list).await?);
     }
@@ -162,10 +171,8 @@ pub async fn system(call: Call) -> Outcome {
 }
 
 fn system_warning(all: bool, volumes: bool, filters: &[String]) -> String {
-    let mut lines = vec![
-        "all stopped containers",
-        "all networks not used by at least one container",
-    ];
+    let mut lines =
+        vec!["all stopped containers", "all networks not used by at least one container"];
     if volumes {
         lines.push("all anonymous volumes not used by at least one container");
     }

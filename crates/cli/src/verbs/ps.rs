@@ -97,10 +97,8 @@ pub fn row(container: &Value, trunc: bool) -> Row {
 }
 
 fn names(container: &Value, trunc: bool) -> String {
-    let names: Vec<&str> = items(&container["Names"])
-        .iter()
-        .filter_map(|n| n.as_str()?.strip_prefix('/'))
-        .collect();
+    let names: Vec<&str> =
+        items(&container["Names"]).iter().filter_map(|n| n.as_str()?.strip_prefix('/')).collect();
     match names.iter().find(|n| trunc && !n.contains('/')) {
         Some(own) => (*own).to_owned(),
         None => names.join(","),
@@ -201,13 +199,17 @@ mod tests {
 
     #[test]
     fn ports_are_grouped() {
-        let port = |ip: &str, private: u16, public: u16| {
-            json!({"IP": ip, "PrivatePort": private, "PublicPort": public, "Type": "tcp"})
-        };
+        let port = |ip: &str, private: u16, public: u16| json!({"IP": ip, "PrivatePort": private, "PublicPort": public, "Type": "tcp"});
         let bare = |private: u16| json!({"PrivatePort": private, "Type": "tcp"});
         assert_eq!(ports(&json!([bare(80), bare(81), bare(90)])), "80-81/tcp, 90/tcp");
-        assert_eq!(ports(&json!([port("0.0.0.0", 80, 91), port("::", 80, 91)])), "0.0.0.0:91->80/tcp, [::]:91->80/tcp");
-        assert_eq!(ports(&json!([port("0.0.0.0", 80, 80), port("0.0.0.0", 81, 81)])), "0.0.0.0:80-81->80-81/tcp");
+        assert_eq!(
+            ports(&json!([port("0.0.0.0", 80, 91), port("::", 80, 91)])),
+            "0.0.0.0:91->80/tcp, [::]:91->80/tcp"
+        );
+        assert_eq!(
+            ports(&json!([port("0.0.0.0", 80, 80), port("0.0.0.0", 81, 81)])),
+            "0.0.0.0:80-81->80-81/tcp"
+        );
         assert_eq!(ports(&Value::Null), "");
     }
 }

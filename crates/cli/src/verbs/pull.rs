@@ -60,12 +60,15 @@ async fn request(
 ) -> Outcome {
     let header = auth::header(call.session.config(), &name.domain)?;
     let tag = name.digest.as_deref().or(name.tag.as_deref()).unwrap_or_default();
-    let query = [("fromImage", name.full_name()), ("platform", platform.to_owned()), ("tag", tag.to_owned())];
+    let query = [
+        ("fromImage", name.full_name()),
+        ("platform", platform.to_owned()),
+        ("tag", tag.to_owned()),
+    ];
     let query: Vec<(&str, &str)> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let path = url("/images/create", &query);
-    let response = client
-        .send(Method::POST, &path, Payload::Empty, &[("X-Registry-Auth", header)])
-        .await?;
+    let response =
+        client.send(Method::POST, &path, Payload::Empty, &[("X-Registry-Auth", header)]).await?;
     show(JsonStream::new(response), target, |_| ()).await
 }
 

@@ -126,7 +126,9 @@ async fn create_with_pull(
     let path = url("/containers/create", &query);
     let body = container.body();
     match client.post(&path, Payload::Json(body.clone())).await {
-        Err(error) if lacks_image(&error) && named.is_some() && matches!(policy, "missing" | "") => {
+        Err(error)
+            if lacks_image(&error) && named.is_some() && matches!(policy, "missing" | "") =>
+        {
             if let Some(name) = named.filter(|_| !quiet) {
                 let name = name.with_default_tag().familiar();
                 warn(format!("Unable to find image '{name}' locally"));

@@ -14,7 +14,9 @@ pub async fn start(call: Call) -> Outcome {
     let given = &call.given;
     for flag in ["checkpoint", "checkpoint-dir"] {
         if given.changed(flag) {
-            return Err(Failure::new(format!("--{flag} is not supported: checkpoints are not implemented")));
+            return Err(Failure::new(format!(
+                "--{flag} is not supported: checkpoints are not implemented"
+            )));
         }
     }
     if !given.on("attach") && !given.on("interactive") {

@@ -58,7 +58,8 @@ async fn names(call: &Call) -> Result<Vec<String>, Failure> {
 async fn once(call: &Call, report: &Report<'_>, trunc: bool) -> Outcome {
     let client = call.client()?;
     let names = names(call).await?;
-    let samples = futures_util::future::join_all(names.iter().map(|name| sample(client, name))).await;
+    let samples =
+        futures_util::future::join_all(names.iter().map(|name| sample(client, name))).await;
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for (name, sample) in names.iter().zip(samples) {
         match sample {
@@ -112,11 +113,8 @@ async fn live(call: &Call, report: &Report<'_>, trunc: bool) -> Outcome {
             }
         }
         watched.retain(|w| !w.borrow().2 || !everything);
-        let rows: Vec<Row> = watched
-            .iter()
-            .map(|w| w.borrow())
-            .map(|w| row(&w.0, w.1.as_ref(), trunc))
-            .collect();
+        let rows: Vec<Row> =
+            watched.iter().map(|w| w.borrow()).map(|w| row(&w.0, w.1.as_ref(), trunc)).collect();
         let text = report.render(&rows)?;
         match terminal {
             // Home, each line cleared to its end, everything below cleared.
@@ -200,9 +198,10 @@ fn memory(stats: &Value) -> (f64, f64) {
 
 fn network(stats: &Value) -> (f64, f64) {
     let interfaces = stats["networks"].as_object();
-    interfaces.into_iter().flat_map(|m| m.values()).fold((0.0, 0.0), |(rx, tx), i| {
-        (rx + real(&i["rx_bytes"]), tx + real(&i["tx_bytes"]))
-    })
+    interfaces
+        .into_iter()
+        .flat_map(|m| m.values())
+        .fold((0.0, 0.0), |(rx, tx), i| (rx + real(&i["rx_bytes"]), tx + real(&i["tx_bytes"])))
 }
 
 fn blocks(stats: &Value) -> (f64, f64) {

@@ -62,4 +62,3 @@ fn body(call: &Call) -> Result<Value, Failure> {
     }
     Ok(body)
 }
-

@@ -87,7 +87,8 @@ fn plain(client: &Value, server: Option<&Value>) -> String {
             ));
             continue;
         }
-        let mut names: Vec<&String> = details.as_object().map(|d| d.keys().collect()).unwrap_or_default();
+        let mut names: Vec<&String> =
+            details.as_object().map(|d| d.keys().collect()).unwrap_or_default();
         names.sort();
         for name in names {
             out.push_str(&format!("  {name}:\t{}\n", detail(name)));

@@ -27,15 +27,25 @@ pub const HEADERS: &[(&str, &str)] = &[
 pub const KIND: &str = "*formatter.volumeContext";
 
 const CLUSTER: &[&str] = &[
-    "availability", "group", "limit-bytes", "required-bytes", "scope", "secret", "sharing",
-    "topology-preferred", "topology-required", "type",
+    "availability",
+    "group",
+    "limit-bytes",
+    "required-bytes",
+    "scope",
+    "secret",
+    "sharing",
+    "topology-preferred",
+    "topology-required",
+    "type",
 ];
 
 /// `volume create [VOLUME]`
 pub async fn create(call: Call) -> Outcome {
     let given = &call.given;
     if let Some(flag) = CLUSTER.iter().find(|f| given.changed(f)) {
-        return Err(Failure::new(format!("--{flag} is for cluster volumes, which wharf does not implement")));
+        return Err(Failure::new(format!(
+            "--{flag} is for cluster volumes, which wharf does not implement"
+        )));
     }
     let argument = call.args().first().map_or("", String::as_str);
     let name = match (given.text("name"), argument) {

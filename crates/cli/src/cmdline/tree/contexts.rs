@@ -47,9 +47,12 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Display detailed information on one or more contexts",
         args: Args::Any,
         interspersed: true,
-        flags: &[&[
-            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
-        ]],
+        flags: &[&[flag(
+            Str,
+            "f",
+            "format",
+            "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+        )]],
         run: |call| Box::pin(verbs::context::inspect(call)),
     },
     Verb {
@@ -60,7 +63,12 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::None,
         interspersed: true,
         flags: &[&[
-            flag(Str, "", "format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "",
+                "format",
+                "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Bool, "q", "quiet", "Only show context names"),
         ]],
         run: |call| Box::pin(verbs::context::ls(call)),
@@ -72,9 +80,7 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Remove one or more contexts",
         args: Args::AtLeast(1),
         interspersed: true,
-        flags: &[&[
-            flag(Bool, "f", "force", "Force the removal of a context in use"),
-        ]],
+        flags: &[&[flag(Bool, "f", "force", "Force the removal of a context in use")]],
         run: |call| Box::pin(verbs::context::rm(call)),
     },
     Verb {

@@ -21,12 +21,27 @@ pub const GLOBAL: Verb = Verb {
     interspersed: false,
     flags: &[&[
         flag(Str, "", "config", "Location of client config files (default \"~/.docker\")"),
-        flag(Str, "c", "context", "Name of the context to use to connect to the daemon (overrides DOCKER_HOST env var and default context set with \"context use\")"),
+        flag(
+            Str,
+            "c",
+            "context",
+            "Name of the context to use to connect to the daemon (overrides DOCKER_HOST env var and default context set with \"context use\")",
+        ),
         flag(Bool, "D", "debug", "Enable debug mode"),
         flag(List, "H", "host", "Daemon socket to connect to"),
-        flag(Str, "l", "log-level", "Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")"),
+        flag(
+            Str,
+            "l",
+            "log-level",
+            "Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")",
+        ),
         flag(Bool, "", "tls", "Use TLS; implied by --tlsverify"),
-        flag(Str, "", "tlscacert", "Trust certs signed only by this CA (default \"~/.docker/ca.pem\")"),
+        flag(
+            Str,
+            "",
+            "tlscacert",
+            "Trust certs signed only by this CA (default \"~/.docker/ca.pem\")",
+        ),
         flag(Str, "", "tlscert", "Path to TLS certificate file (default \"~/.docker/cert.pem\")"),
         flag(Str, "", "tlskey", "Path to TLS key file (default \"~/.docker/key.pem\")"),
         flag(Bool, "", "tlsverify", "Use TLS and verify the remote"),
@@ -70,9 +85,8 @@ pub const GROUPS: &[Group] = &[
 ];
 
 /// The verbs that the help shows first.
-pub const COMMON: &[&str] = &[
-    "run", "exec", "ps", "pull", "images", "login", "logout", "search", "version", "info",
-];
+pub const COMMON: &[&str] =
+    &["run", "exec", "ps", "pull", "images", "login", "logout", "search", "version", "info"];
 
 /// Docker's words that wharf does not have yet, and what to say about each.
 const LATER: &[(&str, &str)] = &[
@@ -80,7 +94,10 @@ const LATER: &[(&str, &str)] = &[
     ("builder", "building images is not implemented yet"),
     ("buildx", "building images is not implemented yet; load or pull an image instead"),
     ("checkpoint", "checkpoints are not implemented"),
-    ("compose", "Compose projects are not implemented yet; the stock docker compose works against wharf"),
+    (
+        "compose",
+        "Compose projects are not implemented yet; the stock docker compose works against wharf",
+    ),
     ("config", "it belongs to Swarm, which wharf does not implement"),
     ("manifest", "manifest lists are not implemented yet"),
     ("node", "it belongs to Swarm, which wharf does not implement"),

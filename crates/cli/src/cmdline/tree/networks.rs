@@ -16,7 +16,12 @@ pub(super) const VERBS: &[Verb] = &[
         flags: &[&[
             flag(Strings, "", "alias", "Add network-scoped alias for the container"),
             flag(Strings, "", "driver-opt", "driver options for the network"),
-            flag(Int, "", "gw-priority", "Highest gw-priority provides the default gateway. Accepts positive and negative values."),
+            flag(
+                Int,
+                "",
+                "gw-priority",
+                "Highest gw-priority provides the default gateway. Accepts positive and negative values.",
+            ),
             flag(Str, "", "ip", "IPv4 address (e.g., \"172.30.100.104\")"),
             flag(Str, "", "ip6", "IPv6 address (e.g., \"2001:db8::33\")"),
             flag(ListOf(Item::Link), "", "link", "Add link to another container"),
@@ -33,7 +38,12 @@ pub(super) const VERBS: &[Verb] = &[
         interspersed: true,
         flags: &[&[
             flag(Bool, "", "attachable", "Enable manual container attachment"),
-            flag(Map, "", "aux-address", "Auxiliary IPv4 or IPv6 addresses used by Network driver (default map[])"),
+            flag(
+                Map,
+                "",
+                "aux-address",
+                "Auxiliary IPv4 or IPv6 addresses used by Network driver (default map[])",
+            ),
             flag(Str, "", "config-from", "The network from which to copy the configuration"),
             flag(Bool, "", "config-only", "Create a configuration only network"),
             flag(Str, "d", "driver", "Driver to manage the Network (default \"bridge\")"),
@@ -59,9 +69,7 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Disconnect a container from a network",
         args: Args::Exactly(2),
         interspersed: true,
-        flags: &[&[
-            flag(Bool, "f", "force", "Force the container to disconnect from a network"),
-        ]],
+        flags: &[&[flag(Bool, "f", "force", "Force the container to disconnect from a network")]],
         run: |call| Box::pin(verbs::network::disconnect(call)),
     },
     Verb {
@@ -72,7 +80,12 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::AtLeast(1),
         interspersed: true,
         flags: &[&[
-            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "f",
+                "format",
+                "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Bool, "v", "verbose", "Verbose output for diagnostics"),
         ]],
         run: |call| Box::pin(verbs::inspect::network(call)),
@@ -86,7 +99,12 @@ pub(super) const VERBS: &[Verb] = &[
         interspersed: true,
         flags: &[&[
             flag(Filter, "f", "filter", "Provide filter values (e.g. \"driver=bridge\")"),
-            flag(Str, "", "format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "",
+                "format",
+                "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Bool, "", "no-trunc", "Do not truncate the output"),
             flag(Bool, "q", "quiet", "Only display network IDs"),
         ]],
@@ -112,9 +130,7 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Remove one or more networks",
         args: Args::AtLeast(1),
         interspersed: true,
-        flags: &[&[
-            flag(Bool, "f", "force", "Do not error if the network does not exist"),
-        ]],
+        flags: &[&[flag(Bool, "f", "force", "Do not error if the network does not exist")]],
         run: |call| Box::pin(verbs::network::rm(call)),
     },
 ];

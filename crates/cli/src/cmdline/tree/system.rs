@@ -13,9 +13,12 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Show the Docker version information",
         args: Args::None,
         interspersed: true,
-        flags: &[&[
-            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
-        ]],
+        flags: &[&[flag(
+            Str,
+            "f",
+            "format",
+            "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+        )]],
         run: |call| Box::pin(verbs::version::version(call)),
     },
     Verb {
@@ -25,9 +28,12 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Display system-wide information",
         args: Args::None,
         interspersed: true,
-        flags: &[&[
-            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
-        ]],
+        flags: &[&[flag(
+            Str,
+            "f",
+            "format",
+            "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+        )]],
         run: |call| Box::pin(verbs::info::info(call)),
     },
     Verb {
@@ -39,7 +45,12 @@ pub(super) const VERBS: &[Verb] = &[
         interspersed: true,
         flags: &[&[
             flag(Str, "p", "password", "Password or Personal Access Token (PAT)"),
-            flag(Bool, "", "password-stdin", "Take the Password or Personal Access Token (PAT) from stdin"),
+            flag(
+                Bool,
+                "",
+                "password-stdin",
+                "Take the Password or Personal Access Token (PAT) from stdin",
+            ),
             flag(Str, "u", "username", "Username"),
         ]],
         run: |call| Box::pin(verbs::login::login(call)),
@@ -63,7 +74,12 @@ pub(super) const VERBS: &[Verb] = &[
         interspersed: true,
         flags: &[&[
             flag(Filter, "f", "filter", "Filter output based on conditions provided"),
-            flag(Str, "", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "",
+                "format",
+                "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Str, "", "since", "Show all events created since timestamp"),
             flag(Str, "", "until", "Stream events until this timestamp"),
         ]],
@@ -77,7 +93,12 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::None,
         interspersed: true,
         flags: &[&[
-            flag(Str, "", "format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "",
+                "format",
+                "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Bool, "v", "verbose", "Show detailed information on space usage"),
         ]],
         run: |call| Box::pin(verbs::df::df(call)),
@@ -105,7 +126,12 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::AtLeast(1),
         interspersed: true,
         flags: &[&[
-            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "f",
+                "format",
+                "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Bool, "s", "size", "Display total file sizes if the type is container"),
             flag(Str, "", "type", "Only inspect objects of the given type"),
         ]],

@@ -14,7 +14,12 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::AtMost(1),
         interspersed: true,
         flags: &[&[
-            flag(Str, "", "availability", "Cluster Volume availability (\"active\", \"pause\", \"drain\") (default \"active\")"),
+            flag(
+                Str,
+                "",
+                "availability",
+                "Cluster Volume availability (\"active\", \"pause\", \"drain\") (default \"active\")",
+            ),
             flag(Str, "d", "driver", "Specify volume driver name (default \"local\")"),
             flag(Str, "", "group", "Cluster Volume group (cluster volumes)"),
             flag(ListOf(Item::Label), "", "label", "Set metadata for a volume"),
@@ -22,12 +27,37 @@ pub(super) const VERBS: &[Verb] = &[
             alias(Str, "name", "name"),
             flag(Map, "o", "opt", "Set driver specific options (default map[])"),
             flag(Bytes, "", "required-bytes", "Maximum size of the Cluster Volume in bytes"),
-            flag(Str, "", "scope", "Cluster Volume access scope (\"single\", \"multi\") (default \"single\")"),
+            flag(
+                Str,
+                "",
+                "scope",
+                "Cluster Volume access scope (\"single\", \"multi\") (default \"single\")",
+            ),
             flag(Map, "", "secret", "Cluster Volume secrets (default map[])"),
-            flag(Str, "", "sharing", "Cluster Volume access sharing (\"none\", \"readonly\", \"onewriter\", \"all\") (default \"none\")"),
-            flag(List, "", "topology-preferred", "A topology that the Cluster Volume would be preferred in"),
-            flag(List, "", "topology-required", "A topology that the Cluster Volume must be accessible from"),
-            flag(Str, "", "type", "Cluster Volume access type (\"mount\", \"block\") (default \"block\")"),
+            flag(
+                Str,
+                "",
+                "sharing",
+                "Cluster Volume access sharing (\"none\", \"readonly\", \"onewriter\", \"all\") (default \"none\")",
+            ),
+            flag(
+                List,
+                "",
+                "topology-preferred",
+                "A topology that the Cluster Volume would be preferred in",
+            ),
+            flag(
+                List,
+                "",
+                "topology-required",
+                "A topology that the Cluster Volume must be accessible from",
+            ),
+            flag(
+                Str,
+                "",
+                "type",
+                "Cluster Volume access type (\"mount\", \"block\") (default \"block\")",
+            ),
         ]],
         run: |call| Box::pin(verbs::volume::create(call)),
     },
@@ -38,9 +68,12 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Display detailed information on one or more volumes",
         args: Args::AtLeast(1),
         interspersed: true,
-        flags: &[&[
-            flag(Str, "f", "format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
-        ]],
+        flags: &[&[flag(
+            Str,
+            "f",
+            "format",
+            "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+        )]],
         run: |call| Box::pin(verbs::inspect::volume(call)),
     },
     Verb {
@@ -51,9 +84,19 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::None,
         interspersed: true,
         flags: &[&[
-            flag(Bool, "", "cluster", "Display only cluster volumes, and use cluster volume list formatting"),
+            flag(
+                Bool,
+                "",
+                "cluster",
+                "Display only cluster volumes, and use cluster volume list formatting",
+            ),
             flag(Filter, "f", "filter", "Provide filter values (e.g. \"dangling=true\")"),
-            flag(Str, "", "format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
+            flag(
+                Str,
+                "",
+                "format",
+                "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates",
+            ),
             flag(Bool, "q", "quiet", "Only display volume names"),
         ]],
         run: |call| Box::pin(verbs::volume::ls(call)),
@@ -79,9 +122,7 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Remove one or more volumes. You cannot remove a volume that is in use by a container.",
         args: Args::AtLeast(1),
         interspersed: true,
-        flags: &[&[
-            flag(Bool, "f", "force", "Force the removal of one or more volumes"),
-        ]],
+        flags: &[&[flag(Bool, "f", "force", "Force the removal of one or more volumes")]],
         run: |call| Box::pin(verbs::volume::rm(call)),
     },
     Verb {
@@ -91,9 +132,12 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Update a volume (cluster volumes only)",
         args: Args::Exactly(1),
         interspersed: true,
-        flags: &[&[
-            flag(Str, "", "availability", "Cluster Volume availability (\"active\", \"pause\", \"drain\") (default \"active\")"),
-        ]],
+        flags: &[&[flag(
+            Str,
+            "",
+            "availability",
+            "Cluster Volume availability (\"active\", \"pause\", \"drain\") (default \"active\")",
+        )]],
         run: |call| Box::pin(verbs::volume::update(call)),
     },
 ];
