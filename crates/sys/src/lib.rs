@@ -16,5 +16,6 @@ pub mod root;
 pub mod scratch;
 pub mod security;
 pub mod socket;
+pub mod terminal;
 pub mod tty;
 pub mod tuning;
