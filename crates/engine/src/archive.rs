@@ -136,7 +136,10 @@ fn absolute(path: &str) -> PathBuf {
 }
 
 fn not_found(path: &str, c: &Container) -> EngineError {
-    EngineError::not_found(format!("Could not find the file {path} in container {}", c.record().name))
+    EngineError::not_found(format!(
+        "Could not find the file {path} in container {}",
+        c.record().name
+    ))
 }
 
 fn looked(path: &str, c: &Container) -> impl FnOnce(io::Error) -> EngineError {

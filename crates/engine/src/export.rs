@@ -73,7 +73,11 @@ impl Inner {
         let id = made?;
         let more = name.map(|n| n.familiar()).unwrap_or_default();
         let comment = options.comment.clone();
-        self.emit(&c.record(), "commit", &[("comment", &comment), ("imageID", &id), ("imageRef", &more)]);
+        self.emit(
+            &c.record(),
+            "commit",
+            &[("comment", &comment), ("imageID", &id), ("imageRef", &more)],
+        );
         Ok(id)
     }
 

@@ -122,7 +122,8 @@ mod tests {
         symlink("/srv/data", layer.join("link")).unwrap();
         std::fs::write(layer.join("srv/data/sub/a"), "hello").unwrap();
         std::fs::hard_link(layer.join("srv/data/sub/a"), layer.join("srv/data/b")).unwrap();
-        std::fs::set_permissions(layer.join("srv/data"), PermissionsExt::from_mode(0o1770)).unwrap();
+        std::fs::set_permissions(layer.join("srv/data"), PermissionsExt::from_mode(0o1770))
+            .unwrap();
         // Through an absolute link of the image, which must lead nowhere else.
         v.populate("vol", &[layer.clone()], "/link").unwrap();
         let data = v.data("vol");

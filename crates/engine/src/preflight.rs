@@ -61,7 +61,10 @@ fn elf(path: &str, head: &[u8], exists: &dyn Fn(&str) -> bool) -> Option<String>
     let machine = half(18)?;
     let (theirs, ours) = (arch(machine), host_arch());
     if theirs != ours {
-        return Some(format!("{path} is {} {theirs} program, this host is {ours}", article(theirs)));
+        return Some(format!(
+            "{path} is {} {theirs} program, this host is {ours}",
+            article(theirs)
+        ));
     }
     let interpreter = interpreter(head)?;
     (!exists(&interpreter)).then(|| {
@@ -172,7 +175,10 @@ mod tests {
     fn programs() {
         let (own, foreign) = if cfg!(target_arch = "x86_64") { (62, 183) } else { (183, 62) };
         check(&head(foreign, ""), Some("program, this host is"));
-        check(&head(own, "/lib/ld-musl.so.1"), Some("/lib/ld-musl.so.1, which is not in the image"));
+        check(
+            &head(own, "/lib/ld-musl.so.1"),
+            Some("/lib/ld-musl.so.1, which is not in the image"),
+        );
         check(&head(own, "/bin/sh"), None);
         check(b"\x7fELF", None);
     }

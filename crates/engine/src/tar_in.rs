@@ -135,7 +135,8 @@ impl Unpack<'_> {
         let Ok(old) = dir.lstat(name) else { return Ok(()) };
         let (was, will) = (old.kind == Kind::Dir, kind == EntryType::Directory);
         if self.strict && was != will {
-            let what = if was { ("directory", "non-directory") } else { ("non-directory", "directory") };
+            let what =
+                if was { ("directory", "non-directory") } else { ("non-directory", "directory") };
             return Err(EngineError::invalid(format!(
                 "cannot overwrite {} {:?} with {} {:?}",
                 what.0,
@@ -174,7 +175,12 @@ impl Meta {
             Owner::Fixed { uid, gid } => (uid, gid),
         };
         let seconds = i64::try_from(h.mtime().unwrap_or(0)).unwrap_or(0);
-        Meta { uid, gid, mode: h.mode().unwrap_or(0o644) & 0o7777, time: Time { seconds, nanos: 0 } }
+        Meta {
+            uid,
+            gid,
+            mode: h.mode().unwrap_or(0o644) & 0o7777,
+            time: Time { seconds, nanos: 0 },
+        }
     }
 }
 
@@ -290,8 +296,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("root/in/there")).unwrap();
         std::fs::create_dir(dir.path().join("outside")).unwrap();
         let root = Root::open(&dir.path().join("root")).unwrap();
-        let unpack =
-            Unpack { root: &root, target: "/in".into(), owner: Owner::AsArchived, strict };
+        let unpack = Unpack { root: &root, target: "/in".into(), owner: Owner::AsArchived, strict };
         let result = unpack.run(bytes);
         assert_eq!(std::fs::read_dir(dir.path().join("outside")).unwrap().count(), 0);
         (dir, result)

@@ -246,10 +246,8 @@ impl Process {
         let kib = |name: &str| field(name).first().and_then(|n| n.parse().ok()).unwrap_or(0);
         // The second number of Uid and Gid is the effective one.
         let id = |name: &str| field(name).get(1).cloned().unwrap_or_default();
-        let args: Vec<String> = line
-            .split(|b| *b == 0)
-            .map(|a| String::from_utf8_lossy(a).into_owned())
-            .collect();
+        let args: Vec<String> =
+            line.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
         let command = args.join(" ").trim_end().to_owned();
         let command = if command.is_empty() { format!("[{program}]") } else { command };
         Process {
@@ -360,7 +358,13 @@ mod tests {
         let host = Host { uptime: 11, now: 100, memory: 4096, passwd: "web:x:33:34::/:\n".into() };
         let show = |c| p.show(c, &host);
         assert_eq!((p.program.as_str(), show(C::Command).as_str()), ("a) b (c", "x -y"));
-        assert_eq!((show(C::User), show(C::Ppid), show(C::Time)), ("web".into(), "1".into(), "00:00:03".into()));
-        assert_eq!((show(C::Tty), show(C::Cpu), show(C::MemShare)), ("pts/1".into(), "30".into(), "50.0".into()));
+        assert_eq!(
+            (show(C::User), show(C::Ppid), show(C::Time)),
+            ("web".into(), "1".into(), "00:00:03".into())
+        );
+        assert_eq!(
+            (show(C::Tty), show(C::Cpu), show(C::MemShare)),
+            ("pts/1".into(), "30".into(), "50.0".into())
+        );
     }
 }

@@ -20,7 +20,9 @@ impl Inner {
     ) -> Result<Vec<String>> {
         let _turn = c.turn.lock().await;
         if matches!(c.state(), State::Removing(_) | State::Dead(_)) {
-            return Err(EngineError::conflict("container is marked for removal and cannot be \"update\"."));
+            return Err(EngineError::conflict(
+                "container is marked for removal and cannot be \"update\".",
+            ));
         }
         let mut record = Record::clone(&c.record());
         merge(&mut record.host.resources, &request.resources)?;
@@ -29,7 +31,9 @@ impl Inner {
         if !policy.name.is_empty() {
             let parsed = Policy::parse(&policy.name, policy.maximum_retry_count)?;
             if record.host.auto_remove && parsed.is_active() {
-                return Err(EngineError::invalid("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+                return Err(EngineError::invalid(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
+                ));
             }
             record.host.restart_policy = policy.clone();
         }
@@ -46,9 +50,9 @@ impl Inner {
     /// To the running container's cgroup; its device rules stay.
     fn apply_limits(&self, record: &Record) -> Result<()> {
         let r = resources::resources(&record.host.resources, Vec::new(), &devices::block_number)?;
-        self.cgroup(record)
-            .apply(&r)
-            .map_err(|e| EngineError::invalid(format!("Cannot update container {}", record.id)).because(e))
+        self.cgroup(record).apply(&r).map_err(|e| {
+            EngineError::invalid(format!("Cannot update container {}", record.id)).because(e)
+        })
     }
 }
 
@@ -95,7 +99,8 @@ fn merge(own: &mut Resources, new: &Resources) -> Result<()> {
         }
     }
     // Memory alone raised above the swap limit would be a contradiction that the user did not ask for.
-    if new.memory > 0 && new.memory_swap == 0 && own.memory_swap > 0 && own.memory > own.memory_swap {
+    if new.memory > 0 && new.memory_swap == 0 && own.memory_swap > 0 && own.memory > own.memory_swap
+    {
         return Err(EngineError::conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
         ));
@@ -109,7 +114,12 @@ mod tests {
 
     #[test]
     fn zero_leaves_and_contradictions_are_refused() {
-        let mut own = Resources { memory: 64 << 20, memory_swap: 128 << 20, cpu_shares: 5, ..Default::default() };
+        let mut own = Resources {
+            memory: 64 << 20,
+            memory_swap: 128 << 20,
+            cpu_shares: 5,
+            ..Default::default()
+        };
         merge(&mut own, &Resources { memory: 96 << 20, ..Default::default() }).unwrap();
         assert_eq!((own.memory, own.cpu_shares), (96 << 20, 5));
         assert!(merge(&mut own, &Resources { memory: 256 << 20, ..Default::default() }).is_err());

@@ -37,8 +37,10 @@ impl Inner {
             return Ok(found.clone());
         }
         let root = self.look(record)?;
-        let accounts =
-            Arc::new(Accounts { passwd: text(&root, "etc/passwd")?, group: text(&root, "etc/group")? });
+        let accounts = Arc::new(Accounts {
+            passwd: text(&root, "etc/passwd")?,
+            group: text(&root, "etc/group")?,
+        });
         if !changed {
             let mut cache = self.accounts.0.lock();
             if cache.len() >= CACHED {
@@ -62,7 +64,8 @@ impl Inner {
         let root = self.look(record).ok()?;
         let exists = |path: &str| root.stat(Path::new(path)).is_ok();
         let (program, _) = record.command();
-        let path = preflight::candidates(&program, &record.config).into_iter().find(|p| exists(p))?;
+        let path =
+            preflight::candidates(&program, &record.config).into_iter().find(|p| exists(p))?;
         let mut head = Vec::new();
         let file = root.read(Path::new(&path)).ok()?;
         file.take(preflight::HEAD).read_to_end(&mut head).ok()?;
@@ -93,9 +96,8 @@ pub(crate) fn add_lowers(fs: &Fs, layers: &[&PathBuf]) -> io::Result<()> {
         match fs.set("lowerdir+", layer.as_path()) {
             // Before 6.7 there is only the joint option, with colons escaped.
             Err(e) if index == 0 && e.kind() == io::ErrorKind::InvalidInput => {
-                let escape = |l: &&PathBuf| {
-                    l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:")
-                };
+                let escape =
+                    |l: &&PathBuf| l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
                 let joint: Vec<String> = layers.iter().map(escape).collect();
                 return fs.set("lowerdir", joint.join(":").as_str());
             }

@@ -24,7 +24,12 @@ fn tar_of(name: &str, data: &[u8]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-async fn put(engine: &wharf_engine::Engine, id: &str, to: &str, tar: Vec<u8>) -> wharf_engine::Result<()> {
+async fn put(
+    engine: &wharf_engine::Engine,
+    id: &str,
+    to: &str,
+    tar: Vec<u8>,
+) -> wharf_engine::Result<()> {
     let body = Box::pin(std::io::Cursor::new(tar));
     engine.archive_put(id, to, ArchivePut::default(), body).await
 }
@@ -58,7 +63,8 @@ fn with_volume(command: &[&str]) -> CreateRequest {
 
 async fn copies_without_a_start(h: Host) {
     let engine = h.open().await;
-    let id = engine.create(None, with_volume(&["cat", "/tmp/in", "/data/in"]), None).await.unwrap().id;
+    let id =
+        engine.create(None, with_volume(&["cat", "/tmp/in", "/data/in"]), None).await.unwrap().id;
     put(&engine, &id, "/tmp", tar_of("in", b"one ")).await.unwrap();
     put(&engine, &id, "/data", tar_of("in", b"two")).await.unwrap();
     assert_eq!(std::fs::read(h.dir.join("root/volumes/data/_data/in")).unwrap(), b"two");
@@ -119,8 +125,11 @@ async fn users_come_from_the_image(h: Host) {
         r.config.user = user.into();
         let (_, out, err) = run_to_end(&engine, r).await;
         let sorted = |s: &str| {
-            let mut words: Vec<String> =
-                s.trim().split([' ', ',']).map(|w| w.trim_start_matches("groups=").into()).collect();
+            let mut words: Vec<String> = s
+                .trim()
+                .split([' ', ','])
+                .map(|w| w.trim_start_matches("groups=").into())
+                .collect();
             words.sort();
             words
         };
@@ -136,9 +145,7 @@ async fn users_come_from_the_image(h: Host) {
 
 async fn broken_programs_are_explained(h: Host) {
     let engine = h.open().await;
-    for (program, text) in
-        [("/arm", "program, this host is"), ("/crlf", "Windows line ends")]
-    {
+    for (program, text) in [("/arm", "program, this host is"), ("/crlf", "Windows line ends")] {
         let id = engine.create(None, request(&[program]), None).await.unwrap().id;
         let e = engine.start(&id).await.unwrap_err();
         assert!(e.message().contains(text), "{program}: {}", e.message());
