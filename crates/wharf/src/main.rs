@@ -13,7 +13,8 @@ fn main() -> ExitCode {
         Some("daemon") => daemon::main(std::env::args_os().skip(1)),
         Some("--version" | "-v") => version(),
         // The programs of the builtin images, which run as pid 1 of a container.
-        other => other.and_then(wharf_image::builtin::main).unwrap_or_else(usage),
+        Some(verb) => wharf_image::builtin::main(verb).unwrap_or_else(usage),
+        None => usage(),
     }
 }
 
