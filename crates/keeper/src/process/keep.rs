@@ -12,7 +12,7 @@ use wharf_runtime::cgroup::Cgroup;
 use wharf_sys::channel;
 use wharf_sys::child::{self, Ended as ChildEnded};
 use wharf_sys::events::{Events, Interest, Ready, next_signal};
-use wharf_sys::scratch::Scratch;
+use wharf_sys::scratch::{Scratch, forget_code};
 
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
@@ -75,7 +75,8 @@ impl Keep {
             connections: Vec::new(),
             next_connection: 0,
             buffer,
-            burst: false,
+            // The birth of the container was one: it needed most of the code that this process has.
+            burst: true,
             exit: None,
             acknowledged: false,
         };
@@ -312,6 +313,7 @@ impl Keep {
         self.log.rest();
         self.buffer.release();
         child::trim_heap();
+        forget_code();
     }
 }
 
