@@ -17,7 +17,7 @@ use wharf_sys::scratch::{Scratch, forget_code};
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
 use crate::process::birth::{Born, SIGCHLD, fault};
-use crate::process::connection::{Connection, Topic};
+use crate::process::connection::{Connection, Follow, Topic};
 use crate::process::execs::{Execs, no_log};
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
@@ -209,7 +209,7 @@ impl Keep {
         self.pump.release(&self.events, &mut ended);
         self.report(ended);
         self.tell(&Topic::Container, &Reply::Exited(exit));
-        self.connections.retain(|c| !matches!(c.topic, Topic::Log { .. }));
+        self.connections.retain(|c| !matches!(c.topic, Topic::Log(_)));
     }
 
     fn exec_ended(&mut self, pid: i32, how: ChildEnded) {
@@ -242,13 +242,19 @@ impl Keep {
     }
 
     fn log_grew(&mut self) {
-        for at in (0..self.connections.len()).rev() {
-            let connection = &mut self.connections[at];
-            if connection.topic == (Topic::Log { armed: true }) {
-                connection.topic = Topic::Log { armed: false };
-                let id = connection.id;
-                self.reply(id, &Reply::LogGrew);
+        let mut told = Vec::new();
+        for connection in &mut self.connections {
+            match connection.topic {
+                Topic::Log(Follow::Armed) => {
+                    connection.topic = Topic::Log(Follow::UpToDate);
+                    told.push(connection.id);
+                }
+                Topic::Log(Follow::UpToDate) => connection.topic = Topic::Log(Follow::Behind),
+                _ => {}
             }
+        }
+        for id in told {
+            self.reply(id, &Reply::LogGrew);
         }
     }
 
