@@ -17,5 +17,6 @@ pub mod root;
 pub mod scratch;
 pub mod security;
 pub mod socket;
+pub mod terminal;
 pub mod tty;
 pub mod tuning;
