@@ -8,5 +8,8 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == "launcher") {
         return wharf_keeper::launcher::main();
     }
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "oci") {
+        return wharf_runtime::oci::main(std::env::args_os().skip(2).collect());
+    }
     ExitCode::SUCCESS
 }
