@@ -439,10 +439,7 @@ fn take_identity(process: &ProcessPlan) -> Result<(), Failure> {
         Err(e)
             if process.userns
                 && process.groups.is_empty()
-                && e.raw_os_error() == Some(errno::PERM) =>
-        {
-            ()
-        }
+                && e.raw_os_error() == Some(errno::PERM) => {}
         other => other.map_err(step("setgroups"))?,
     }
     process::set_identity(process.uid, process.gid)

@@ -18,16 +18,15 @@ pub fn open_peer(master: impl AsFd) -> io::Result<OwnedFd> {
 /// The index of a terminal in its devpts, from the master side.
 pub fn index(master: impl AsFd) -> io::Result<u32> {
     let mut number: libc::c_uint = 0;
+    let fd = master.as_fd().as_raw_fd();
     // SAFETY: TIOCGPTN stores one unsigned integer.
-    check(
-        unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut number) }.into(),
-    )?;
+    let done = unsafe { libc::ioctl(fd, libc::TIOCGPTN, &raw mut number) };
+    check(done.into())?;
     Ok(number)
 }
 
-/// Makes a terminal the controlling one of this process's new session.
+/// Makes a terminal the controlling one of this process's session, which it must lead.
 pub fn make_controlling(terminal: impl AsFd) -> io::Result<()> {
-    rustix::process::setsid()?;
     Ok(rustix::process::ioctl_tiocsctty(terminal)?)
 }
 

@@ -59,19 +59,19 @@ pub(super) fn create(global: &Global, args: &mut Args) -> Outcome {
     use_own_copy()?;
     let dir = Container::reserve(global, &id)?;
     let made = make(&flags, &id, &dir).and_then(|(mut created, record)| {
-        let pid = created.pid();
-        hand_console(&mut created, &flags)?;
-        let container = Container::record(dir.clone(), record)?;
-        write_pid_file(flags.pid_file.as_deref(), pid)?;
-        Ok(container)
-    });
-    match made {
-        Ok(_) => Ok(0),
-        Err(e) => {
-            forget(&dir);
-            Err(e)
+        let settled = hand_console(&mut created, &flags)
+            .and_then(|()| Container::record(dir.clone(), record))
+            .and_then(|_| write_pid_file(flags.pid_file.as_deref(), created.pid()));
+        if settled.is_err() {
+            let (plan, init) = created.into_parts();
+            destroy(&plan, &init)?;
         }
+        settled
+    });
+    if made.is_err() {
+        forget(&dir);
     }
+    made.map(|()| 0)
 }
 
 /// Undoes what a failed creation left on disk; the failure itself is what the user hears of.
@@ -190,17 +190,12 @@ fn fifos(dir: &Path) -> Result<Gate, OciError> {
 
 fn hand_console(created: &mut Created, flags: &Make) -> Result<(), OciError> {
     let Some(master) = created.take_console() else { return Ok(()) };
-    let sent = match &flags.console_socket {
+    match &flags.console_socket {
         Some(path) => send_console(path, &master),
         None => Err(OciError::Usage(
             "cannot allocate tty if runc will detach without setting console socket".into(),
         )),
-    };
-    if sent.is_err() {
-        // The container has no terminal to speak of: it must not stay.
-        drop(process::pidfd_signal(created.pidfd(), 9));
     }
-    sent
 }
 
 pub(super) fn send_console(path: &Path, master: &OwnedFd) -> Result<(), OciError> {
@@ -257,17 +252,19 @@ pub(super) fn run(global: &Global, args: &mut Args) -> Outcome {
 
 fn run_reserved(flags: &Make, id: &str, dir: &Path) -> Outcome {
     let (mut created, record) = make(flags, id, dir)?;
-    let pid = created.pid();
-    let console = match &flags.console_socket {
-        None if !flags.detach => created.take_console(),
-        _ => {
-            hand_console(&mut created, flags)?;
-            None
+    let attached = flags.console_socket.is_none() && !flags.detach;
+    let console = if attached { created.take_console() } else { None };
+    let settled = hand_console(&mut created, flags)
+        .and_then(|()| Container::record(dir.to_owned(), record))
+        .and_then(|c| write_pid_file(flags.pid_file.as_deref(), created.pid()).map(|()| c));
+    let (plan, init) = created.into_parts();
+    let container = match settled {
+        Ok(container) => container,
+        Err(e) => {
+            destroy(&plan, &init)?;
+            return Err(e);
         }
     };
-    let container = Container::record(dir.to_owned(), record)?;
-    write_pid_file(flags.pid_file.as_deref(), pid)?;
-    let (plan, init) = created.into_parts();
     let supervised = if flags.detach { None } else { Some(foreground::Supervisor::new()?) };
     if let Err(e) = open_gate(&container) {
         destroy(&plan, &init)?;

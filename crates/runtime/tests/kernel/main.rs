@@ -3,6 +3,15 @@
 //! The binary is three things: without arguments the runner, with `case NAME` one case, with
 //! `oci …` the OCI runtime that the cases call.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::let_underscore_must_use,
+    unreachable_pub,
+    reason = "a test: what is unexpected ends it, and it starts programs and writes plain files"
+)]
+
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
