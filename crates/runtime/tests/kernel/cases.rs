@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use serde_json::json;
+use std::io::Read as _;
+use wharf_runtime::{ConsoleSize, Exit, HostFacts, Io, Plan, PlanContext, Root};
 
 use super::Case;
 use super::bundle::{Bundle, bind, text};
@@ -35,6 +37,10 @@ pub(crate) const CASES: &[Case] = &[
     ("terminal_is_the_containers_own", terminal_is_the_containers_own),
     ("kill_pause_resume_delete", kill_pause_resume_delete),
     ("no_pivot_works", no_pivot_works),
+    ("overlay_root_exists_only_inside", overlay_root_exists_only_inside),
+    ("overlay_root_in_a_user_namespace", overlay_root_in_a_user_namespace),
+    ("library_reports_a_missing_program", library_reports_a_missing_program),
+    ("library_hands_out_a_terminal", library_hands_out_a_terminal),
     ("cgroup_mount_shows_the_container", cgroup_mount_shows_the_container),
 ];
 
@@ -486,4 +492,75 @@ fn cgroup_mount_shows_the_container() {
     assert!(out.contains(":pids:/\n"), "{out}");
     assert!(out.ends_with("33\nro"), "{out}");
     assert_eq!(fs::metadata("/").unwrap().uid(), 0);
+}
+
+/// The layers of an overlay around the bundle's root.
+fn overlay(b: &Bundle) -> Root {
+    let (upper, work, low) = (b.dir.join("upper"), b.dir.join("workdir"), b.dir.join("low"));
+    for dir in [&upper, &work, &low] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(low.join("lowest"), "low\n").unwrap();
+    Root::Overlay { lowers: vec![b.rootfs(), low], upper, work }
+}
+
+/// Creates, starts and waits through the library; the exit and the output.
+fn by_library(b: &Bundle, root: Root) -> (Exit, String) {
+    let host = HostFacts::probe().unwrap();
+    let spec = serde_json::from_value(b.spec.clone()).unwrap();
+    let plan = Plan::compile(&spec, &PlanContext::new(&b.id, &b.dir, root, &host)).unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let io = Io { stdout: Some(writer.into()), ..Io::default() };
+    let created = wharf_runtime::create(&plan, io).unwrap();
+    let init = created.start().unwrap();
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    let exit = init.wait().unwrap();
+    plan.cgroup.delete().unwrap();
+    (exit, said)
+}
+
+fn overlay_root_exists_only_inside() {
+    let b = Bundle::shell("cat /lowest; echo new > /work/new; rm /etc/passwd; exit 3");
+    let (exit, said) = by_library(&b, overlay(&b));
+    assert_eq!((exit, said.as_str()), (Exit::Code(3), "low\n"));
+    assert!(b.dir.join("upper/work/new").exists() && !b.rootfs().join("work/new").exists());
+    assert!(b.rootfs().join("etc/passwd").exists(), "layers are not written to");
+    assert!(!host_mounts().contains(&b.id));
+}
+
+fn overlay_root_in_a_user_namespace() {
+    let mut b = Bundle::shell("cat /lowest; id -u; echo x > /dev/null && echo null");
+    with_userns(&mut b);
+    let (exit, said) = by_library(&b, overlay(&b));
+    assert_eq!((exit, said.as_str()), (Exit::Code(0), "low\n0\nnull\n"));
+}
+
+fn library_reports_a_missing_program() {
+    let b = Bundle::new(&["nope"]);
+    let host = HostFacts::probe().unwrap();
+    let spec = serde_json::from_value(b.spec.clone()).unwrap();
+    let root = Root::Dir("rootfs".into());
+    let plan = Plan::compile(&spec, &PlanContext::new(&b.id, &b.dir, root, &host)).unwrap();
+    let error = wharf_runtime::create(&plan, Io::default()).unwrap_err();
+    assert_eq!(error.to_string(), r#"exec: "nope": executable file not found in $PATH"#);
+    assert!(!plan.cgroup.exists());
+}
+
+fn library_hands_out_a_terminal() {
+    let mut b = Bundle::shell("tty; exit 0");
+    b.set("/process/terminal", json!(true));
+    let host = HostFacts::probe().unwrap();
+    let spec = serde_json::from_value(b.spec.clone()).unwrap();
+    let root = Root::Dir("rootfs".into());
+    let plan = Plan::compile(&spec, &PlanContext::new(&b.id, &b.dir, root, &host)).unwrap();
+    let io = Io { console: Some(ConsoleSize { rows: 30, cols: 100 }), ..Io::default() };
+    let mut created = wharf_runtime::create(&plan, io).unwrap();
+    let mut master = fs::File::from(created.take_console().unwrap());
+    let init = created.start().unwrap();
+    let mut said = [0; 64];
+    let length = master.read(&mut said).unwrap();
+    assert_eq!(&said[..length], b"/dev/pts/0\r\n");
+    assert_eq!(init.wait().unwrap(), Exit::Code(0));
+    plan.cgroup.delete().unwrap();
 }
