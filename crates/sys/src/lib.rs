@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod child;
+pub mod daemon;
 pub mod errno;
 pub mod events;
 pub mod fs;
