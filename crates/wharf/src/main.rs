@@ -13,7 +13,9 @@ fn main() -> ExitCode {
         Some("oci") => wharf_runtime::oci::main(std::env::args_os().skip(2).collect()),
         Some("daemon") => daemon::main(std::env::args_os().skip(1)),
         Some("--version" | "-v") => version(),
-        _ => usage(),
+        // The programs of the builtin images, which run as pid 1 of a container.
+        Some(verb) => wharf_image::builtin::main(verb).unwrap_or_else(usage),
+        None => usage(),
     }
 }
 
