@@ -101,6 +101,10 @@ impl Door {
             Action::Distribution(name) => responds(images::distribution(name)),
             Action::Commit => responds(containers::commit(door, call)),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
+            Action::PluginInspect(name) => responds(async move {
+                let text = format!("plugin {name:?} not found");
+                Err(Fault::new(StatusCode::NOT_FOUND, text))
+            }),
             Action::Absent(area) => responds(absent(area)),
             Action::Container(ContainerAction::List) => responds(containers::list(door, call)),
             Action::Container(ContainerAction::Create) => responds(containers::create(door, call)),
