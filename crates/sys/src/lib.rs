@@ -16,6 +16,5 @@ pub mod root;
 pub mod scratch;
 pub mod security;
 pub mod socket;
-pub mod terminal;
 pub mod tty;
 pub mod tuning;

@@ -22,7 +22,7 @@ use crate::process::execs::{Execs, no_log};
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
 use crate::protocol::{EXIT_FILE, Exit, Fault, MAX_CONNECTIONS, Reply, SOCKET, Started};
-use crate::record;
+use crate::{record, remains};
 
 /// How long after a burst its memory is kept for the next one.
 const LINGER: Duration = Duration::from_millis(500);
@@ -189,8 +189,6 @@ impl Keep {
     /// The order matters: all output is in the log, and the exit on file, before anyone can ask.
     fn container_ended(&mut self, how: ChildEnded) {
         let mut ended = Vec::new();
-        // In a pid namespace of its own nothing is left; in a shared one the rest must not outlive its keeper.
-        drop(self.cgroup.kill_all());
         let now = Clock::system().unix_nanos();
         let log = &mut self.log;
         let mut write = |stream, bytes: &[u8]| log.write(stream, bytes, now);
@@ -203,7 +201,9 @@ impl Keep {
         // Without a file the daemon still hears of it, unless it is away; then `bury` says 137.
         drop(record::write(&self.dir.join(EXIT_FILE), &exit));
         self.oom = None; // Removing a v1 cgroup would signal it.
-        drop(self.cgroup.delete()); // What cannot be removed yet, `bury` removes.
+        // In a pid namespace of its own nothing is left; in a shared one the rest must not outlive its
+        // keeper. What cannot be removed now, `bury` removes.
+        drop(remains::end(&self.cgroup));
         self.exit = Some(exit);
         self.pump.release(&self.events, &mut ended);
         self.report(ended);

@@ -66,6 +66,7 @@ impl Keep {
             return self.refuse(id, "the container has not ended");
         }
         self.acknowledged = true;
+        self.execs.release_all(&self.events);
         self.reply(id, &Reply::Done);
     }
 
