@@ -12,7 +12,8 @@ fn main() -> ExitCode {
         Some("launcher") => wharf_keeper::launcher::main(),
         Some("daemon") => daemon::main(std::env::args_os().skip(1)),
         Some("--version" | "-v") => version(),
-        _ => usage(),
+        // The programs of the builtin images, which run as pid 1 of a container.
+        other => other.and_then(wharf_image::builtin::main).unwrap_or_else(usage),
     }
 }
 
