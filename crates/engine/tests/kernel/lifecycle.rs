@@ -4,7 +4,7 @@ use wharf_engine::options::{RemoveOptions, StopOptions, WaitCondition};
 
 use crate::host::{Host, Test, drain, request, run_to_end};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("output_and_status_arrive", |h| Box::pin(output_and_status_arrive(h))),
     ("rm_leaves_nothing", |h| Box::pin(rm_leaves_nothing(h))),
     ("start_failures_have_docker_s_codes", |h| Box::pin(start_failures_have_docker_s_codes(h))),
