@@ -37,7 +37,9 @@ impl Inner {
             }
         }
         if self.wants_init(record) {
-            out.push(bind(self.init_program()?, INIT, Access::Read));
+            return Err(EngineError::not_implemented(
+                "--init is not supported by this version of wharf: run an init of the image's own, such as tini",
+            ));
         }
         Ok(out)
     }
