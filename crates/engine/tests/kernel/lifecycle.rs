@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("stop_kill_and_restart", |h| Box::pin(stop_kill_and_restart(h))),
     ("exec_in_a_running_container", |h| Box::pin(exec_in_a_running_container(h))),
     ("the_default_bridge_publishes_ports", |h| Box::pin(the_default_bridge_publishes_ports(h))),
+    ("init_reaps_and_passes_signals_on", |h| Box::pin(init_reaps_and_passes_signals_on(h))),
     ("containers_survive_the_daemon", |h| Box::pin(containers_survive_the_daemon(h))),
 ];
 
@@ -132,12 +133,16 @@ async fn the_default_bridge_publishes_ports(h: Host) {
     let engine = h.open().await;
     let mut r = request(&["httpd", "-f", "-p", "80", "-h", "/data"]);
     r.host_config.network_mode = String::new();
-    let binding = wharf_spec::docker::PortBinding { host_ip: String::new(), host_port: "8099".into() };
+    let binding =
+        wharf_spec::docker::PortBinding { host_ip: String::new(), host_port: "8099".into() };
     r.host_config.port_bindings = Some([("80/tcp".to_owned(), Some(vec![binding]))].into());
     let id = engine.create(Some("web"), r, None).await.unwrap().id;
     engine.start(&id).await.unwrap();
     let shown = engine.inspect(&id, false).await.unwrap().network_settings;
-    assert!(shown.ip_address.starts_with("172.") && shown.ports.contains_key("80/tcp"), "{shown:?}");
+    assert!(
+        shown.ip_address.starts_with("172.") && shown.ports.contains_key("80/tcp"),
+        "{shown:?}"
+    );
     let reply = fetch("127.0.0.1:8099").await;
     assert!(reply.ends_with("from the image\n"), "{reply}");
     let list = engine.list(Default::default()).await.unwrap();
@@ -161,4 +166,17 @@ async fn fetch(at: &str) -> String {
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
     panic!("nobody answers at {at}");
+}
+
+async fn init_reaps_and_passes_signals_on(h: Host) {
+    let engine = h.open().await;
+    let mut r = request(&["sleep", "1000"]);
+    r.host_config.init = Some(true);
+    let id = engine.create(None, r, None).await.unwrap().id;
+    engine.start(&id).await.unwrap();
+    // Under an init the program has the default action for SIGTERM, so no time runs out.
+    engine.stop(&id, StopOptions { timeout: Some(60), ..Default::default() }).await.unwrap();
+    assert_eq!(engine.inspect(&id, false).await.unwrap().state.exit_code, 143);
+    engine.remove(&id, RemoveOptions::default()).await.unwrap();
+    engine.shutdown().await;
 }
