@@ -125,7 +125,12 @@ fn answers_have_dockers_shapes() {
             503,
             "This node is not a swarm manager. Use \\\"docker swarm init\\\" or \\\"docker swarm join\\\" to connect this node to swarm and try again.",
         ),
-        ("GET /containers/json?filters=%7B%22hue%22:%5B%22red%22%5D%7D", "", 400, "invalid filter 'hue'"),
+        (
+            "GET /containers/json?filters=%7B%22hue%22:%5B%22red%22%5D%7D",
+            "",
+            400,
+            "invalid filter 'hue'",
+        ),
         ("POST /containers/create", "", 400, "invalid JSON: got EOF while reading request body"),
         ("POST /containers/create", "{} {}", 400, "unexpected content after JSON"),
         ("POST /containers/create", "{\"Image\":\"nope\"}", 404, "No such image: nope:latest"),
