@@ -14,9 +14,11 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What runs the containers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +53,11 @@ if [ -n "$LOWER" ]; then
     mkdir -p "$DIR/upper" "$DIR/work" "$DIR/root"
     mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$DIR/upper,workdir=$DIR/work" "$DIR/root"
     for d in proc sys dev run tmp; do mount --rbind /$d "$DIR/root/$d"; done
+    cp "$BUSYBOX" "$DIR/busybox"
+    mkdir "$DIR/root/old"
+    cd "$DIR/root"
+    "$DIR/busybox" pivot_root . old
+    "$DIR/busybox" umount -l /old
 fi
 echo ready
 read -r _ || true
@@ -280,6 +287,17 @@ impl Host {
         self.docker(["inspect", "--format", template, name]).ok()
     }
 
+    /// The events up to now that pass `filter`, in this format. (`--until 0s` would cut at a
+    /// full second.)
+    #[track_caller]
+    pub fn events(&self, filter: &str, format: &str) -> Vec<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+        let args = ["events", "--since", "1", "--until", &now, "--format", format];
+        let filter = ["--filter", filter];
+        self.docker(args.iter().chain(filter.iter().filter(|_| !filter[1].is_empty()))).lines()
+    }
+
     /// Writes a file into the host's folder.
     pub fn write(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.dir.join(name);
@@ -355,6 +373,20 @@ impl Host {
         }
     }
 
+    fn tear_down(&mut self) {
+        // Process 1 takes every process of its namespace along.
+        self.namespaces.kill().expect("kill an own child");
+        self.namespaces.wait().expect("wait for an own child");
+        if let Some(daemon) = &mut self.daemon {
+            daemon.enter.wait().expect("wait for an own child");
+        }
+        World::sweep(&self.cgroup());
+        if std::env::var_os("WHARF_TEST_KEEP").is_none() {
+            // A process in its last throes may still hold a directory.
+            crate::settles(|| fs::remove_dir_all(&self.dir).ok());
+        }
+    }
+
     fn engine_command(&self) -> Command {
         let mut c = match self.engine {
             Engine::Wharf => {
@@ -363,8 +395,7 @@ impl Host {
                 c
             }
             Engine::Dockerd => {
-                let mut c = self.enter("chroot");
-                c.arg(self.dir.join("root")).arg("dockerd");
+                let mut c = self.enter("dockerd");
                 c.args([
                     "--storage-driver",
                     "overlay2",
@@ -399,19 +430,12 @@ impl Drop for Host {
             let tail: Vec<&str> = log.lines().rev().take(40).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             eprintln!("--- the engine's log\n{}\n---", tail.join("\n"));
-        } else if self.daemon.is_some() {
-            self.assert_clean();
         }
-        // Process 1 takes every process of its namespace along.
-        self.namespaces.kill().expect("kill an own child");
-        self.namespaces.wait().expect("wait for an own child");
-        if let Some(daemon) = &mut self.daemon {
-            daemon.enter.wait().expect("wait for an own child");
-        }
-        World::sweep(&self.cgroup());
-        if std::env::var_os("WHARF_TEST_KEEP").is_none() {
-            // A process in its last throes may still hold a directory.
-            crate::settles(|| fs::remove_dir_all(&self.dir).ok());
+        let check = !failed && self.daemon.is_some();
+        let clean = catch_unwind(AssertUnwindSafe(|| check.then(|| self.assert_clean())));
+        self.tear_down();
+        if let Err(leak) = clean {
+            resume_unwind(leak);
         }
     }
 }

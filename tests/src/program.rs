@@ -127,6 +127,14 @@ impl Talk {
         }
     }
 
+    /// Whether the output holds `text` by now; waits a moment for more of it.
+    pub fn shows(&mut self, text: &str) -> bool {
+        while let Ok(more) = self.output.recv_timeout(Duration::from_millis(50)) {
+            self.seen.extend(more);
+        }
+        find(&self.seen, text.as_bytes()).is_some()
+    }
+
     /// Everything that the program has written so far.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()

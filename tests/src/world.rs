@@ -38,6 +38,15 @@ impl World {
 
     /// Removes the cgroups of a host that is gone.
     pub fn sweep(cgroup: &str) {
+        for at in cgroups(cgroup) {
+            // The frozen cannot die. Only one of the two files is there, if any.
+            for (file, free) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                let file = at.join(file);
+                if file.exists() {
+                    fs::write(file, free).ok();
+                }
+            }
+        }
         crate::settles(|| {
             // Deepest first: a cgroup with children cannot go.
             let all = cgroups(cgroup);

@@ -10,7 +10,9 @@
 mod debian;
 mod machine;
 mod sh;
+mod suites;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -24,20 +26,22 @@ usage: cargo xtask TASK
   vm [FILTER]             run the kernel tests in a virtual machine with cgroup v2
   tools                   fetch the test clients into target/tools and stop
 
-suites: house fmt clippy unit acceptance clients oci vm";
+suites: fmt clippy house unit acceptance reliability clients oci vm";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["tools", rest @ ..] => tools::install(rest),
+        ["tools", rest @ ..] => tools::install(rest).map(|()| true),
+        ["test", rest @ ..] => suites::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE

@@ -62,17 +62,33 @@ pub(crate) fn clients() -> Result<()> {
     Ok(())
 }
 
-/// A root file system with nginx, for the tour of an everyday user.
+/// A root file system with nginx, for the tour of an everyday user. Debian's scripts, which do not
+/// run here, would enable a site; logs go where the well-known image sends them.
 pub(crate) fn nginx() -> Result<PathBuf> {
     let packages = ["nginx-light", "dash", "coreutils"];
-    debian::folder(&dir(), "nginx", Suite::Configured, &packages, |_| true)
+    let root = debian::folder(&dir(), "nginx", Suite::Configured, &packages, |_| true)?;
+    let site = "server { listen 80; root /usr/share/nginx/html; }\n";
+    fs::write(root.join("etc/nginx/conf.d/default.conf"), site)?;
+    link("/dev/stdout".as_ref(), &root.join("var/log/nginx/access.log"))?;
+    link("/dev/stderr".as_ref(), &root.join("var/log/nginx/error.log"))?;
+    Ok(root)
 }
 
 /// The engines and runtimes that wharf is measured against.
 pub(crate) fn peers() -> Result<()> {
     let dir = dir();
     fs::create_dir_all(&dir)?;
-    let newest = ["docker.io", "docker-cli", "iptables", "nftables", "iproute2", "dash"];
+    let newest = [
+        "docker.io",
+        "docker-cli",
+        "iptables",
+        "nftables",
+        "iproute2",
+        "procps",
+        "bash",
+        "dash",
+        "coreutils",
+    ];
     debian::folder(&dir, "dockerd", Suite::Newest, &newest, |_| true)?;
     let stable = [
         "podman",

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_base::Id;
 use wharf_base::sync::Mutex;
 use wharf_keeper::{AttachOptions, Keeper};
+use wharf_runtime::Plan;
 
 use crate::error::{EngineError, Result};
 use crate::health::Health;
@@ -17,7 +18,7 @@ use crate::state::State;
 
 /// One container. What several tasks touch is behind `core`; who changes its state holds `turn`.
 #[derive(Debug)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its id.
     pub id: Id,
     /// Held across a whole operation that changes the state, so that operations take turns.
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) life: Life,
     pub(crate) restarts: Restarts,
     pub(crate) keeper: Option<Keeper>,
+    /// What it runs under, for execs.
+    pub(crate) plan: Option<Arc<Plan>>,
     /// Clients that attached before it runs.
     pub(crate) waiting: Vec<Waiting>,
     /// Ends the pause before a restart.
@@ -40,8 +43,8 @@ pub(crate) struct Core {
     pub(crate) health: Option<Health>,
     /// Ids of execs that are not collected yet.
     pub(crate) execs: Vec<String>,
-    /// The file system is in use by a copy or commit; see [`crate::view`].
-    pub(crate) removing: bool,
+    /// The next end is part of a restart: an automatic removal waits.
+    pub(crate) keep_once: bool,
 }
 
 /// A client that attached before the container runs.
@@ -83,11 +86,12 @@ impl Container {
                 restarts: Restarts::resumed(life.restarts),
                 life,
                 keeper: None,
+                plan: None,
                 waiting: Vec::new(),
                 backoff: None,
                 health: None,
                 execs: Vec::new(),
-                removing: false,
+                keep_once: false,
             }),
             news: watch::Sender::new(news),
         }

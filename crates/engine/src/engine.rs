@@ -8,6 +8,8 @@ use std::sync::Arc;
 use futures_util::Stream;
 use wharf_base::clock::Clock;
 use wharf_base::db::Db;
+use wharf_image::ImageStore;
+use wharf_keeper::Launcher;
 use wharf_net::Net;
 use wharf_spec::docker::{self, Map};
 use wharf_spec::platform::Platform;
@@ -15,7 +17,9 @@ use wharf_spec::platform::Platform;
 use crate::error::{EngineError, Result};
 use crate::events::Events;
 use crate::filters::Filters;
+use crate::inner::Inner;
 use crate::options::*;
+use crate::start::Starter;
 
 /// Settings, resolved by the daemon.
 #[derive(Clone, Debug)]
@@ -93,8 +97,12 @@ impl Default for Config {
 pub struct Parts {
     /// The state database.
     pub db: Db,
+    /// Images.
+    pub images: ImageStore,
     /// Networks.
     pub net: Arc<Net>,
+    /// Starts keepers.
+    pub launcher: Launcher,
     /// Where events go.
     pub events: Events,
     /// Time.
@@ -103,7 +111,7 @@ pub struct Parts {
 
 /// Many containers and their volumes. Clones share it.
 #[derive(Clone)]
-pub struct Engine(#[allow(dead_code, reason = "bodies follow")] Arc<Parts>);
+pub struct Engine(Arc<Inner>);
 
 fn soon<T>() -> Result<T> {
     Err(EngineError::not_implemented("the body lands within the hour"))
@@ -112,16 +120,37 @@ fn soon<T>() -> Result<T> {
 impl Engine {
     /// Takes over what an earlier daemon left: finishes removals, drops what was half created, goes on
     /// with containers that run, records the exits of those that ended, and applies restart policies.
-    pub async fn open(_config: Config, parts: Parts) -> Result<Engine> {
-        Ok(Engine(Arc::new(parts)))
+    pub async fn open(config: Config, parts: Parts) -> Result<Engine> {
+        let inner = Arc::new(Inner::new(config, parts)?);
+        inner.take_over().await?;
+        Ok(Engine(inner))
     }
 
-    /// Stops the engine's own tasks. Containers go on.
-    pub async fn shutdown(&self) {}
+    /// Ends the engine's own tasks. Containers go on.
+    pub async fn shutdown(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
 
     /// The event bus.
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// The images that containers are made from.
+    pub fn images(&self) -> &ImageStore {
+        &self.0.images
+    }
+
+    /// The networks that containers are on.
+    pub fn net(&self) -> &Arc<Net> {
+        &self.0.net
+    }
+
+    /// The settings that it was opened with.
+    pub fn config(&self) -> &Config {
+        &self.0.config
     }
 }
 
@@ -130,60 +159,65 @@ impl Engine {
     /// Creates a container. `name` is without a slash; `None` makes one up.
     pub async fn create(
         &self,
-        _name: Option<&str>,
-        _request: docker::CreateRequest,
-        _platform: Option<Platform>,
+        name: Option<&str>,
+        request: docker::CreateRequest,
+        platform: Option<Platform>,
     ) -> Result<docker::CreateResponse> {
-        soon()
+        let name = name.map(str::to_owned);
+        self.0
+            .blocking(move |inner| inner.create(name.as_deref(), request, platform.as_ref()))
+            .await
     }
 
     /// Starts it; returns when its program runs.
-    pub async fn start(&self, _id: &str) -> Result<()> {
-        soon()
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let c = self.0.find(id)?;
+        let inner = self.0.clone();
+        self.0.finish(async move { inner.start(&c, Starter::User).await }).await
     }
 
     /// Stops it; returns when it has ended. Goes on when dropped.
-    pub async fn stop(&self, _id: &str, _options: StopOptions) -> Result<()> {
-        soon()
+    pub async fn stop(&self, id: &str, options: StopOptions) -> Result<()> {
+        self.0.stop(&self.0.find(id)?, options).await
     }
 
     /// Stops it if it runs, and starts it.
-    pub async fn restart(&self, _id: &str, _options: StopOptions) -> Result<()> {
-        soon()
+    pub async fn restart(&self, id: &str, options: StopOptions) -> Result<()> {
+        self.0.restart(&self.0.find(id)?, options).await
     }
 
     /// Sends a signal by name or number; the empty string is KILL, which also waits for the end.
-    pub async fn kill(&self, _id: &str, _signal: &str) -> Result<()> {
-        soon()
+    pub async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        self.0.kill(&self.0.find(id)?, signal).await
     }
 
     /// Freezes it.
-    pub async fn pause(&self, _id: &str) -> Result<()> {
-        soon()
+    pub async fn pause(&self, id: &str) -> Result<()> {
+        self.0.pause(&self.0.find(id)?).await
     }
 
     /// Thaws it.
-    pub async fn unpause(&self, _id: &str) -> Result<()> {
-        soon()
+    pub async fn unpause(&self, id: &str) -> Result<()> {
+        self.0.unpause(&self.0.find(id)?).await
     }
 
     /// Registers a waiter at once; the future resolves when the condition holds.
     pub fn wait(
         &self,
-        _id: &str,
-        _condition: WaitCondition,
+        id: &str,
+        condition: WaitCondition,
     ) -> Result<impl Future<Output = docker::WaitResponse> + Send + use<>> {
-        soon::<std::future::Ready<docker::WaitResponse>>()
+        Ok(crate::wait::wait(&*self.0.find(id)?, condition))
     }
 
     /// Removes it.
-    pub async fn remove(&self, _id: &str, _options: RemoveOptions) -> Result<()> {
-        soon()
+    pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
+        self.0.remove(&self.0.find(id)?, options).await
     }
 
     /// Gives it another name.
-    pub async fn rename(&self, _id: &str, _name: &str) -> Result<()> {
-        soon()
+    pub async fn rename(&self, id: &str, name: &str) -> Result<()> {
+        self.0.rename(&self.0.find(id)?, name).await
     }
 
     /// Changes limits and restart policy; returns warnings.
@@ -192,13 +226,19 @@ impl Engine {
     }
 
     /// Lists containers, newest first.
-    pub async fn list(&self, _options: ListOptions) -> Result<Vec<docker::ContainerSummary>> {
-        soon()
+    pub async fn list(&self, options: ListOptions) -> Result<Vec<docker::ContainerSummary>> {
+        self.0.blocking(move |inner| inner.list(&options)).await
     }
 
     /// Everything about one; `size` measures its disk use.
-    pub async fn inspect(&self, _id: &str, _size: bool) -> Result<docker::ContainerInspect> {
-        soon()
+    pub async fn inspect(&self, id: &str, size: bool) -> Result<docker::ContainerInspect> {
+        let c = self.0.find(id)?;
+        let mut out = self.0.inspect(&c);
+        if size {
+            let (rw, root) = self.0.blocking(move |inner| Ok(inner.sizes(&c))).await?;
+            (out.size_rw, out.size_root_fs) = (Some(rw), Some(root));
+        }
+        Ok(out)
     }
 
     /// Its processes, with the columns that `ps_args` ask for.
@@ -217,23 +257,23 @@ impl Engine {
     }
 
     /// Its log: raw with a terminal, otherwise in frames as in [`Session::output`].
-    pub async fn logs(&self, _id: &str, _options: LogOptions) -> Result<ByteStream> {
-        soon()
+    pub async fn logs(&self, id: &str, options: LogOptions) -> Result<ByteStream> {
+        self.0.logs(&self.0.find(id)?, options).await
     }
 
     /// Whether it has a terminal, which decides the content type of logs and attach.
-    pub fn has_tty(&self, _id: &str) -> Result<bool> {
-        soon()
+    pub fn has_tty(&self, id: &str) -> Result<bool> {
+        Ok(self.0.find(id)?.record().config.tty)
     }
 
     /// Attaches; it need not run yet.
-    pub async fn attach(&self, _id: &str, _options: AttachOptions) -> Result<Session> {
-        soon()
+    pub async fn attach(&self, id: &str, options: AttachOptions) -> Result<Session> {
+        self.0.attach(&self.0.find(id)?, options).await
     }
 
     /// Sets its terminal's size.
-    pub async fn resize(&self, _id: &str, _rows: u16, _cols: u16) -> Result<()> {
-        soon()
+    pub async fn resize(&self, id: &str, rows: u16, cols: u16) -> Result<()> {
+        self.0.resize(&*self.0.find(id)?, rows, cols).await
     }
 
     /// Streams of resource use.
@@ -251,8 +291,8 @@ impl Engine {
     }
 
     /// Removes those that do not run.
-    pub async fn prune(&self, _filters: &Filters) -> Result<docker::ContainersPruneReport> {
-        soon()
+    pub async fn prune(&self, filters: &Filters) -> Result<docker::ContainersPruneReport> {
+        self.0.prune(filters).await
     }
 }
 
@@ -261,26 +301,26 @@ impl Engine {
     /// Describes one; returns its id.
     pub async fn exec_create(
         &self,
-        _id: &str,
-        _request: docker::ExecCreateRequest,
+        id: &str,
+        request: docker::ExecCreateRequest,
     ) -> Result<String> {
-        soon()
+        self.0.exec_create(&self.0.find(id)?, request)
     }
 
     /// Starts it. Attached (`Some`): the session is there before the process is, and a failure to
     /// start comes as text in it. Detached (`None`): a failure is an error.
-    pub async fn exec_start(&self, _exec: &str, _options: ExecStart) -> Result<Option<Session>> {
-        soon()
+    pub async fn exec_start(&self, exec: &str, options: ExecStart) -> Result<Option<Session>> {
+        self.0.exec_start(exec, options).await
     }
 
     /// Everything about it.
-    pub async fn exec_inspect(&self, _exec: &str) -> Result<docker::ExecInspect> {
-        soon()
+    pub async fn exec_inspect(&self, exec: &str) -> Result<docker::ExecInspect> {
+        self.0.exec_inspect(exec)
     }
 
     /// Sets its terminal's size.
-    pub async fn exec_resize(&self, _exec: &str, _rows: u16, _cols: u16) -> Result<()> {
-        soon()
+    pub async fn exec_resize(&self, exec: &str, rows: u16, cols: u16) -> Result<()> {
+        self.0.exec_resize(exec, rows, cols).await
     }
 }
 
@@ -317,33 +357,35 @@ impl Engine {
     /// Creates a volume, or returns the one of that name.
     pub async fn volume_create(
         &self,
-        _request: docker::VolumeCreateRequest,
+        request: docker::VolumeCreateRequest,
     ) -> Result<docker::Volume> {
-        soon()
+        self.0.blocking(move |inner| inner.volume_create(&request)).await
     }
 
     /// Lists volumes by name.
-    pub async fn volume_list(&self, _filters: &Filters) -> Result<docker::VolumeList> {
-        soon()
+    pub async fn volume_list(&self, filters: &Filters) -> Result<docker::VolumeList> {
+        self.0.volume_list(filters)
     }
 
     /// Everything about one.
-    pub async fn volume_inspect(&self, _name: &str) -> Result<docker::Volume> {
-        soon()
+    pub async fn volume_inspect(&self, name: &str) -> Result<docker::Volume> {
+        Ok(self.0.volumes.docker(&self.0.volumes.find(name)?))
     }
 
     /// Removes it; `force` ignores that it is not there.
-    pub async fn volume_remove(&self, _name: &str, _force: bool) -> Result<()> {
-        soon()
+    pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
+        let name = name.to_owned();
+        self.0.blocking(move |inner| inner.volume_remove(&name, force)).await
     }
 
     /// Removes unused anonymous volumes; with the filter `all`, named ones too.
-    pub async fn volume_prune(&self, _filters: &Filters) -> Result<docker::VolumesPruneReport> {
-        soon()
+    pub async fn volume_prune(&self, filters: &Filters) -> Result<docker::VolumesPruneReport> {
+        let filters = filters.clone();
+        self.0.blocking(move |inner| inner.volume_prune(&filters)).await
     }
 
     /// Disk use by volume name, in bytes, with how many containers use it.
     pub async fn volume_usage(&self) -> Result<Map<docker::VolumeUsage>> {
-        soon()
+        self.0.blocking(|inner| inner.volume_usage()).await
     }
 }

@@ -35,6 +35,15 @@ pub enum Source {
     Tmpfs(Vec<String>),
     /// A read-only stack of directories, top first.
     Layers(Vec<PathBuf>),
+    /// A file system of its own.
+    FileSystem {
+        /// `nfs`, `ext4`, …
+        kind: String,
+        /// What is mounted.
+        device: String,
+        /// Its options.
+        options: Vec<String>,
+    },
 }
 
 /// How Docker's own mounts differ between containers.
@@ -136,6 +145,11 @@ fn user_mount(m: &HostMount) -> Result<Mount> {
             mount(&m.destination, "tmpfs", "tmpfs", &options)
         }
         Source::Layers(layers) => layered(&m.destination, layers),
+        Source::FileSystem { kind, device, options } => {
+            let options: Vec<&str> =
+                options.iter().map(String::as_str).chain(access.iter().take(1).copied()).collect();
+            mount(&m.destination, kind, device, &options)
+        }
     }
 }
 

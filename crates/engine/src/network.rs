@@ -1,0 +1,234 @@
+//! A container's place in the network: its sandbox, its endpoints, its published ports, its name files.
+
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use wharf_net::{Endpoint, EndpointConfig, Sandbox};
+use wharf_spec::docker::EndpointSettings;
+
+use crate::error::{EngineError, Result};
+use crate::events;
+use crate::files::{self, Hosts, Resolver};
+use crate::inner::Inner;
+use crate::record::{NetworkMode, Record};
+use crate::spec::Namespace;
+use crate::undo::Undo;
+
+/// The network of a container that is about to start.
+pub(crate) enum Joined {
+    /// The host's.
+    Host,
+    /// Another container's, by path.
+    Other(std::path::PathBuf),
+    /// Its own.
+    Own {
+        /// The namespace.
+        sandbox: Sandbox,
+        /// Where it is attached.
+        endpoints: Vec<Endpoint>,
+    },
+}
+
+impl Joined {
+    /// For the spec. The path of an own namespace is a descriptor of this process, valid while `self` lives.
+    pub(crate) fn namespace(&self) -> Namespace {
+        match self {
+            Joined::Host => Namespace::Host,
+            Joined::Other(path) => Namespace::Join(path.clone()),
+            Joined::Own { sandbox, .. } => {
+                let fd = sandbox.netns().as_raw_fd();
+                Namespace::Join(format!("/proc/{}/fd/{fd}", std::process::id()).into())
+            }
+        }
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        let Joined::Own { endpoints, .. } = self else { return Vec::new() };
+        let both = |e: &Endpoint| [e.ipv4, e.ipv6];
+        endpoints.iter().flat_map(both).flatten().map(|subnet| subnet.addr()).collect()
+    }
+}
+
+impl Inner {
+    /// Makes the sandbox, attaches it and publishes ports. Blocks.
+    pub(crate) fn join_network(
+        self: &Arc<Self>,
+        record: &Record,
+        undo: &mut Undo,
+    ) -> Result<Joined> {
+        match record.network_mode() {
+            NetworkMode::Host => return Ok(Joined::Host),
+            NetworkMode::Container(id) => {
+                return Ok(Joined::Other(self.namespace_of(id, "net")?));
+            }
+            NetworkMode::None | NetworkMode::Named(_) => (),
+        }
+        // What an earlier daemon or a half start left would be in the way.
+        drop(self.net.release(&record.id));
+        let sandbox = self.net.create_sandbox(&record.id).map_err(EngineError::from)?;
+        undo.push("release the network", {
+            let (inner, id) = (self.clone(), record.id.clone());
+            move || {
+                if let Err(e) = inner.net.release(&id) {
+                    tracing::error!(container = %id, error = %e, "network was not released");
+                }
+            }
+        });
+        for (network, settings) in &record.networks {
+            let config = endpoint_config(record, settings)?;
+            self.net.attach(&record.id, network, config).map_err(EngineError::from)?;
+            self.network_event("connect", record, network);
+        }
+        let ports = crate::ports::wanted(&record.config, &record.host)?;
+        if !ports.is_empty() {
+            self.net.publish(&record.id, &ports).map_err(EngineError::from)?;
+        }
+        let endpoints = self.net.endpoints(&record.id);
+        Ok(Joined::Own { sandbox, endpoints })
+    }
+
+    /// Takes a container that ended off its networks. Blocks.
+    pub(crate) fn leave_network(&self, record: &Record) {
+        if matches!(record.network_mode(), NetworkMode::Host | NetworkMode::Container(_)) {
+            return;
+        }
+        if let Err(e) = self.net.release(&record.id) {
+            tracing::error!(container = %record.id, error = %e, "network was not released");
+        }
+        for network in record.networks.keys() {
+            self.network_event("disconnect", record, network);
+        }
+    }
+
+    fn network_event(&self, action: &str, record: &Record, network: &str) {
+        let Ok(info) = self.net.network(network) else { return };
+        let attributes = [
+            ("container", record.id.to_string()),
+            ("name", info.name),
+            ("type", info.driver.as_str().to_owned()),
+        ];
+        let attributes = attributes.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        self.events.publish(events::Kind::Network, action, info.id.as_str(), attributes);
+    }
+
+    /// Writes hostname, hosts and resolv.conf; returns what the container calls itself.
+    pub(crate) fn write_files(&self, record: &Record, network: &Joined) -> Result<String> {
+        let dir = self.dir(&record.id);
+        let hostname = self.hostname(record, network);
+        files::write(&dir, "hostname", &format!("{hostname}\n"))?;
+        let h = &record.host;
+        let extra = self.extra_hosts(record, network)?;
+        let hosts = Hosts {
+            own: network.addresses(),
+            hostname: &hostname,
+            domain: &record.config.domainname,
+            extra,
+        };
+        files::write(&dir, "hosts", &files::hosts(&hosts))?;
+        let list = |own: &Option<Vec<String>>, default: &[String]| match own.as_deref() {
+            None | Some([]) => default.to_vec(),
+            Some(own) => own.to_vec(),
+        };
+        let (servers, search, options) = (
+            list(&h.dns, &self.config.dns),
+            list(&h.dns_search, &self.config.dns_search),
+            list(&h.dns_options, &self.config.dns_options),
+        );
+        let resolver = Resolver {
+            servers: &servers,
+            search: &search,
+            options: &options,
+            host_network: matches!(network, Joined::Host),
+        };
+        let text = files::resolv_conf(&resolver, &files::host_resolv_conf());
+        files::write(&dir, "resolv.conf", &text)?;
+        Ok(hostname)
+    }
+
+    fn hostname(&self, record: &Record, network: &Joined) -> String {
+        let hosts_own = record.host.uts_mode == "host"
+            || (matches!(network, Joined::Host) && record.config.hostname.is_empty());
+        if hosts_own {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            return name.trim().to_owned();
+        }
+        match record.network_mode() {
+            NetworkMode::Container(id) => match self.find(id) {
+                Ok(other) => other.record().hostname().to_owned(),
+                Err(_) => record.hostname().to_owned(),
+            },
+            _ => record.hostname().to_owned(),
+        }
+    }
+
+    /// `--add-host`, and `host.docker.internal`, which people miss on Linux.
+    fn extra_hosts(&self, record: &Record, network: &Joined) -> Result<Vec<(String, IpAddr)>> {
+        let gateway = self.gateways(network);
+        let mut out = Vec::new();
+        for entry in record.host.extra_hosts.iter().flatten() {
+            let (name, address) = crate::validate::extra_host(entry)?;
+            match address.parse() {
+                Ok(ip) => out.push((name.to_owned(), ip)),
+                Err(_) if gateway.is_empty() => {
+                    return Err(EngineError::invalid(format!(
+                        "unable to derive the IP value for host-gateway in {entry:?}: the container \
+                         has no gateway; set host-gateway-ip"
+                    )));
+                }
+                Err(_) => out.extend(gateway.iter().map(|ip| (name.to_owned(), *ip))),
+            }
+        }
+        const INTERNAL: &str = "host.docker.internal";
+        if !out.iter().any(|(name, _)| name == INTERNAL) {
+            out.extend(gateway.iter().map(|ip| (INTERNAL.to_owned(), *ip)));
+        }
+        Ok(out)
+    }
+
+    fn gateways(&self, network: &Joined) -> Vec<IpAddr> {
+        match network {
+            _ if !self.config.host_gateway_ips.is_empty() => self.config.host_gateway_ips.clone(),
+            Joined::Host => vec![IpAddr::from([127, 0, 0, 1])],
+            Joined::Other(_) => Vec::new(),
+            Joined::Own { endpoints, .. } => {
+                endpoints.iter().filter_map(|e| e.gateway4).map(IpAddr::from).take(1).collect()
+            }
+        }
+    }
+}
+
+fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<EndpointConfig> {
+    if s.links.as_ref().is_some_and(|l| !l.is_empty()) {
+        return Err(EngineError::not_implemented(
+            "links on a network are not supported by wharf: use the other container's name",
+        ));
+    }
+    let ipam = s.ipam_config.clone().unwrap_or_default();
+    let bad = |what: &str| EngineError::invalid(format!("invalid IP address: {what}"));
+    let mac = [&s.mac_address, &record.config.mac_address].into_iter().find(|m| !m.is_empty());
+    let mut link_local = Vec::new();
+    for ip in ipam.link_local_ips.iter().flatten() {
+        link_local.push(ip.parse().map_err(|_| bad(ip))?);
+    }
+    let address = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let ipv4 = address(&ipam.ipv4_address).map(|a| a.parse().map_err(|_| bad(&a))).transpose()?;
+    let ipv6 = address(&ipam.ipv6_address).map(|a| a.parse().map_err(|_| bad(&a))).transpose()?;
+    let mut options = s.driver_opts.clone().unwrap_or_default();
+    let ifname = options.remove("com.docker.network.endpoint.ifname");
+    Ok(EndpointConfig {
+        container_name: record.name.clone(),
+        ipv4,
+        ipv6,
+        link_local,
+        mac: mac
+            .map(|m| {
+                m.parse().map_err(|_| EngineError::invalid(format!("invalid MAC address: {m}")))
+            })
+            .transpose()?,
+        ifname,
+        aliases: s.aliases.clone().unwrap_or_default(),
+        gateway_priority: s.gw_priority,
+        options,
+    })
+}

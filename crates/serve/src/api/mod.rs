@@ -1,0 +1,200 @@
+//! The Docker Engine API: every action, decoded, done by the engine, encoded.
+
+mod archive;
+mod containers;
+mod exec;
+mod images;
+mod networks;
+mod streams;
+mod system;
+mod volumes;
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use wharf_base::sync::Mutex;
+use wharf_engine::Engine;
+use wharf_engine::images::Images;
+use wharf_engine::info::System;
+use wharf_engine::networks::{NOT_A_MANAGER, Networks};
+
+use crate::call::Call;
+use crate::connection::{Answer, Answers};
+use crate::fault::Fault;
+use crate::query::{Query, decode_path};
+use crate::reply::{self, Headers, Reply};
+use crate::route::{self, Absent, Action, ContainerAction};
+use crate::version::{ApiVersion, MAX, MIN};
+
+/// The door to one engine.
+pub struct Door {
+    engine: Engine,
+    images: Images,
+    networks: Networks,
+    system: Mutex<Arc<System>>,
+    headers: Headers,
+}
+
+impl Door {
+    /// A door to `engine` and its floors.
+    pub fn new(engine: Engine, images: Images, networks: Networks, system: System) -> Arc<Door> {
+        let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
+        Arc::new(Door { engine, images, networks, system: Mutex::new(Arc::new(system)), headers })
+    }
+
+    /// Replaces the facts and settings that `docker info` shows, after a reload.
+    pub fn describe(&self, system: System) {
+        *self.system.lock() = Arc::new(system);
+    }
+
+    /// The facts and settings of now.
+    fn system(&self) -> Arc<System> {
+        self.system.lock().clone()
+    }
+
+    async fn decode(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let (parts, body) = request.into_parts();
+        let path = decode_path(parts.uri.path());
+        let (version, rest) = ApiVersion::split(&path);
+        let answer = match understand(&parts.method, version, rest, parts.uri.query()) {
+            Ok((action, query)) => {
+                let call = Call { version, query, headers: parts.headers, body };
+                self.clone().act(action, call).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match answer {
+            Ok(Answer::Response(response)) => self.finish(response),
+            Ok(hijack) => hijack,
+            Err(fault) => {
+                log_fault(&parts.method, &path, &fault);
+                self.finish(reply::fault(&fault, version))
+            }
+        }
+    }
+
+    fn finish(&self, mut response: Reply) -> Answer {
+        self.headers.stamp(response.headers_mut());
+        Answer::Response(response)
+    }
+
+    /// One future per area, each on the heap, so that a connection's own future stays small.
+    fn act(
+        self: Arc<Self>,
+        action: Action,
+        call: Call,
+    ) -> BoxFuture<'static, Result<Answer, Fault>> {
+        let door = self;
+        match action {
+            Action::Ping => responds(system::ping()),
+            Action::Options => responds(async { Ok(reply::status(StatusCode::OK)) }),
+            Action::Version => responds(system::version(door)),
+            Action::Info => responds(system::info(door, call)),
+            Action::Events => responds(system::events(door, call)),
+            Action::Auth => responds(system::auth(call)),
+            Action::DiskUsage => responds(system::disk_usage(door, call)),
+            Action::Distribution(name) => responds(images::distribution(name)),
+            Action::Commit => responds(containers::commit(door, call)),
+            Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
+            Action::Absent(area) => responds(absent(area)),
+            Action::Container(ContainerAction::List) => responds(containers::list(door, call)),
+            Action::Container(ContainerAction::Create) => responds(containers::create(door, call)),
+            Action::Container(ContainerAction::Prune) => responds(containers::prune(door, call)),
+            Action::Container(ContainerAction::One(one, name)) => {
+                containers::one(door, one, name, call).boxed()
+            }
+            Action::Exec(action, id) => exec::one(door, action, id, call).boxed(),
+            Action::Image(action) => responds(images::image(door, action, call)),
+            Action::Network(action) => responds(networks::network(door, action, call)),
+            Action::Volume(action) => responds(volumes::volume(door, action, call)),
+        }
+    }
+}
+
+impl Answers for Door {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
+        self.decode(request).boxed()
+    }
+}
+
+/// What a method, path and query mean, and whether the version is served.
+fn understand(
+    method: &Method,
+    version: ApiVersion,
+    path: &str,
+    query: Option<&str>,
+) -> Result<(Action, Query), Fault> {
+    let action = route::route(method, path).ok_or_else(Fault::page_not_found)?;
+    version.check()?;
+    Ok((action, Query::parse(query.unwrap_or_default())?))
+}
+
+fn log_fault(method: &Method, path: &str, fault: &Fault) {
+    let (status, message) = (fault.status().as_u16(), fault.message());
+    // Clients can cause the others at will.
+    if fault.status().is_server_error() && status != 501 && status != 503 {
+        tracing::error!(%method, path, status, message, "request failed");
+    } else {
+        tracing::debug!(%method, path, status, message, "request refused");
+    }
+}
+
+/// An action that never takes the connection over.
+fn responds(
+    reply: impl Future<Output = Result<Reply, Fault>> + Send + 'static,
+) -> BoxFuture<'static, Result<Answer, Fault>> {
+    reply.map(|r| r.map(Answer::Response)).boxed()
+}
+
+/// Runs a change to its end even if the client goes away meanwhile: a half-made change helps nobody.
+async fn complete<T: Send + 'static>(
+    change: impl Future<Output = Result<T, wharf_engine::EngineError>> + Send + 'static,
+) -> Result<T, Fault> {
+    match tokio::spawn(change).await {
+        Ok(done) => Ok(done?),
+        Err(e) => Err(broken(&e)),
+    }
+}
+
+/// Runs blocking work of the store or the network layer.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, wharf_engine::EngineError> + Send + 'static,
+) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done?),
+        Err(e) => Err(broken(&e)),
+    }
+}
+
+fn broken(e: &tokio::task::JoinError) -> Fault {
+    Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the request's task ended: {e}"))
+}
+
+async fn absent(area: Absent) -> Result<Reply, Fault> {
+    Err(match area {
+        Absent::Swarm => Fault::new(StatusCode::SERVICE_UNAVAILABLE, NOT_A_MANAGER),
+        Absent::Plugins => {
+            Fault::not_implemented("wharf has no plugins: volume and network drivers are built in")
+        }
+        Absent::Build => Fault::not_implemented(
+            "this version of wharf does not build images yet; build elsewhere and use docker load or docker pull",
+        ),
+        Absent::BuildPrune => {
+            // There is no build cache, so pruning it succeeds: `docker system prune` asks.
+            return Ok(reply::ok(
+                &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
+            ));
+        }
+        Absent::Checkpoint => {
+            Fault::not_implemented("wharf does not checkpoint containers (it would need CRIU)")
+        }
+    })
+}
+
+/// The API versions of this door, as clients read them.
+fn versions() -> (String, String) {
+    (MAX.to_string(), MIN.to_string())
+}

@@ -1,0 +1,56 @@
+//! Networks.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use wharf_engine::filters::{NETWORKS, PRUNE};
+use wharf_spec::docker;
+
+use super::system::{CREATED, now};
+use super::{Door, blocking};
+use crate::call::Call;
+use crate::fault::Fault;
+use crate::reply::{self, Reply};
+use crate::route::NetworkAction;
+
+pub(super) async fn network(
+    door: Arc<Door>,
+    action: NetworkAction,
+    mut call: Call,
+) -> Result<Reply, Fault> {
+    let networks = door.networks.clone();
+    match action {
+        NetworkAction::List => {
+            let filters = call.query.filters(NETWORKS)?;
+            let list = networks.list(&filters)?;
+            Ok(reply::ok(&list))
+        }
+        NetworkAction::Inspect(name) => {
+            let scope = call.query.some("scope");
+            if scope.is_some_and(|s| s != "local") {
+                return Err(Fault::new(StatusCode::NOT_FOUND, format!("network {name} not found")));
+            }
+            Ok(reply::ok(&networks.inspect(&name)?))
+        }
+        NetworkAction::Create => {
+            let request: docker::NetworkCreateRequest = call.json().await?.unwrap_or_default();
+            let created = blocking(move || networks.create(request)).await?;
+            Ok(reply::json(CREATED, &created))
+        }
+        NetworkAction::Remove(name) => {
+            blocking(move || networks.remove(&name)).await?;
+            Ok(reply::no_content())
+        }
+        NetworkAction::Prune => {
+            let filters = call.query.filters(PRUNE)?;
+            let report = blocking(move || networks.prune(&filters, now())).await?;
+            Ok(reply::ok(&report))
+        }
+        NetworkAction::Connect(name) | NetworkAction::Disconnect(name) => {
+            networks.inspect(&name)?;
+            Err(Fault::not_implemented(
+                "this version of wharf connects containers to networks when they are created: use docker run --network",
+            ))
+        }
+    }
+}

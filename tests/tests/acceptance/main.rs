@@ -1,0 +1,25 @@
+//! The stock docker CLI against an engine: the ladder from `docker version` to a crash under load.
+//!
+//! Every test here passes against Debian's docker too (`WHARF_TEST_ENGINE=dockerd`), except those
+//! that say what wharf does better.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod attach;
+mod builtin;
+mod copy;
+mod crash;
+mod errors;
+mod events;
+mod exec;
+mod health;
+mod images;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod logs;
+mod network;
+mod pull;
+mod run;
+mod system;
+mod tour;
+mod volumes;

@@ -1,0 +1,240 @@
+//! `cargo xtask test`: every suite with its counts and its time.
+
+use crate::sh::{cargo, root, seconds};
+use crate::{machine, tools, vm};
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A part of the whole, selectable by `--only`.
+struct Suite {
+    name: &'static str,
+    /// Needs the release binary and the test clients.
+    engine: bool,
+    run: fn(&Selection) -> Result<Tally>,
+}
+
+const SUITES: &[Suite] = &[
+    Suite { name: "fmt", engine: false, run: fmt },
+    Suite { name: "clippy", engine: false, run: clippy },
+    Suite { name: "house", engine: false, run: |s| test(s, &["-p", "xtask"], &[]) },
+    Suite { name: "unit", engine: false, run: unit },
+    Suite { name: "acceptance", engine: true, run: |s| suite(s, &["acceptance"]) },
+    Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
+    Suite { name: "clients", engine: true, run: |s| suite(s, &["clients"]) },
+    Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
+    Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
+];
+
+/// What the command line asks for.
+struct Selection {
+    only: Vec<String>,
+    filter: Option<String>,
+}
+
+/// How a suite went.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+}
+
+/// `cargo xtask test [--only SUITE]... [FILTER]`; says whether all is well.
+pub(crate) fn run(args: &[&str]) -> Result<bool> {
+    let selection = Selection::parse(args)?;
+    let chosen: Vec<&Suite> = SUITES.iter().filter(|s| selection.wants(s.name)).collect();
+    machine::check()?;
+    let start = Instant::now();
+    let mut rows = Vec::new();
+    if chosen.iter().any(|s| s.engine) {
+        rows.push(timed("prepare", || prepare().map(|()| Tally::default())));
+    }
+    for suite in chosen {
+        rows.push(timed(suite.name, || (suite.run)(&selection)));
+    }
+    Ok(report(&rows, start.elapsed()))
+}
+
+/// The release binary of wharf, built from this tree.
+pub(crate) fn build() -> Result<PathBuf> {
+    crate::sh::run(cargo().args(["build", "--release", "--quiet", "-p", "wharf"]))?;
+    let binary = root()
+        .join("target")
+        .join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+        .join("release/wharf");
+    if !binary.exists() {
+        bail!("cargo left no {}", binary.display());
+    }
+    Ok(binary)
+}
+
+struct Row {
+    name: String,
+    tally: Tally,
+    took: Duration,
+}
+
+fn timed(name: &str, work: impl FnOnce() -> Result<Tally>) -> Row {
+    println!("\n=== {name}");
+    let start = Instant::now();
+    let tally = work().unwrap_or_else(|e| {
+        println!("error: {e:#}");
+        Tally { passed: 0, failed: 1 }
+    });
+    let took = start.elapsed();
+    println!("=== {name}: {} passed, {} failed, {}", tally.passed, tally.failed, seconds(took));
+    Row { name: name.to_owned(), tally, took }
+}
+
+fn report(rows: &[Row], took: Duration) -> bool {
+    println!("\n{:<12} {:>7} {:>7} {:>9}", "suite", "passed", "failed", "time");
+    let mut total = Tally::default();
+    for Row { name, tally, took } in rows {
+        println!("{name:<12} {:>7} {:>7} {:>9}", tally.passed, tally.failed, seconds(*took));
+        total = total.and(*tally);
+    }
+    println!("{:<12} {:>25}\n", "all", seconds(took));
+    println!("{} passed, {} failed", total.passed, total.failed);
+    // Nothing run is nothing proved.
+    total.failed == 0 && total.passed > 0
+}
+
+fn prepare() -> Result<()> {
+    tools::clients()?;
+    tools::nginx()?;
+    tools::peers()?;
+    tools::kernel()?;
+    build().map(|_| ())
+}
+
+fn fmt(_: &Selection) -> Result<Tally> {
+    check(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy(_: &Selection) -> Result<Tally> {
+    check(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+/// Unit and kernel tests of every crate that ships.
+fn unit(s: &Selection) -> Result<Tally> {
+    test(s, &["--workspace", "--exclude", "xtask", "--exclude", "wharf-test"], &[])
+}
+
+/// Tests that drive an engine. They mostly wait, so more of them run than there are processors.
+fn suite(s: &Selection, targets: &[&str]) -> Result<Tally> {
+    let mut package = vec!["-p", "wharf-test"];
+    for target in targets {
+        package.extend(["--test", target]);
+    }
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    test(s, &package, &["--test-threads", &(cores * 2).to_string()])
+}
+
+fn test(s: &Selection, packages: &[&str], harness: &[&str]) -> Result<Tally> {
+    let mut c = cargo();
+    c.args(["test", "--quiet", "--no-fail-fast"]).args(packages).arg("--");
+    c.args(harness).args(&s.filter);
+    count(&mut c)
+}
+
+/// A check counts as one test.
+fn check(c: &mut Command) -> Result<Tally> {
+    crate::sh::run(c).map(|()| Tally { passed: 1, failed: 0 })
+}
+
+/// Runs a test command, shows its output and adds up its results.
+pub(crate) fn count(c: &mut Command) -> Result<Tally> {
+    let mut child = c.stdout(Stdio::piped()).spawn().context("start cargo test")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        tally = tally.and(result(&line).unwrap_or_default());
+    }
+    let ok = child.wait()?.success();
+    if !ok && tally.failed == 0 {
+        // It did not compile, or a test brought the whole program down.
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+impl Tally {
+    pub(crate) fn and(self, other: Tally) -> Tally {
+        Tally { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    }
+}
+
+/// Reads `test result: ok. 12 passed; 0 failed; …`.
+fn result(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |word: &str| {
+        let part = counts.split("; ").find_map(|p| p.strip_suffix(word))?;
+        part.trim().parse().ok()
+    };
+    Some(Tally { passed: number("passed")?, failed: number("failed")? })
+}
+
+impl Selection {
+    fn parse(args: &[&str]) -> Result<Selection> {
+        let mut selection = Selection { only: Vec::new(), filter: None };
+        let mut words = args.iter();
+        while let Some(&word) = words.next() {
+            match word {
+                "--only" => {
+                    let name = *words.next().context("--only needs a suite")?;
+                    if !SUITES.iter().any(|s| s.name == name) {
+                        let names: Vec<_> = SUITES.iter().map(|s| s.name).collect();
+                        bail!("no suite {name:?}; there are: {}", names.join(" "));
+                    }
+                    selection.only.push(name.to_owned());
+                }
+                flag if flag.starts_with('-') => bail!("unknown flag {flag}"),
+                filter if selection.filter.is_none() => selection.filter = Some(filter.to_owned()),
+                more => bail!("one filter is enough: {more}"),
+            }
+        }
+        Ok(selection)
+    }
+
+    /// Checks have no tests to choose from, so a filter alone leaves them out.
+    fn wants(&self, name: &str) -> bool {
+        match self.only.is_empty() {
+            false => self.only.iter().any(|o| o == name),
+            true => self.filter.is_none() || !["fmt", "clippy"].contains(&name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_from_the_harness() {
+        let line =
+            "test result: FAILED. 87 passed; 4 failed; 1 ignored; 0 measured; 0 filtered out";
+        let tally = result(line).unwrap();
+        assert_eq!((tally.passed, tally.failed), (87, 4));
+        assert!(result("test attach::it ... ok").is_none());
+    }
+
+    #[test]
+    fn selections_name_known_suites_only() {
+        let s = Selection::parse(&["--only", "unit", "ports"]).unwrap();
+        assert!(s.wants("unit") && !s.wants("vm"));
+        assert!(Selection::parse(&["--only", "everything"]).is_err());
+        assert!(Selection::parse(&["--fast"]).is_err());
+        assert!(!Selection::parse(&["ports"]).unwrap().wants("clippy"));
+    }
+}
