@@ -158,8 +158,11 @@ impl Inner {
         let mut undo = Undo::new();
         let run_dir = self.make_run_dir(&record)?;
         undo.push("remove the run directory", {
-            let dir = run_dir.clone();
-            move || drop(std::fs::remove_dir_all(dir))
+            let (inner, of, dir) = (self.clone(), record.clone(), run_dir.clone());
+            move || {
+                inner.release_shm(&of);
+                drop(std::fs::remove_dir_all(dir));
+            }
         });
         let network = self.join_network(&record, &mut undo)?;
         let lowers = self.lowers(&record)?;
@@ -190,6 +193,7 @@ impl Inner {
     fn make_run_dir(&self, record: &Record) -> Result<PathBuf> {
         let dir = self.run_dir(&record.id);
         let failed = |e| EngineError::system(format!("create {}", dir.display()), e);
+        self.release_shm(record);
         match std::fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
             _ => (),

@@ -46,6 +46,14 @@ pub enum PullError {
     Store(#[from] StoreError),
 }
 
+impl PullError {
+    /// Which answer it deserves.
+    pub fn kind(&self) -> crate::ErrorKind {
+        let Self::Store(error) = self;
+        error.kind()
+    }
+}
+
 /// Pulls in flight.
 #[derive(Default)]
 pub(crate) struct Flights {}

@@ -17,6 +17,7 @@ pub mod log;
 mod process;
 pub mod protocol;
 mod record;
+mod remains;
 mod wire;
 
 pub use client::{Keeper, LaunchError, Launched, Launcher};

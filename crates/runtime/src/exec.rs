@@ -202,9 +202,9 @@ fn prepare(
             _ => (),
         }
     }
+    process::setsid().map_err(|e| step("start a session")(e.into()))?;
     match stdio {
         Stdio::Given(fds) => {
-            process::setsid().map_err(|e| step("start a session")(e.into()))?;
             init::give(&fds, plan.process.uid)?;
         }
         Stdio::Terminal(size) => {

@@ -126,11 +126,12 @@ fn prepare(
         Placed { channel, done: false, new_ns: plan.namespaces.new & process::NEWCGROUP != 0 };
     let mounted = mount(plan, sources, &mut placed)?;
     name_things(&plan.identity)?;
+    // Hooks and terminal speak on the same channel: the word that is due must be heard first.
+    placed.wait()?;
     run_create_hooks(plan, channel)?;
     let terminal = connect(&mounted, stdio, plan, channel)?;
     set_sysctls(&plan.identity.sysctls, mounted.proc.as_ref())?;
     let attr = open_attr(&plan.process, mounted.proc.as_ref())?;
-    placed.wait()?;
     tree::find_or_make(mounted.root.as_fd(), &plan.process.cwd, Want::Dir)
         .map_err(|e| Failure::step(format!("mkdir {}", plan.process.cwd.display()), &e))?;
     mounted.restrict(&plan.rootfs)?;
@@ -523,6 +524,11 @@ fn run_program(plan: &Plan, program: &CString) -> Failure {
         if let Err(failure) = hooks::run_all(&hooks.start_container, &state) {
             return failure;
         }
+    }
+    if plan.reaper
+        && let Err(e) = wharf_sys::reaper::split_off()
+    {
+        return Failure::step("start an init process", &e);
     }
     let filter = plan.seccomp.as_ref().filter(|f| f.listener.is_none());
     run(&plan.process, program, filter)

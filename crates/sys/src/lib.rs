@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod child;
+pub mod daemon;
 pub mod errno;
 pub mod events;
 pub mod fs;
@@ -11,6 +12,7 @@ pub mod netlink;
 pub mod nft;
 pub mod own;
 pub mod process;
+pub mod reaper;
 pub mod root;
 pub mod scratch;
 pub mod security;

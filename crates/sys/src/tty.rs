@@ -25,9 +25,8 @@ pub fn index(master: impl AsFd) -> io::Result<u32> {
     Ok(number)
 }
 
-/// Makes a terminal the controlling one of this process's new session.
+/// Makes a terminal the controlling one of this process's session, which it must lead.
 pub fn make_controlling(terminal: impl AsFd) -> io::Result<()> {
-    rustix::process::setsid()?;
     Ok(rustix::process::ioctl_tiocsctty(terminal)?)
 }
 

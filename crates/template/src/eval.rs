@@ -211,7 +211,9 @@ impl<'d> State<'_, 'd> {
             }
             other => {
                 let message = format!("range can't iterate over {}", format::print(other.json()));
-                return self.fail(pipe.at, &pipe.text, message);
+                let first = pipe.commands.first().map(|c| &c.words[0]);
+                let (at, text) = first.map_or((pipe.at, &pipe.text), |w| (w.at, &w.text));
+                return self.fail(at, text, message);
             }
         };
         Ok(items)

@@ -457,6 +457,7 @@ impl Parser {
         if self.peek().kind != Kind::Field {
             return Ok(Some(word));
         }
+        let term = word.text.clone();
         let at = self.peek().at;
         let mut fields = Vec::new();
         while self.peek().kind == Kind::Field {
@@ -476,7 +477,7 @@ impl Parser {
             | WordKind::Number(_)
             | WordKind::Nil
             | WordKind::Dot => {
-                let message = format!("unexpected . after term {}", quote(&word.text));
+                let message = format!("unexpected . after term {}", quote(&term));
                 return Err(self.error_at(self.peek(), message));
             }
             kind => {

@@ -8,7 +8,7 @@ use wharf_base::clock::Clock;
 use wharf_runtime::cgroup::CgroupError;
 
 use crate::protocol::{EXIT_FILE, Exit, RECORD_FILE, Record};
-use crate::record;
+use crate::{record, remains};
 
 /// A container without a keeper could not be ended.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,7 @@ pub fn bury(dir: &Path, clock: &Clock) -> Result<Option<Exit>, BuryError> {
         return exit_on_file(dir);
     };
     let oom = record.cgroup.oom_kills().unwrap_or(0) > 0;
-    record.cgroup.kill_all()?;
-    record.cgroup.delete()?;
+    remains::end(&record.cgroup)?;
     if let Some(exit) = exit_on_file(dir)? {
         return Ok(Some(exit));
     }

@@ -87,4 +87,6 @@ impl Stream {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use crate::process::token::Token;
 use crate::protocol::{
     AttachOptions, EXIT_FILE, Fault, FaultKind, Launch, RECORD_FILE, Record, SOCKET, Started,
 };
-use crate::record;
+use crate::{record, remains};
 
 /// SIGHUP, SIGINT, SIGTERM: a keeper ends with its container and not before.
 const SPARED: [i32; 3] = [1, 2, 15];
@@ -117,9 +117,8 @@ fn station(dir: &Path) -> io::Result<(Events, OwnedFd, OwnedFd)> {
 /// Ends what was created and did not start.
 fn abandon(cgroup: &Cgroup) {
     // The fault that led here is what the daemon hears of; what is left now, it finds by the cgroup.
-    drop(cgroup.kill_all());
+    drop(remains::end(cgroup));
     while let Ok(Some(_)) = child::reap() {}
-    drop(cgroup.delete());
 }
 
 fn create_fault(error: &CreateError) -> Fault {

@@ -127,6 +127,16 @@ impl Execs {
         self.sweep();
     }
 
+    /// Lets the clients of all ended execs go.
+    pub(super) fn release_all(&mut self, events: &Events) {
+        for exec in self.list.iter_mut().filter(|e| e.exit.is_some()) {
+            if let Some(pump) = &mut exec.pump {
+                pump.release(events, &mut Vec::new());
+            }
+        }
+        self.sweep();
+    }
+
     /// Forgets an ended exec whose result was collected, once its clients have all of its output.
     pub(super) fn collect(&mut self, events: &Events, id: &str) {
         self.release(events, id);

@@ -12,17 +12,17 @@ use wharf_runtime::cgroup::Cgroup;
 use wharf_sys::channel;
 use wharf_sys::child::{self, Ended as ChildEnded};
 use wharf_sys::events::{Events, Interest, Ready, next_signal};
-use wharf_sys::scratch::Scratch;
+use wharf_sys::scratch::{Scratch, forget_code};
 
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
 use crate::process::birth::{Born, SIGCHLD, fault};
-use crate::process::connection::{Connection, Topic};
+use crate::process::connection::{Connection, Follow, Topic};
 use crate::process::execs::{Execs, no_log};
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
 use crate::protocol::{EXIT_FILE, Exit, Fault, MAX_CONNECTIONS, Reply, SOCKET, Started};
-use crate::record;
+use crate::{record, remains};
 
 /// How long after a burst its memory is kept for the next one.
 const LINGER: Duration = Duration::from_millis(500);
@@ -75,7 +75,8 @@ impl Keep {
             connections: Vec::new(),
             next_connection: 0,
             buffer,
-            burst: false,
+            // The birth of the container was one: it needed most of the code that this process has.
+            burst: true,
             exit: None,
             acknowledged: false,
         };
@@ -189,8 +190,6 @@ impl Keep {
     /// The order matters: all output is in the log, and the exit on file, before anyone can ask.
     fn container_ended(&mut self, how: ChildEnded) {
         let mut ended = Vec::new();
-        // In a pid namespace of its own nothing is left; in a shared one the rest must not outlive its keeper.
-        drop(self.cgroup.kill_all());
         let now = Clock::system().unix_nanos();
         let log = &mut self.log;
         let mut write = |stream, bytes: &[u8]| log.write(stream, bytes, now);
@@ -203,12 +202,14 @@ impl Keep {
         // Without a file the daemon still hears of it, unless it is away; then `bury` says 137.
         drop(record::write(&self.dir.join(EXIT_FILE), &exit));
         self.oom = None; // Removing a v1 cgroup would signal it.
-        drop(self.cgroup.delete()); // What cannot be removed yet, `bury` removes.
+        // In a pid namespace of its own nothing is left; in a shared one the rest must not outlive its
+        // keeper. What cannot be removed now, `bury` removes.
+        drop(remains::end(&self.cgroup));
         self.exit = Some(exit);
         self.pump.release(&self.events, &mut ended);
         self.report(ended);
         self.tell(&Topic::Container, &Reply::Exited(exit));
-        self.connections.retain(|c| !matches!(c.topic, Topic::Log { .. }));
+        self.connections.retain(|c| !matches!(c.topic, Topic::Log(_)));
     }
 
     fn exec_ended(&mut self, pid: i32, how: ChildEnded) {
@@ -241,13 +242,19 @@ impl Keep {
     }
 
     fn log_grew(&mut self) {
-        for at in (0..self.connections.len()).rev() {
-            let connection = &mut self.connections[at];
-            if connection.topic == (Topic::Log { armed: true }) {
-                connection.topic = Topic::Log { armed: false };
-                let id = connection.id;
-                self.reply(id, &Reply::LogGrew);
+        let mut told = Vec::new();
+        for connection in &mut self.connections {
+            match connection.topic {
+                Topic::Log(Follow::Armed) => {
+                    connection.topic = Topic::Log(Follow::UpToDate);
+                    told.push(connection.id);
+                }
+                Topic::Log(Follow::UpToDate) => connection.topic = Topic::Log(Follow::Behind),
+                _ => {}
             }
+        }
+        for id in told {
+            self.reply(id, &Reply::LogGrew);
         }
     }
 
@@ -312,6 +319,7 @@ impl Keep {
         self.log.rest();
         self.buffer.release();
         child::trim_heap();
+        forget_code();
     }
 }
 

@@ -148,7 +148,7 @@ impl Pump {
     pub(super) fn resize(&self, size: ConsoleSize) -> Result<(), String> {
         let terminal = self.outputs[0].as_ref().filter(|_| self.config.tty.is_some());
         let Some(terminal) = terminal else { return Err("the process has no terminal".into()) };
-        wharf_sys::terminal::resize(terminal, size.rows, size.cols)
+        wharf_sys::tty::set_size(terminal, size.rows, size.cols)
             .map_err(|e| format!("resize the terminal: {e}"))
     }
 

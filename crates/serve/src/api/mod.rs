@@ -45,9 +45,11 @@ impl Door {
         Arc::new(Door { engine, images, networks, system: Mutex::new(Arc::new(system)), headers })
     }
 
-    /// Replaces the facts and settings that `docker info` shows, after a reload.
-    pub fn describe(&self, system: System) {
-        *self.system.lock() = Arc::new(system);
+    /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
+    pub fn redescribe(&self, system: System) -> Arc<System> {
+        let mut now = self.system.lock();
+        *now = Arc::new(System { id: now.id.clone(), ..system });
+        now.clone()
     }
 
     /// The facts and settings of now.

@@ -1,0 +1,165 @@
+//! The tree of verbs, and finding one in it.
+
+mod containers;
+mod contexts;
+mod images;
+mod networks;
+mod system;
+mod volumes;
+
+use super::Kind::*;
+use super::{Args, Group, Verb, flag};
+use crate::verbs;
+
+/// The flags before the verb.
+pub const GLOBAL: Verb = Verb {
+    paths: &[""],
+    aliases: &[],
+    usage: &["[OPTIONS] COMMAND"],
+    about: "",
+    args: Args::Any,
+    interspersed: false,
+    flags: &[&[
+        flag(Str, "", "config", "Location of client config files (default \"~/.docker\")"),
+        flag(
+            Str,
+            "c",
+            "context",
+            "Name of the context to use to connect to the daemon (overrides DOCKER_HOST env var and default context set with \"context use\")",
+        ),
+        flag(Bool, "D", "debug", "Enable debug mode"),
+        flag(List, "H", "host", "Daemon socket to connect to"),
+        flag(
+            Str,
+            "l",
+            "log-level",
+            "Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")",
+        ),
+        flag(Bool, "", "tls", "Use TLS; implied by --tlsverify"),
+        flag(
+            Str,
+            "",
+            "tlscacert",
+            "Trust certs signed only by this CA (default \"~/.docker/ca.pem\")",
+        ),
+        flag(Str, "", "tlscert", "Path to TLS certificate file (default \"~/.docker/cert.pem\")"),
+        flag(Str, "", "tlskey", "Path to TLS key file (default \"~/.docker/key.pem\")"),
+        flag(Bool, "", "tlsverify", "Use TLS and verify the remote"),
+        flag(Bool, "v", "version", "Print version information and quit"),
+    ]],
+    run: |_| Box::pin(async { Ok(()) }),
+};
+
+/// The verbs that have no counterpart in docker's help, or are hidden in it.
+const OWN: &[Verb] = &[
+    Verb {
+        paths: &["completion"],
+        aliases: &[],
+        usage: &["bash|zsh|fish"],
+        about: "Print the completion script of a shell",
+        args: Args::Exactly(1),
+        interspersed: true,
+        flags: &[],
+        run: |call| Box::pin(verbs::completion::completion(call)),
+    },
+    Verb {
+        paths: &["system dial-stdio"],
+        aliases: &[],
+        usage: &[""],
+        about: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.",
+        args: Args::None,
+        interspersed: true,
+        flags: &[],
+        run: |call| Box::pin(verbs::dial::dial_stdio(call)),
+    },
+];
+
+/// The words that introduce other words.
+pub const GROUPS: &[Group] = &[
+    Group { name: "container", about: "Manage containers" },
+    Group { name: "context", about: "Manage contexts" },
+    Group { name: "image", about: "Manage images" },
+    Group { name: "network", about: "Manage networks" },
+    Group { name: "system", about: "Manage the engine" },
+    Group { name: "volume", about: "Manage volumes" },
+];
+
+/// The verbs that the help shows first.
+pub const COMMON: &[&str] =
+    &["run", "exec", "ps", "pull", "images", "login", "logout", "search", "version", "info"];
+
+/// Docker's words that wharf does not have yet, and what to say about each.
+const LATER: &[(&str, &str)] = &[
+    ("build", "building images is not implemented yet; load or pull an image instead"),
+    ("builder", "building images is not implemented yet"),
+    ("buildx", "building images is not implemented yet; load or pull an image instead"),
+    ("checkpoint", "checkpoints are not implemented"),
+    (
+        "compose",
+        "Compose projects are not implemented yet; the stock docker compose works against wharf",
+    ),
+    ("config", "it belongs to Swarm, which wharf does not implement"),
+    ("manifest", "manifest lists are not implemented yet"),
+    ("node", "it belongs to Swarm, which wharf does not implement"),
+    ("plugin", "engine plugins are not implemented"),
+    ("push", "pushing images is not implemented yet; save the image to a file instead"),
+    ("secret", "it belongs to Swarm, which wharf does not implement"),
+    ("service", "it belongs to Swarm, which wharf does not implement"),
+    ("stack", "it belongs to Swarm, which wharf does not implement"),
+    ("swarm", "wharf does not implement Swarm"),
+    ("trust", "Notary signatures are not implemented"),
+];
+
+const LATER_PATHS: &[(&str, &str)] = &[("image build", "build"), ("image push", "push")];
+
+fn all() -> impl Iterator<Item = &'static Verb> {
+    [
+        containers::VERBS,
+        images::VERBS,
+        system::VERBS,
+        volumes::VERBS,
+        networks::VERBS,
+        contexts::VERBS,
+        OWN,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The verb that is called like this.
+pub fn verb(path: &str) -> Option<&'static Verb> {
+    all().find(|v| v.paths.contains(&path))
+}
+
+/// The group of this name.
+pub fn group(name: &str) -> Option<&'static Group> {
+    GROUPS.iter().find(|g| g.name == name)
+}
+
+/// What to say about a word of docker's that wharf does not have.
+pub fn later(path: &str) -> Option<&'static str> {
+    let word = LATER_PATHS.iter().find(|(p, _)| *p == path).map_or(path, |(_, word)| *word);
+    LATER.iter().find(|(name, _)| *name == word).map(|(_, why)| *why)
+}
+
+/// The verbs of a group under the name that its help shows, sorted.
+pub fn verbs_of(group: &str) -> Vec<(&'static str, &'static Verb)> {
+    let prefix = format!("{group} ");
+    let mut list: Vec<(&'static str, &'static Verb)> = all()
+        .filter(|v| v.paths[0] != "system dial-stdio")
+        .filter_map(|v| {
+            let path = v.paths.iter().find_map(|p| p.strip_prefix(&prefix))?;
+            Some((path, v))
+        })
+        .collect();
+    list.sort_by_key(|(name, _)| *name);
+    list
+}
+
+/// The verbs of one word that are not among the common ones, sorted.
+pub fn top_verbs() -> Vec<&'static str> {
+    let mut list: Vec<&str> =
+        all().map(|v| v.paths[0]).filter(|p| !p.contains(' ') && !COMMON.contains(p)).collect();
+    list.sort_unstable();
+    list
+}

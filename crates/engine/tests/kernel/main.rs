@@ -1,0 +1,37 @@
+//! The engine against the real kernel: containers run, end, are entered, and survive a daemon's death.
+//!
+//! The program is its own launcher, so it has no test harness: `cargo test -p wharf-engine --test kernel [FILTER]`.
+//! Each test has its own root, cgroup and engine; all of them run in a mount and network namespace of their own.
+
+mod files;
+mod host;
+mod lifecycle;
+
+use std::process::ExitCode;
+
+use host::Test;
+
+fn main() -> ExitCode {
+    // First of all, while there is one thread: this process may be the launcher.
+    if std::env::args().nth(1).as_deref() == Some("launcher") {
+        return wharf_keeper::launcher::main();
+    }
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    if !host::is_root() {
+        println!("kernel tests need root: skipped");
+        return ExitCode::SUCCESS;
+    }
+    host::isolate();
+    let tests: Vec<Test> = [lifecycle::TESTS, files::TESTS].concat();
+    let mut failed = Vec::new();
+    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
+        println!("test {name} ...");
+        let run = std::panic::catch_unwind(|| host::run(*test));
+        println!("test {name} ... {}", if run.is_ok() { "ok" } else { "FAILED" });
+        if run.is_err() {
+            failed.push(*name);
+        }
+    }
+    println!("{} failed: {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
