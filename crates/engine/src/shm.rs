@@ -1,4 +1,4 @@
-//! `/dev/shm` that several containers share, and the program that `--init` puts first.
+//! `/dev/shm` that several containers share.
 
 use std::path::PathBuf;
 
@@ -52,10 +52,5 @@ impl Inner {
         if let Err(e) = mount::detach(&dir) {
             tracing::debug!(dir = %dir.display(), error = %e, "shared memory was not mounted");
         }
-    }
-
-    /// wharf's own program, which acts as init under that name.
-    pub(crate) fn init_program(&self) -> Result<PathBuf> {
-        std::env::current_exe().map_err(|e| EngineError::system("find wharf's own program", e))
     }
 }

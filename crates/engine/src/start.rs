@@ -235,12 +235,13 @@ impl Inner {
             cgroup: self.cgroup_path(record),
             facts: &self.facts,
             defaults: self.defaults(),
-            init: self.wants_init(record).then_some(crate::mounts::INIT),
         })?;
         let dir = self.dir(&record.id);
         let context = PlanContext::new(record.id.as_str(), &dir, root, &self.host);
-        Plan::compile(&spec, &context)
-            .map_err(|e| EngineError::invalid("the container cannot be set up").because(e))
+        let mut plan = Plan::compile(&spec, &context)
+            .map_err(|e| EngineError::invalid("the container cannot be set up").because(e))?;
+        plan.reaper = self.wants_init(record);
+        Ok(plan)
     }
 
     pub(crate) fn defaults(&self) -> Defaults<'_> {

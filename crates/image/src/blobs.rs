@@ -108,6 +108,16 @@ impl Blobs {
         Ok(digest)
     }
 
+    /// Stores a document that is known to have `digest`.
+    pub(crate) fn put_as(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.has(digest) {
+            return Ok(());
+        }
+        let mut writer = self.writer()?;
+        writer.write(bytes)?;
+        self.adopt(&writer.temp, digest)
+    }
+
     /// Makes a complete, verified file the blob `digest`. When it reaches the disk is told in `durable.rs`.
     pub(crate) fn adopt(&self, from: &Path, digest: &Digest) -> Result<(), StoreError> {
         fs::rename(from, self.path(digest)).map_err(io_error("rename", from))

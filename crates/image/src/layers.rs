@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use wharf_spec::digest::Digest;
 
@@ -52,6 +53,19 @@ pub(crate) fn discard(root: &Path, name: &str) -> Result<(), StoreError> {
         Ok(_) => Ok(()),
         Err(_) => fs::remove_dir_all(&to).map_err(io_error("remove", &to)),
     }
+}
+
+/// Removes the files in `dir` that nobody wrote to for `lifetime`.
+pub(crate) fn expire(dir: &Path, now: SystemTime, lifetime: Duration) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+        let path = entry.map_err(io_error("read", dir))?.path();
+        let written = fs::metadata(&path).and_then(|m| m.modified());
+        let age = written.ok().and_then(|then| now.duration_since(then).ok());
+        if age.is_some_and(|age| age > lifetime) {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes everything in `dir`.

@@ -47,6 +47,7 @@ pub use ingest::LayerError;
 pub use lease::Lease;
 pub use progress::{LayerStep, Progress, ProgressSink};
 pub use pull::{PullError, PullOptions, Pulled};
+pub use registry::RegistryError;
 pub use remove::{ImageUser, Pruned, RemoveOptions, Removed};
 pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};
 pub use store::{DiskUsage, ImageStore, Summary};

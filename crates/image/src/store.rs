@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wharf_base::db::{Batch, Db, Durability};
@@ -23,6 +24,8 @@ use crate::settings::Settings;
 const IMAGES: &str = "images";
 const NAMES: &str = "names";
 const LAYERS: &str = "layers";
+/// An interrupted download that nobody came back for.
+const PARTIAL_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 const PINS: &str = "image-pins";
 
 /// All images of one data root. Clones share it.
@@ -349,6 +352,8 @@ impl Inner {
     fn reconcile(&self) -> Result<(), StoreError> {
         let mut index = self.index.lock();
         crate::layers::empty_dir(&self.root.join("tmp"))?;
+        let now = self.settings.clock.now();
+        crate::layers::expire(&self.root.join("partial"), now, PARTIAL_LIFETIME)?;
         for suspect in self.flusher.suspects()? {
             crate::layers::discard(&self.root, suspect.hex())?;
         }

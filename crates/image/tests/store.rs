@@ -337,7 +337,7 @@ async fn builtin_images_appear_when_asked_for() {
     assert_eq!(hello.layers(), pause.layers());
     assert_eq!(world.layers(), 1);
     let entrypoint = hello.run_config().unwrap().entrypoint.clone().unwrap();
-    assert_eq!(entrypoint, ["/wharf", "hello"]);
+    assert_eq!(entrypoint, ["/wharf", "builtin-hello"]);
     assert!(store.lowers(&hello)[0].join("wharf").exists());
     assert_eq!(other.open().resolve("hello-world").unwrap().id(), hello.id());
     assert!(store.resolve("hello-world:other").is_err());

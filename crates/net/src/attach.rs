@@ -10,7 +10,7 @@ use wharf_base::Id;
 use wharf_base::db::Batch as Changes;
 use wharf_sys::netlink::Batch;
 use wharf_sys::netlink::route::{
-    Address, BridgePort, LinkChange, LinkKind, LinkRef, MAIN_TABLE, MacvlanMode, Neighbour,
+    Address, BridgePort, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, MacvlanMode, Neighbour,
     NewLink, Route,
 };
 use wharf_sys::nft::Transaction;
@@ -37,6 +37,8 @@ struct Wiring {
     gateways: Gateways,
     /// The user chose the MAC address, so neighbours may remember another for this IP address.
     own_mac: bool,
+    /// Nobody else is on the network, so its bridge comes to life with this endpoint.
+    first: bool,
 }
 
 /// Which interface carries the default route of each family, and to where.
@@ -144,6 +146,7 @@ impl Net {
             }
             return Err(e);
         }
+        let first = !state.sandboxes.values().any(|m| m.endpoints.contains_key(&id));
         let member = state.sandboxes.entry(sandbox.clone()).or_default();
         member.endpoints.insert(id.clone(), endpoint.clone());
         let (ns, gateways) = (member.ns.clone(), gateways(&member.endpoints));
@@ -151,6 +154,7 @@ impl Net {
         Ok(Some(Wiring {
             ns,
             network: state.networks[&id].clone(),
+            first,
             own_mac: config.mac.is_some() || endpoint.ipv4.is_none(),
             endpoint,
             options,
@@ -180,7 +184,7 @@ impl Net {
 
     fn connect(&self, w: &Wiring) -> Result<(), NetError> {
         let Some(parent) = self.ensure_cheaply(&w.network)? else { return Ok(()) };
-        self.create_interface(w, parent)?;
+        self.create_interface(w, &parent)?;
         let done = self.configure_interface(w).and_then(|()| self.settle(w));
         if done.is_err()
             && let Err(e) = self.disconnect(&w.endpoint)
@@ -190,18 +194,19 @@ impl Net {
         done
     }
 
-    /// The index of the bridge or parent, which is made again if somebody removed it.
-    fn ensure_cheaply(&self, network: &Network) -> Result<Option<u32>, NetError> {
+    /// The bridge or parent, which is made again if somebody removed it.
+    fn ensure_cheaply(&self, network: &Network) -> Result<Option<Link>, NetError> {
         if let Some(link) = self.host_link(&network.ifname)?
             && link.up
         {
-            return Ok(Some(link.index));
+            return Ok(Some(link));
         }
-        Ok(self.ensure_interface(network)?.map(|l| l.index))
+        self.ensure_interface(network)
     }
 
-    fn create_interface(&self, w: &Wiring, parent: u32) -> Result<(), NetError> {
+    fn create_interface(&self, w: &Wiring, on: &Link) -> Result<(), NetError> {
         let e = &w.endpoint;
+        let parent = on.index;
         let inside = NewLink {
             name: &e.ifname,
             mac: e.mac.map(|m| m.0),
@@ -221,7 +226,7 @@ impl Net {
             };
             batch.add_link(&NewLink { kind: LinkKind::Macvlan { parent, mode }, ..inside });
         } else {
-            let mtu = Some(self.mtu(&w.network));
+            let mtu = Some(w.network.options.mtu.unwrap_or(on.mtu));
             let inside = NewLink { mtu, ..inside };
             batch.add_link(&NewLink {
                 name: &e.host_ifname,
@@ -233,9 +238,11 @@ impl Net {
                 kind: LinkKind::Veth(&inside),
             });
             let host = LinkRef::Name(&e.host_ifname);
-            batch.set_alias(host, &self.alias(&e.id));
-            batch.change_link(host, &port_settings(&w.network));
-            batch.change_link(host, &LinkChange { up: Some(true), ..LinkChange::default() });
+            // One message: each takes the lock that all network changes of the machine share.
+            let alias = self.alias(&e.id);
+            let settings = port_settings(&w.network);
+            batch
+                .change_link(host, &LinkChange { alias: Some(&alias), up: Some(true), ..settings });
         }
         let what = format!("connect {} to network {}", e.container_name, e.network_name);
         let mut route = self.route.lock();
@@ -296,7 +303,9 @@ impl Net {
     fn settle(&self, w: &Wiring) -> Result<(), NetError> {
         if !w.endpoint.host_ifname.is_empty() {
             self.host_link(&w.endpoint.host_ifname)?;
-            self.host_link(&w.network.ifname)?;
+            if w.first {
+                self.host_link(&w.network.ifname)?;
+            }
         }
         Ok(())
     }

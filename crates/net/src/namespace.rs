@@ -9,7 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use wharf_base::sync::Mutex;
 use wharf_sys::netlink::route::{LinkChange, LinkRef};
 use wharf_sys::netlink::{Batch, Family, Socket, netns};
@@ -81,18 +83,18 @@ impl Namespace {
 
 /// A few namespaces made ahead, while containers are being started one after the other.
 ///
-/// Empty until the first container, and empty again when none has been asked for since the last sweep,
-/// so an idle engine holds nothing.
+/// Empty until the first container, and empty again some seconds after the last, so an idle engine
+/// holds nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     ready: Mutex<Ready>,
+    taken: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Ready {
     spare: Vec<Arc<Namespace>>,
-    asked: bool,
-    working: bool,
+    kept: bool,
 }
 
 /// What the caller should do to keep the pool going.
@@ -100,7 +102,7 @@ struct Ready {
 pub(crate) enum Upkeep {
     /// Nothing: someone is at it.
     None,
-    /// Run [`Pool::refill`], and sweep until it is empty.
+    /// Run [`Pool::keep`].
     Start,
 }
 
@@ -111,38 +113,40 @@ impl Pool {
     pub(crate) fn take(&self) -> io::Result<(Arc<Namespace>, Upkeep)> {
         let (spare, upkeep) = {
             let mut ready = self.ready.lock();
-            ready.asked = true;
-            let upkeep = if ready.working { Upkeep::None } else { Upkeep::Start };
-            ready.working = true;
-            (ready.spare.pop(), upkeep)
+            let kept = std::mem::replace(&mut ready.kept, true);
+            (ready.spare.pop(), if kept { Upkeep::None } else { Upkeep::Start })
         };
+        self.taken.notify_one();
         match spare {
             Some(ns) => Ok((ns, upkeep)),
             None => Ok((Arc::new(Namespace::create()?), upkeep)),
         }
     }
 
-    /// Makes spares until there are enough. Blocks.
-    pub(crate) fn refill(&self) {
+    /// Keeps spares until none has been taken for `idle`. Blocks other work of its thread no longer
+    /// than a namespace takes to make.
+    pub(crate) async fn keep(self: Arc<Pool>, idle: Duration) {
+        loop {
+            let pool = self.clone();
+            tokio::task::spawn_blocking(move || pool.refill()).await.ok();
+            if tokio::time::timeout(idle, self.taken.notified()).await.is_err() {
+                break;
+            }
+        }
+        let gone = {
+            let mut ready = self.ready.lock();
+            ready.kept = false;
+            std::mem::take(&mut ready.spare)
+        };
+        drop(gone);
+    }
+
+    fn refill(&self) {
         while self.ready.lock().spare.len() < Self::SPARE {
             // Whoever needs a namespace and cannot get one reports why.
             let Ok(ns) = Namespace::create() else { return };
             self.ready.lock().spare.push(Arc::new(ns));
         }
-    }
-
-    /// Lets the spares go if nobody asked since the last call. Returns whether there is more to do.
-    pub(crate) fn sweep(&self) -> bool {
-        let gone = {
-            let mut ready = self.ready.lock();
-            if std::mem::take(&mut ready.asked) {
-                return true;
-            }
-            ready.working = false;
-            std::mem::take(&mut ready.spare)
-        };
-        drop(gone);
-        false
     }
 }
 

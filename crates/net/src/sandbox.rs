@@ -47,7 +47,8 @@ impl Net {
     pub fn create_sandbox(&self, id: &Id) -> Result<Sandbox, NetError> {
         let (ns, upkeep) = self.pool.take().map_err(kernel("create network namespace"))?;
         if upkeep == Upkeep::Start {
-            self.keep_spares();
+            // The pool alone, so that a Net that is dropped is gone at once with the ports it holds.
+            self.handle.spawn(self.pool.clone().keep(SPARES_FOR));
         }
         let mut state = self.state.lock();
         let member = state.sandboxes.entry(id.clone()).or_default();
@@ -205,21 +206,6 @@ impl Net {
                 net.reap_soon();
             };
             tokio::task::spawn_blocking(work).await.ok();
-        });
-    }
-
-    fn keep_spares(&self) {
-        // The pool alone, so that a Net that is dropped is gone at once with the ports it holds.
-        let pool = self.pool.clone();
-        self.handle.spawn(async move {
-            loop {
-                let at_work = pool.clone();
-                tokio::task::spawn_blocking(move || at_work.refill()).await.ok();
-                tokio::time::sleep(SPARES_FOR).await;
-                if !pool.sweep() {
-                    return;
-                }
-            }
         });
     }
 }

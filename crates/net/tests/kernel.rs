@@ -1,10 +1,15 @@
 //! Networks against the kernel: every test is a host of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and prints figures"
+)]
 
 mod host;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::{HOST, Host, NEIGHBOUR, ask, ask_udp, chain, on_host, on_host_with, port, serve};
@@ -161,11 +166,9 @@ fn containers_cannot_use_the_hosts_loopback() {
         })
         .unwrap();
         ask(Some(c.ns.as_fd()), (LOOPBACK, 9000)).unwrap_err();
-        let dropped = h.nft("list chain inet wharf-filter guard");
-        assert!(
-            dropped.contains("packets 1") || !dropped.contains("packets 0 bytes 0 drop"),
-            "{dropped}"
-        );
+        let guard = h.nft("list chain inet wharf-filter guard");
+        let counted = |l: &str| l.contains("ip daddr 127.0.0.0/8") && !l.contains("packets 0 ");
+        assert!(guard.lines().any(counted), "{guard}");
     });
 }
 
@@ -267,9 +270,9 @@ fn ports_that_clash_say_so_in_dockers_words() {
         drop(foreign);
         TcpListener::bind("0.0.0.0:8080").expect_err("held by the daemon");
         let range = PortMap { host: Some((8080, 8082)), ..port(None, 80) };
-        assert_eq!(h.net.publish(&b.id, &[range.clone()]).unwrap()[0].host, 8081);
+        assert_eq!(h.net.publish(&b.id, std::slice::from_ref(&range)).unwrap()[0].host, 8081);
         let c = h.container("bridge");
-        assert_eq!(h.net.publish(&c.id, &[range.clone()]).unwrap()[0].host, 8082);
+        assert_eq!(h.net.publish(&c.id, std::slice::from_ref(&range)).unwrap()[0].host, 8082);
         let e = chain(&h.net.publish(&h.container("bridge").id, &[range]).unwrap_err());
         assert!(e.contains("8080-8082/tcp"), "{e}");
         let free = h.net.publish(&c.id, &[port(None, 81)]).unwrap();
@@ -382,7 +385,7 @@ fn a_new_daemon_takes_over_where_the_old_one_died() {
         let net = Net::open(db, NetConfig::default()).unwrap();
         assert_eq!(net.networks(), before);
         let live = [(kept.id.clone(), kept.ns.try_clone().unwrap())].into();
-        assert_eq!(net.adopt(live).unwrap(), [gone.id.clone()]);
+        assert_eq!(net.adopt(live).unwrap(), std::slice::from_ref(&gone.id));
         ask(Some(lan.as_fd()), (HOST, 8080)).expect("kept");
         ask(None, (LOOPBACK, 8080)).expect("kept");
         ask(None, (LOOPBACK, 8081)).expect_err("released");
@@ -447,18 +450,21 @@ fn nothing_is_left_of_a_released_sandbox() {
 fn a_container_may_be_on_several_networks() {
     on_host(|h| {
         serve(h.lan.as_fd(), 80);
-        network(&h, "aa", |_| ());
-        network(&h, "bb", |_| ());
-        let c = h.container("bb");
-        h.net.attach(&c.id, "aa", EndpointConfig::default()).unwrap();
+        network(&h, "net-a", |_| ());
+        network(&h, "net-b", |_| ());
+        let c = h.container("net-b");
+        h.net.attach(&c.id, "net-a", EndpointConfig::default()).unwrap();
         let names = |h: &Host| -> Vec<_> {
             h.net.endpoints(&c.id).into_iter().map(|e| (e.network_name, e.ifname)).collect()
         };
-        assert_eq!(names(&h), [("aa".into(), "eth1".into()), ("bb".to_owned(), "eth0".to_owned())]);
+        assert_eq!(
+            names(&h),
+            [("net-a".into(), "eth1".into()), ("net-b".to_owned(), "eth0".to_owned())]
+        );
         ask(Some(c.ns.as_fd()), (NEIGHBOUR, 80)).unwrap();
-        let e = h.net.attach(&c.id, "aa", EndpointConfig::default()).unwrap_err();
+        let e = h.net.attach(&c.id, "net-a", EndpointConfig::default()).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Forbidden);
-        h.net.detach(&c.id, "aa").unwrap();
+        h.net.detach(&c.id, "net-a").unwrap();
         ask(Some(c.ns.as_fd()), (NEIGHBOUR, 80)).expect("the default route moved back");
         let first = EndpointConfig {
             gateway_priority: 5,
@@ -466,17 +472,17 @@ fn a_container_may_be_on_several_networks() {
             mac: Some("02:00:00:00:00:07".parse().unwrap()),
             ..EndpointConfig::default()
         };
-        h.net.attach(&c.id, "aa", first).unwrap();
+        h.net.attach(&c.id, "net-a", first).unwrap();
         assert_eq!(h.net.endpoints(&c.id)[0].ifname, "up0");
         assert_eq!(h.net.detach(&c.id, "bridge").unwrap_err().kind(), ErrorKind::NotFound);
-        let e = h.net.remove_network("bb").unwrap_err();
+        let e = h.net.remove_network("net-b").unwrap_err();
         assert!(e.kind() == ErrorKind::Forbidden && e.to_string().contains("has active endpoints"));
         assert_eq!(h.net.remove_network("bridge").unwrap_err().kind(), ErrorKind::Forbidden);
-        h.net.detach(&c.id, "bb").unwrap();
-        h.net.remove_network("bb").unwrap();
-        assert_eq!(h.net.network("bb").unwrap_err().kind(), ErrorKind::NotFound);
+        h.net.detach(&c.id, "net-b").unwrap();
+        h.net.remove_network("net-b").unwrap();
+        assert_eq!(h.net.network("net-b").unwrap_err().kind(), ErrorKind::NotFound);
         let gone = h.net.prune(&|_| true).unwrap();
-        assert!(gone.is_empty(), "aa is in use: {gone:?}");
+        assert!(gone.is_empty(), "net-a is in use: {gone:?}");
     });
 }
 
@@ -594,7 +600,20 @@ fn latency_of_a_containers_network_life() {
             column.sort();
             println!("{name:8} median {:?}, p90 {:?}", column[30], column[54]);
         }
-        let net = Arc::clone(&h.net);
-        drop(net);
+        // Without the kernel taking old namespaces apart at the same time.
+        let mut quiet: Vec<_> = (0..20)
+            .map(|_| {
+                let id = Id::random();
+                let start = Instant::now();
+                h.net.create_sandbox(&id).unwrap();
+                h.net.attach(&id, "bridge", EndpointConfig::default()).unwrap();
+                start.elapsed()
+            })
+            .collect();
+        quiet.sort();
+        println!(
+            "sandbox and attach, nothing released: median {:?}, best {:?}",
+            quiet[10], quiet[0]
+        );
     });
 }

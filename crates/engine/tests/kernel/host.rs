@@ -73,7 +73,7 @@ impl Host {
     pub(crate) async fn open(&self) -> Engine {
         let root = self.dir.join("root");
         std::fs::create_dir_all(&root).unwrap();
-        let db = Db::open(&root.join("db")).unwrap();
+        let db = open_db(&root.join("db")).await;
         let images = ImageStore::open(&root, db.clone(), Settings::default()).unwrap();
         let instance: String = self.name.chars().filter(char::is_ascii_digit).collect();
         let tail = instance.len().saturating_sub(7);
@@ -97,6 +97,19 @@ impl Host {
             import_busybox(engine.images()).await;
         }
         engine
+    }
+}
+
+/// The engine before this one may still have a task that holds the database: its process's end would have let go.
+async fn open_db(dir: &Path) -> Db {
+    let mut left = 200;
+    loop {
+        match Db::open(dir) {
+            Ok(db) => return db,
+            Err(e) if left == 0 => panic!("{e}"),
+            Err(_) => left -= 1,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
 }
 

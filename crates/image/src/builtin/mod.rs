@@ -24,9 +24,9 @@ use crate::{ArchiveError, Image, ImageStore, StoreError, make};
 
 /// Names and the hidden verb that each runs.
 const IMAGES: &[(&str, &str)] = &[
-    ("docker.io/library/hello-world:latest", "hello"),
-    ("docker.io/library/pause:latest", "pause"),
-    ("docker.io/wharf/welcome:latest", "welcome"),
+    ("docker.io/library/hello-world:latest", "builtin-hello"),
+    ("docker.io/library/pause:latest", "builtin-pause"),
+    ("docker.io/wharf/welcome:latest", "builtin-welcome"),
 ];
 /// When they were made: reproducible ids need a fixed time.
 const CREATED: &str = "2026-11-23T00:00:00Z";
@@ -106,7 +106,7 @@ fn config(store: &ImageStore, verb: &str, diff_id: Digest) -> ImageConfig {
         working_dir: "/".into(),
         ..RunConfig::default()
     };
-    if verb == "welcome" {
+    if verb == "builtin-welcome" {
         run.exposed_ports = Some([("80/tcp".to_owned(), json!({}))].into());
     }
     let mut config = ImageConfig {
@@ -117,7 +117,7 @@ fn config(store: &ImageStore, verb: &str, diff_id: Digest) -> ImageConfig {
         created: Some(CREATED.into()),
         history: vec![History {
             created: Some(CREATED.into()),
-            created_by: format!("wharf builtin {verb}"),
+            created_by: format!("wharf {verb}"),
             ..History::default()
         }],
         ..ImageConfig::default()

@@ -15,9 +15,9 @@ const SIGCHLD: i32 = 17;
 /// a single thread.
 pub fn main(verb: &str) -> Option<ExitCode> {
     let result = match verb {
-        "hello" => hello(),
-        "pause" => until_stopped(None),
-        "welcome" => TcpListener::bind(("::", 80))
+        "builtin-hello" => hello(),
+        "builtin-pause" => until_stopped(None),
+        "builtin-welcome" => TcpListener::bind(("::", 80))
             .or_else(|_| TcpListener::bind(("0.0.0.0", 80)))
             .and_then(|listener| until_stopped(Some(&listener))),
         _ => return None,

@@ -24,7 +24,9 @@ use wharf_sys::root::Root;
 use crate::settings::UnpackLimits;
 
 pub(crate) use decompress::{Compression, open as decompress};
-pub(crate) use entries::{Entries, Entry, EntryKind};
+#[cfg(test)]
+pub(crate) use entries::Entry;
+pub(crate) use entries::{Entries, EntryKind};
 pub(crate) use feed::{Chunk, Feed};
 
 /// What a layer turned out to be.

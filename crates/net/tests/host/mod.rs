@@ -162,7 +162,8 @@ pub(crate) fn serve(ns: BorrowedFd<'_>, port: u16) {
     is_ready.recv().unwrap();
 }
 
-const PATIENCE: Duration = Duration::from_millis(700);
+/// Longer than it takes to send a lost SYN or neighbour solicitation again.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Connects from `ns` (or from the host) and returns who the server thinks it is talking to.
 pub(crate) fn ask(ns: Option<BorrowedFd<'_>>, to: impl Into<SocketAddr>) -> io::Result<IpAddr> {
