@@ -12,7 +12,6 @@ fn main() -> ExitCode {
         Some("launcher") => wharf_keeper::launcher::main(),
         Some("oci") => wharf_runtime::oci::main(std::env::args_os().skip(2).collect()),
         Some("daemon") => daemon::main(std::env::args_os().skip(1)),
-        Some("oci") => wharf_runtime::oci::main(std::env::args_os().skip(2).collect()),
         // The programs of the builtin images, which run as pid 1 of a container.
         other => other
             .and_then(wharf_image::builtin::main)
