@@ -32,8 +32,7 @@ impl Inner {
             let name = info.name.clone();
             self.blocking(move |inner| {
                 let before = inner.net.endpoints(&of.id);
-                let made =
-                    inner.net.attach(&of.id, &name, config).map_err(EngineError::from)?;
+                let made = inner.net.attach(&of.id, &name, config).map_err(EngineError::from)?;
                 if let Err(e) = inner.follow_gateway(&of, &before) {
                     // The ports go back to where they were with the endpoint that took them.
                     if let Err(e) = inner.net.detach(&of.id, &name) {

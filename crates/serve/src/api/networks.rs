@@ -57,7 +57,8 @@ pub(super) async fn network(
         }
         NetworkAction::Disconnect(name) => {
             let request: docker::NetworkDisconnectRequest = body(&mut call).await?;
-            complete(async move { door.engine.disconnect(&name, &request.container).await }).await?;
+            complete(async move { door.engine.disconnect(&name, &request.container).await })
+                .await?;
             Ok(reply::status(StatusCode::OK))
         }
     }
