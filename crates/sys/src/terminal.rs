@@ -32,7 +32,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that is gone.
-        drop(tcsetattr(&self.fd, OptionalActions::Now, &self.before));
+        tcsetattr(&self.fd, OptionalActions::Now, &self.before).unwrap_or_default();
     }
 }
 
@@ -56,6 +56,6 @@ impl NoEcho {
 
 impl Drop for NoEcho {
     fn drop(&mut self) {
-        drop(tcsetattr(&self.fd, OptionalActions::Now, &self.before));
+        tcsetattr(&self.fd, OptionalActions::Now, &self.before).unwrap_or_default();
     }
 }
