@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["tools", rest @ ..] => tools::install(rest).map(|()| true),
         ["test", rest @ ..] => suites::run(rest),
+        ["vm", rest @ ..] => vm::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A command without a terminal to read from.
 pub(crate) fn cmd(program: impl AsRef<OsStr>) -> Command {
@@ -53,16 +53,6 @@ pub(crate) fn cargo() -> Command {
     let mut c = cmd(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     c.current_dir(root());
     c
-}
-
-/// Runs `work` under a heading and reports how long it took.
-pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    println!("\n=== {name}");
-    let start = Instant::now();
-    let done = work().with_context(|| name.to_owned());
-    let word = if done.is_ok() { "done" } else { "FAILED" };
-    println!("=== {name}: {word} in {}", seconds(start.elapsed()));
-    done
 }
 
 /// `12.3 s`.

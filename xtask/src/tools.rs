@@ -119,7 +119,8 @@ pub(crate) fn kernel() -> Result<()> {
     fs::create_dir_all(&dir)?;
     let qemu = ["qemu-system-x86", "seabios"];
     let qemu = debian::folder(&dir, "qemu-deb", Suite::Configured, &qemu, |_| true)?;
-    launcher(&dir.join("qemu"), &qemu, "usr/bin/qemu-system-x86_64", &[])?;
+    let modules = [("QEMU_MODULE_DIR", "usr/lib/x86_64-linux-gnu/qemu")];
+    launcher(&dir.join("qemu"), &qemu, "usr/bin/qemu-system-x86_64", &modules)?;
     debian::folder(&dir, "kernel", Suite::Configured, &["linux-image-cloud-amd64"], |f| {
         f.starts_with("linux-image")
     })?;

@@ -2,6 +2,13 @@
 //!
 //! Each test names the rule it keeps and prints what to do about a failure.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests of the source tree; a surprise is a panic"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs, process::Command};

@@ -14,7 +14,7 @@ use wharf_net::Net;
 use wharf_spec::docker::{self, Map};
 use wharf_spec::platform::Platform;
 
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::events::Events;
 use crate::filters::Filters;
 use crate::inner::Inner;
@@ -112,10 +112,6 @@ pub struct Parts {
 /// Many containers and their volumes. Clones share it.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
-
-fn soon<T>() -> Result<T> {
-    Err(EngineError::not_implemented("the body lands within the hour"))
-}
 
 impl Engine {
     /// Takes over what an earlier daemon left: finishes removals, drops what was half created, goes on
@@ -221,8 +217,8 @@ impl Engine {
     }
 
     /// Changes limits and restart policy; returns warnings.
-    pub async fn update(&self, _id: &str, _request: docker::UpdateRequest) -> Result<Vec<String>> {
-        soon()
+    pub async fn update(&self, id: &str, request: docker::UpdateRequest) -> Result<Vec<String>> {
+        self.0.update(&self.0.find(id)?, request).await
     }
 
     /// Lists containers, newest first.
@@ -242,18 +238,21 @@ impl Engine {
     }
 
     /// Its processes, with the columns that `ps_args` ask for.
-    pub async fn top(&self, _id: &str, _ps_args: &str) -> Result<docker::TopResponse> {
-        soon()
+    pub async fn top(&self, id: &str, ps_args: &str) -> Result<docker::TopResponse> {
+        let (c, args) = (self.0.find(id)?, ps_args.to_owned());
+        self.0.blocking(move |inner| inner.top(&c, &args)).await
     }
 
     /// What differs from its image.
-    pub async fn changes(&self, _id: &str) -> Result<Vec<docker::FilesystemChange>> {
-        soon()
+    pub async fn changes(&self, id: &str) -> Result<Vec<docker::FilesystemChange>> {
+        let c = self.0.find(id)?;
+        self.0.blocking(move |inner| inner.changes(&c)).await
     }
 
     /// Its file system as a tar.
-    pub async fn export(&self, _id: &str) -> Result<ByteStream> {
-        soon()
+    pub async fn export(&self, id: &str) -> Result<ByteStream> {
+        let c = self.0.find(id)?;
+        self.0.blocking(move |inner| inner.export(&c)).await
     }
 
     /// Its log: raw with a terminal, otherwise in frames as in [`Session::output`].
@@ -279,15 +278,16 @@ impl Engine {
     /// Streams of resource use.
     pub async fn stats(
         &self,
-        _id: &str,
-        _options: StatsOptions,
+        id: &str,
+        options: StatsOptions,
     ) -> Result<impl Stream<Item = docker::Stats> + Send + 'static + use<>> {
-        soon::<futures_util::stream::Empty<docker::Stats>>()
+        self.0.stats(self.0.find(id)?, options)
     }
 
     /// Makes an image of it; returns the image id.
-    pub async fn commit(&self, _options: CommitOptions) -> Result<String> {
-        soon()
+    pub async fn commit(&self, options: CommitOptions) -> Result<String> {
+        let c = self.0.find(&options.container)?;
+        self.0.commit(&c, options).await
     }
 
     /// Removes those that do not run.
@@ -327,28 +327,28 @@ impl Engine {
 /// Files in containers.
 impl Engine {
     /// What is at `path`.
-    pub async fn archive_stat(&self, _id: &str, _path: &str) -> Result<docker::PathStat> {
-        soon()
+    pub async fn archive_stat(&self, id: &str, path: &str) -> Result<docker::PathStat> {
+        self.0.archive_stat(self.0.find(id)?, path).await
     }
 
     /// What is at `path`, and a tar of it.
     pub async fn archive_get(
         &self,
-        _id: &str,
-        _path: &str,
+        id: &str,
+        path: &str,
     ) -> Result<(docker::PathStat, ByteStream)> {
-        soon()
+        self.0.archive_get(self.0.find(id)?, path).await
     }
 
-    /// Unpacks `archive` (plain, gzip, bzip2, xz or zstd) into the directory `path`.
+    /// Unpacks `archive` (plain, gzip or zstd) into the directory `path`.
     pub async fn archive_put(
         &self,
-        _id: &str,
-        _path: &str,
-        _options: ArchivePut,
-        _archive: ByteReader,
+        id: &str,
+        path: &str,
+        options: ArchivePut,
+        archive: ByteReader,
     ) -> Result<()> {
-        soon()
+        self.0.archive_put(self.0.find(id)?, path, options, archive).await
     }
 }
 

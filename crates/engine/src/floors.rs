@@ -7,31 +7,28 @@ use crate::error::{EngineError, Kind};
 
 impl From<StoreError> for EngineError {
     fn from(e: StoreError) -> EngineError {
-        let kind = match &e {
-            StoreError::NoSuchImage(_) => Kind::NotFound,
-            StoreError::AmbiguousId(_) | StoreError::Reference { .. } | StoreError::BadName(_) => {
-                Kind::Invalid
-            }
-            StoreError::Conflict(_) => Kind::Conflict,
-            _ => Kind::System,
-        };
-        flat(kind, &e)
+        flat(image_kind(e.kind()), &e)
     }
 }
 
 impl From<PullError> for EngineError {
     fn from(e: PullError) -> EngineError {
-        match e {
-            PullError::Store(e) => e.into(),
-        }
+        flat(image_kind(e.kind()), &e)
     }
 }
 
 impl From<ArchiveError> for EngineError {
     fn from(e: ArchiveError) -> EngineError {
-        match e {
-            ArchiveError::Store(e) => e.into(),
-        }
+        flat(image_kind(e.kind()), &e)
+    }
+}
+
+fn image_kind(kind: wharf_image::ErrorKind) -> Kind {
+    match kind {
+        wharf_image::ErrorKind::Invalid => Kind::Invalid,
+        wharf_image::ErrorKind::NotFound => Kind::NotFound,
+        wharf_image::ErrorKind::Conflict => Kind::Conflict,
+        wharf_image::ErrorKind::System => Kind::System,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::events::{Attributes, Events, Kind};
 use crate::exec::Execs;
 use crate::facts::Facts;
 use crate::record::Record;
+use crate::view::AccountCache;
 use crate::volume::Volumes;
 
 pub(crate) struct Inner {
@@ -36,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) host: HostFacts,
     pub(crate) volumes: Volumes,
     pub(crate) execs: Execs,
+    pub(crate) accounts: AccountCache,
     /// Tasks that end with the daemon; `stopping` tells them to.
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
@@ -70,6 +72,7 @@ impl Inner {
             host,
             volumes,
             execs: Execs::default(),
+            accounts: AccountCache::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             index: Mutex::default(),

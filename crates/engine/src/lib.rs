@@ -1,7 +1,9 @@
 //! Many containers: lifecycle, restart, logs, volumes, health, events, and re-adoption after a restart.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod attach;
+mod confined;
 mod container;
 mod create;
 pub mod detach;
@@ -10,6 +12,7 @@ pub mod error;
 pub mod events;
 mod exec;
 mod exit;
+mod export;
 pub mod facts;
 mod files;
 pub mod filters;
@@ -28,18 +31,27 @@ mod network;
 pub mod networks;
 mod open;
 pub mod options;
+mod pipe;
+mod populate;
 pub mod ports;
+pub mod preflight;
 mod probe;
 mod read_logs;
 pub mod record;
 mod remove;
 pub mod restart;
+mod shm;
 pub mod spec;
 mod start;
 pub mod state;
+mod stats;
 pub mod status;
 mod stop;
+mod tar_in;
+mod tar_out;
+mod top;
 mod undo;
+mod update;
 pub mod usage;
 pub mod validate;
 mod view;

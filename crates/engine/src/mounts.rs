@@ -8,8 +8,6 @@ use crate::mount::{Access, MountKind, MountPoint, clean_path};
 use crate::record::Record;
 use crate::spec::mounts::{HostMount, Source, tmpfs_options};
 
-/// Where the init of `--init` appears in the container.
-pub(crate) const INIT: &str = "/sbin/docker-init";
 /// The engine's own files: name in the container's directory, place in the container.
 const FILES: &[(&str, &str)] =
     &[("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
@@ -35,9 +33,6 @@ impl Inner {
             if !out.iter().any(|m| m.destination == *at) {
                 out.push(bind(dir.join(name), at, access));
             }
-        }
-        if self.wants_init(record) {
-            out.push(bind(self.init_program()?, INIT, Access::Read));
         }
         Ok(out)
     }

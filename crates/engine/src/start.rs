@@ -158,8 +158,11 @@ impl Inner {
         let mut undo = Undo::new();
         let run_dir = self.make_run_dir(&record)?;
         undo.push("remove the run directory", {
-            let dir = run_dir.clone();
-            move || drop(std::fs::remove_dir_all(dir))
+            let (inner, of, dir) = (self.clone(), record.clone(), run_dir.clone());
+            move || {
+                inner.release_shm(&of);
+                drop(std::fs::remove_dir_all(dir));
+            }
         });
         let network = self.join_network(&record, &mut undo)?;
         let lowers = self.lowers(&record)?;
@@ -190,6 +193,7 @@ impl Inner {
     fn make_run_dir(&self, record: &Record) -> Result<PathBuf> {
         let dir = self.run_dir(&record.id);
         let failed = |e| EngineError::system(format!("create {}", dir.display()), e);
+        self.release_shm(record);
         match std::fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
             _ => (),
@@ -231,12 +235,13 @@ impl Inner {
             cgroup: self.cgroup_path(record),
             facts: &self.facts,
             defaults: self.defaults(),
-            init: self.wants_init(record).then_some(crate::mounts::INIT),
         })?;
         let dir = self.dir(&record.id);
         let context = PlanContext::new(record.id.as_str(), &dir, root, &self.host);
-        Plan::compile(&spec, &context)
-            .map_err(|e| EngineError::invalid("the container cannot be set up").because(e))
+        let mut plan = Plan::compile(&spec, &context)
+            .map_err(|e| EngineError::invalid("the container cannot be set up").because(e))?;
+        plan.reaper = self.wants_init(record);
+        Ok(plan)
     }
 
     pub(crate) fn defaults(&self) -> Defaults<'_> {

@@ -1,25 +1,23 @@
-//! Images as tar streams: save, load, import, commit and the tar of a container's changes.
+//! Images as tar streams: what load, save, import and commit take and give.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::path::PathBuf;
 
-use bytes::Bytes;
-use futures_util::Stream;
-use wharf_spec::image::RunConfig;
+use wharf_spec::digest::Digest;
+use wharf_spec::image::{DocumentError, RunConfig};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
+pub use crate::body::ByteStream;
+use crate::changes::ChangeError;
+use crate::ingest::LayerError;
 use crate::progress::ProgressSink;
-use crate::{Image, ImageStore, StoreError};
-
-/// Bytes that arrive or leave piece by piece: a request or response body.
-pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+use crate::unpack::UnpackError;
+use crate::{ErrorKind, Image, ImageStore, StoreError, body, load, make, save};
 
 /// What to load.
 #[derive(Clone)]
 pub struct LoadOptions {
-    /// Only the image for this platform, if the archive has several.
+    /// Only the image for this platform, if the archive has several. Default: the best for this machine.
     pub platform: Option<Platform>,
     /// Told of every layer.
     pub progress: ProgressSink,
@@ -75,12 +73,111 @@ pub struct CommitOptions {
     pub name: Option<Reference>,
 }
 
-/// Why an archive could not be read or written.
+/// Why an archive could not be read, or an image not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The archive itself does not read.
+    #[error(transparent)]
+    Archive(#[from] UnpackError),
+    /// A layer in it does not unpack.
+    #[error("layer {path:?}")]
+    Layer {
+        /// Its name in the archive.
+        path: PathBuf,
+        /// Why.
+        source: LayerError,
+    },
+    /// Neither docker's nor OCI's layout.
+    #[error("the archive has no image in it: neither manifest.json nor index.json was found")]
+    NoImage,
+    /// Something that a manifest names is not there.
+    #[error("the archive names {0:?} but does not have it")]
+    Missing(PathBuf),
+    /// A document in it is wrong.
+    #[error("{path:?} in the archive")]
+    Document {
+        /// Its name.
+        path: PathBuf,
+        /// Why.
+        source: DocumentError,
+    },
+    /// A document in it is not JSON of the right shape.
+    #[error("{path:?} in the archive does not parse")]
+    Json {
+        /// Its name.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A layer is not the one that the config names. Docker's text.
+    #[error("invalid diffID for layer {layer}: expected {expected:?}, got {found:?}")]
+    DiffId {
+        /// Counted from 0.
+        layer: usize,
+        /// What the config says.
+        expected: String,
+        /// What was unpacked.
+        found: String,
+    },
+    /// The numbers of layers differ. Docker's text.
+    #[error("invalid manifest, layers length mismatch: expected {expected}, got {found}")]
+    LayerCount {
+        /// In the config.
+        expected: usize,
+        /// In the manifest.
+        found: usize,
+    },
+    /// None of the images is for this platform.
+    #[error("the archive has no image for platform {0}")]
+    Platform(Platform),
+    /// A blob in it is not what its name says.
+    #[error("{path:?} in the archive has digest {found}")]
+    Digest {
+        /// Its name.
+        path: PathBuf,
+        /// What it really is.
+        found: Digest,
+    },
+    /// Too much that is not a layer.
+    #[error("the archive has more than {0} bytes of documents")]
+    TooManyDocuments(u64),
+    /// A `--change` is wrong.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// The config cannot be written.
+    #[error("cannot encode the config")]
+    Encode(#[source] serde_json::Error),
+    /// The upper directory cannot be read.
+    #[error("cannot read {path}")]
+    Upper {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The work died.
+    #[error("the work was interrupted")]
+    Interrupted,
+}
+
+impl ArchiveError {
+    /// Which answer it deserves.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) | Self::Layer { source: LayerError::Store(error), .. } => {
+                error.kind()
+            }
+            Self::Archive(error) | Self::Layer { source: LayerError::Unpack(error), .. } => {
+                error.kind()
+            }
+            Self::Platform(_) => ErrorKind::NotFound,
+            Self::Encode(_) | Self::Upper { .. } | Self::Interrupted => ErrorKind::System,
+            _ => ErrorKind::Invalid,
+        }
+    }
 }
 
 impl ImageStore {
@@ -89,35 +186,43 @@ impl ImageStore {
     /// Dropping the future stops it; nothing half done is visible.
     pub async fn load(
         &self,
-        _body: ByteStream,
-        _options: LoadOptions,
+        body: ByteStream,
+        options: LoadOptions,
     ) -> Result<Vec<Loaded>, ArchiveError> {
-        Ok(Vec::new())
+        let (sender, reader) = body::reader();
+        let store = self.clone();
+        let work = tokio::task::spawn_blocking(move || load::load(&store, reader, &options));
+        sender.feed(body).await;
+        work.await.map_err(|_| ArchiveError::Interrupted)?
     }
 
     /// Images as one tar that both docker and OCI tools read. Names give the image and the names it will have
-    /// when loaded; ids give images without names.
+    /// when loaded, a repository all its tags; ids give images without names.
     pub fn save(&self, names: &[String]) -> Result<ByteStream, ArchiveError> {
-        names.iter().try_for_each(|n| self.resolve(n).map(drop))?;
-        Ok(Box::pin(futures_util::stream::empty()))
+        let plan = save::plan(self, names)?;
+        Ok(body::stream(move |out| save::write(&plan, out)))
     }
 
     /// Makes an image of one layer from the tar of a root file system, plain or compressed.
+    ///
+    /// Dropping the future stops it; nothing half done is visible.
     pub async fn import(
         &self,
-        _body: ByteStream,
-        _options: ImportOptions,
+        body: ByteStream,
+        options: ImportOptions,
     ) -> Result<Image, ArchiveError> {
-        Err(StoreError::NoSuchImage(String::new()).into())
+        let (sender, reader) = body::reader();
+        let store = self.clone();
+        let work = tokio::task::spawn_blocking(move || make::import(&store, reader, options));
+        sender.feed(body).await;
+        work.await.map_err(|_| ArchiveError::Interrupted)?
     }
 
-    /// Makes an image from a container's changes.
-    pub async fn commit(&self, _options: CommitOptions) -> Result<Image, ArchiveError> {
-        Err(StoreError::NoSuchImage(String::new()).into())
+    /// Makes an image from a container's changes. Once begun it runs to its end, also if the future
+    /// is dropped.
+    pub async fn commit(&self, options: CommitOptions) -> Result<Image, ArchiveError> {
+        let store = self.clone();
+        let work = tokio::task::spawn_blocking(move || make::commit(&store, options));
+        work.await.map_err(|_| ArchiveError::Interrupted)?
     }
-}
-
-/// The tar of an overlay upper directory, with deletions as OCI whiteouts.
-pub fn diff_tar(_upper: &Path) -> ByteStream {
-    Box::pin(futures_util::stream::empty())
 }

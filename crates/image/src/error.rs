@@ -62,9 +62,42 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A builtin image could not be made.
+    #[error("cannot make the builtin image {name}")]
+    Builtin {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<crate::ArchiveError>,
+    },
     /// The state database failed.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+/// Which answer an error deserves, for whoever speaks HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request or the archive is wrong (400).
+    Invalid,
+    /// It is not there (404).
+    NotFound,
+    /// It is in use (409).
+    Conflict,
+    /// This machine or the other side failed (500).
+    System,
+}
+
+impl StoreError {
+    /// Which answer it deserves.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchImage(_) => ErrorKind::NotFound,
+            Self::AmbiguousId(_) | Self::Reference { .. } | Self::BadName(_) => ErrorKind::Invalid,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            _ => ErrorKind::System,
+        }
+    }
 }
 
 /// For `map_err`: names the action and the path.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use wharf_spec::digest::Digest;
 
@@ -31,8 +32,8 @@ pub(crate) fn stored(root: &Path) -> Result<BTreeSet<String>, StoreError> {
     Ok(names)
 }
 
-/// Takes a layer away at once, by rename, and then deletes it. A crash in between leaves it in `tmp/`,
-/// which the next open empties.
+/// Takes a layer away at once, by rename, and deletes it in the background. A crash in between leaves it
+/// in `tmp/`, which the next open empties.
 pub(crate) fn discard(root: &Path, name: &str) -> Result<(), StoreError> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let from = root.join("layers").join(name);
@@ -42,7 +43,29 @@ pub(crate) fn discard(root: &Path, name: &str) -> Result<(), StoreError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(io_error("rename", &from))?,
     }
-    fs::remove_dir_all(&to).map_err(io_error("remove", &to))
+    let dead = to.clone();
+    let work = move || {
+        if let Err(error) = fs::remove_dir_all(&dead) {
+            tracing::warn!(%error, path = %dead.display(), "dead layer is left to the next start");
+        }
+    };
+    match std::thread::Builder::new().name("image-sweep".into()).spawn(work) {
+        Ok(_) => Ok(()),
+        Err(_) => fs::remove_dir_all(&to).map_err(io_error("remove", &to)),
+    }
+}
+
+/// Removes the files in `dir` that nobody wrote to for `lifetime`.
+pub(crate) fn expire(dir: &Path, now: SystemTime, lifetime: Duration) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+        let path = entry.map_err(io_error("read", dir))?.path();
+        let written = fs::metadata(&path).and_then(|m| m.modified());
+        let age = written.ok().and_then(|then| now.duration_since(then).ok());
+        if age.is_some_and(|age| age > lifetime) {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes everything in `dir`.

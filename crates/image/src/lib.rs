@@ -7,32 +7,47 @@
 //! - `layers/<hex of chain id>/`: an unpacked layer, ready as an overlay lower directory.
 //! - `partial/`: interrupted downloads, resumed by the next pull.
 //! - `tmp/`: work in progress, emptied at open.
+//!
+//! What a stored image costs: its blobs and its unpacked layers, both. The blobs of a pulled image are kept because only
+//! they can be pushed and saved under the digests that they came with; those of a loaded, imported or committed
+//! image for the same reason, as given. When data reaches the disk is told in `durable.rs`.
 #![forbid(unsafe_code)]
 
 pub mod archive;
 mod blobs;
+mod body;
 pub mod builtin;
+mod changes;
+mod diff;
+mod durable;
 mod error;
 mod glob;
 mod image;
+mod ingest;
 mod layers;
 mod lease;
+mod load;
+mod make;
 pub mod progress;
 mod pull;
 mod registry;
 mod remove;
+mod save;
 mod settings;
 mod store;
+mod tarball;
 mod unpack;
 
-pub use archive::{
-    ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded, diff_tar,
-};
-pub use error::StoreError;
+pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
+pub use changes::ChangeError;
+pub use diff::{Change, ChangeKind, changes, diff_tar, tree_tar};
+pub use error::{ErrorKind, StoreError};
 pub use image::{HistoryEntry, Image, Layer};
+pub use ingest::LayerError;
 pub use lease::Lease;
 pub use progress::{LayerStep, Progress, ProgressSink};
 pub use pull::{PullError, PullOptions, Pulled};
+pub use registry::RegistryError;
 pub use remove::{ImageUser, Pruned, RemoveOptions, Removed};
 pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};
 pub use store::{DiskUsage, ImageStore, Summary};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wharf_base::db::{Batch, Db, Durability};
@@ -14,6 +15,7 @@ use wharf_spec::reference::{self, Reference};
 
 use crate::StoreError;
 use crate::blobs::Blobs;
+use crate::durable::Flusher;
 use crate::error::io_error;
 use crate::image::{Image, ImageRecord, Layer};
 use crate::lease::{Lease, Leases};
@@ -22,6 +24,8 @@ use crate::settings::Settings;
 const IMAGES: &str = "images";
 const NAMES: &str = "names";
 const LAYERS: &str = "layers";
+/// An interrupted download that nobody came back for.
+const PARTIAL_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 const PINS: &str = "image-pins";
 
 /// All images of one data root. Clones share it.
@@ -35,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) leases: Leases,
     pub(crate) registries: crate::registry::Client,
     pub(crate) pulls: crate::pull::Flights,
+    pub(crate) flusher: Flusher,
     db: Db,
     pub(crate) index: Mutex<Index>,
 }
@@ -138,6 +143,7 @@ impl ImageStore {
             registries: crate::registry::Client::new(&settings),
             pulls: crate::pull::Flights::default(),
             settings,
+            flusher: Flusher::new(root, db.clone()),
             db,
             index: Mutex::new(Index::default()),
         };
@@ -277,6 +283,12 @@ impl ImageStore {
         Ok(DiskUsage { layers, blobs: self.0.blobs.disk_usage()?, partial, shared })
     }
 
+    /// Waits until everything stored so far is on disk: at shutdown. It happens by itself soon after each
+    /// change.
+    pub fn flush(&self) {
+        self.0.flusher.flush_now();
+    }
+
     /// Bytes of the config as stored, exactly as its digest covers them.
     pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         self.0.blobs.read(image.id())
@@ -297,13 +309,15 @@ pub(crate) struct NewImage {
 impl Inner {
     fn load(&self) -> Result<(), StoreError> {
         let mut index = self.index.lock();
+        let mut broken = Batch::new();
         for (key, record) in self.db.scan::<ImageRecord>(IMAGES)? {
             match self.read_image(&key, record) {
                 Ok(image) => {
                     index.images.insert(image.id().clone(), image);
                 }
                 Err(error) => {
-                    tracing::error!(image = key, %error, "image cannot be read and is left out")
+                    tracing::error!(image = key, %error, "image cannot be read and is removed");
+                    broken.delete(IMAGES, &key);
                 }
             }
         }
@@ -320,7 +334,7 @@ impl Inner {
             }
         }
         index.pins = self.db.scan::<Pin>(PINS)?.into_iter().collect();
-        Ok(())
+        Ok(self.db.write(broken, Durability::Process)?)
     }
 
     fn read_image(&self, key: &str, record: ImageRecord) -> Result<Image, StoreError> {
@@ -338,12 +352,16 @@ impl Inner {
     fn reconcile(&self) -> Result<(), StoreError> {
         let mut index = self.index.lock();
         crate::layers::empty_dir(&self.root.join("tmp"))?;
+        let now = self.settings.clock.now();
+        crate::layers::expire(&self.root.join("partial"), now, PARTIAL_LIFETIME)?;
+        for suspect in self.flusher.suspects()? {
+            crate::layers::discard(&self.root, suspect.hex())?;
+        }
         let dirs = crate::layers::stored(&self.root)?;
         let mut batch = Batch::new();
         let lost: Vec<Digest> =
             index.layers.keys().filter(|c| !dirs.contains(c.hex())).cloned().collect();
         for chain in &lost {
-            tracing::warn!(layer = %chain, "layer directory is gone; the image must be pulled again");
             batch.delete(LAYERS, &chain.to_string());
             index.layers.remove(chain);
         }
@@ -352,7 +370,42 @@ impl Inner {
         for stray in dirs.iter().filter(|d| !known.contains(d.as_str())) {
             crate::layers::discard(&self.root, stray)?;
         }
-        self.blobs.retain(&index.live_blobs())
+        let images: Vec<Image> = index.images.values().cloned().collect();
+        drop(index);
+        for image in images.iter().filter(|i| i.layers().iter().any(|l| lost.contains(&l.chain_id)))
+        {
+            self.repair(image)?;
+        }
+        self.blobs.retain(&self.index.lock().live_blobs())?;
+        self.flusher.flush_soon();
+        Ok(())
+    }
+
+    /// Unpacks again what `image` lacks; if that is not possible, the image goes.
+    fn repair(&self, image: &Image) -> Result<(), StoreError> {
+        for layer in image.layers() {
+            if self.layer(&layer.chain_id).is_some() {
+                continue;
+            }
+            if let Err(error) = self.unpack_again(layer) {
+                let error = wharf_base::error::chain(&error).to_string();
+                tracing::error!(image = %image.id(), layer = %layer.chain_id, error,
+                    "image was not whole on disk and is removed; pull or load it again");
+                self.forget(&mut self.index.lock(), image.id())?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn unpack_again(&self, layer: &Layer) -> Result<(), crate::LayerError> {
+        let Layer { diff_id, chain_id, blob, blob_size, .. } = layer;
+        let taken = self.unpack_blob(self.blobs.file(blob)?, blob.clone(), *blob_size)?;
+        if taken.diff_id != *diff_id {
+            let (expected, found) = (diff_id.clone(), taken.diff_id.clone());
+            return Err(StoreError::Digest { expected, found }.into());
+        }
+        Ok(self.adopt_layer(taken, chain_id)?)
     }
 
     /// Stores an image whose blobs and layers are all in place and leased by the caller, with its names, in
@@ -371,7 +424,9 @@ impl Inner {
         for name in &new.names {
             batch.put(NAMES, &name.to_string(), &NameRecord { image: new.id.clone() })?;
         }
-        self.db.write(batch, Durability::Power)?;
+        self.flusher.mark(&mut batch, &new.id)?;
+        self.db.write(batch, Durability::Process)?;
+        self.flusher.flush_soon();
         let image = Image::new(new.id.clone(), record, new.config);
         let old = index.images.insert(new.id.clone(), image.clone());
         for name in new.names {
@@ -384,15 +439,22 @@ impl Inner {
         Ok(image)
     }
 
-    /// Records an unpacked layer that is in place under `layers/`.
-    pub(crate) fn register_layer(
+    /// Makes the unpacked directory `from` the layer `chain`. If that is stored already, nothing happens.
+    pub(crate) fn install_layer(
         &self,
+        from: &Path,
         chain: &Digest,
         record: LayerRecord,
     ) -> Result<(), StoreError> {
         let mut index = self.index.lock();
+        if index.layers.contains_key(chain) {
+            return Ok(());
+        }
+        let to = crate::layers::path(&self.root, chain);
+        fs::rename(from, &to).map_err(io_error("rename", from))?;
         let mut batch = Batch::new();
         batch.put(LAYERS, &chain.to_string(), &record)?;
+        self.flusher.mark(&mut batch, chain)?;
         self.db.write(batch, Durability::Process)?;
         index.layers.insert(chain.clone(), record);
         Ok(())

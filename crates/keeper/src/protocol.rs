@@ -143,7 +143,8 @@ pub enum Request {
     ExecResize(String, ConsoleSize),
     /// Reply: `Done`.
     ExecSignal(String, i32),
-    /// Each empty packet that follows asks for one `LogGrew`, sent when there is more than at the packet's time.
+    /// Each empty packet that follows asks for one `LogGrew`, sent when the log has grown since the last one; the
+    /// first may come without growth.
     /// The keeper closes the connection when the log is complete.
     FollowLog,
 }

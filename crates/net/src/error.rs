@@ -194,7 +194,7 @@ impl NetError {
 }
 
 /// Names what was being done when the kernel refused.
-pub(crate) fn kernel(action: impl Into<String>) -> impl FnOnce(io::Error) -> NetError {
+pub(crate) fn kernel<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> NetError {
     let action = action.into();
-    move |source| NetError::Kernel { action, source }
+    move |e| NetError::Kernel { action, source: e.into() }
 }

@@ -1,18 +1,32 @@
 //! Container networks: bridges, address pools, sandboxes, published ports and the firewall around them.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod config;
 mod error;
 pub mod files;
+mod firewall;
+mod interface;
+mod ipam;
 mod mac;
+mod namespace;
 mod net;
+mod network;
+mod options;
+mod ports;
+mod publish;
+mod reconcile;
+mod relay;
+mod sandbox;
 mod spec;
 mod subnet;
+mod watch;
 
 pub use config::{DefaultBridge, NetConfig, Pool};
 pub use error::{ErrorKind, NetError};
-pub use mac::Mac;
-pub use net::{Net, Sandbox};
+pub use mac::{Mac, MacError};
+pub use net::Net;
+pub use sandbox::Sandbox;
 pub use spec::{
     Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, NetworkInfo,
     NetworkSpec, PortMap, Protocol, Reach,

@@ -1,134 +1,290 @@
 //! The one object that owns every network, sandbox and published port of a daemon.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use tokio::runtime::Handle;
 use wharf_base::Id;
-use wharf_base::db::Db;
+use wharf_base::clock::Clock;
+use wharf_base::db::{Batch as Changes, Db, Durability};
+use wharf_base::sync::Mutex;
+use wharf_sys::netlink::Socket;
 
 use crate::config::NetConfig;
 use crate::error::NetError;
-use crate::spec::{
-    Binding, Endpoint, EndpointConfig, InterfaceStats, NetworkInfo, NetworkSpec, PortMap,
-};
+use crate::firewall::{self, Tables};
+use crate::namespace::{Namespace, Pool};
+use crate::network::{Network, Record, Surroundings};
+use crate::ports::Held;
+use crate::spec::{Driver, Endpoint, NetworkInfo, NetworkSpec};
+
+pub(crate) const NETWORKS: &str = "networks";
+pub(crate) const ENDPOINTS: &str = "endpoints";
 
 /// Every network, sandbox and published port of a daemon.
 ///
-/// All methods but [`Net::watch`] block for microseconds to a few milliseconds; call them from a blocking thread.
+/// All methods but [`Net::watch`] block for microseconds to a few milliseconds; call them from a
+/// blocking thread, in the network namespace in which [`Net::open`] was called.
 #[derive(Debug)]
-pub struct Net {}
-
-/// A network namespace of a container. It lives as long as somebody holds a descriptor of it or
-/// runs in it, so nothing is left when the container and the daemon are gone.
-#[derive(Debug)]
-pub struct Sandbox {
-    ns: Arc<OwnedFd>,
+pub struct Net {
+    pub(crate) me: Weak<Net>,
+    pub(crate) db: Db,
+    pub(crate) config: NetConfig,
+    pub(crate) clock: Clock,
+    pub(crate) handle: Handle,
+    pub(crate) tables: Tables,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) state: Mutex<State>,
+    /// For the host's interfaces.
+    pub(crate) route: Mutex<Socket>,
+    /// For the rules. Locked after `state` where both are.
+    pub(crate) nft: Mutex<Socket>,
+    /// Address of `nft`, by which events that this daemon causes are told from others.
+    pub(crate) nft_port: u32,
+    /// Held while released sandboxes are taken apart; who waits for it waits for their addresses.
+    pub(crate) reaper: Mutex<()>,
 }
 
-impl Sandbox {
-    /// The namespace, for `setns`.
-    pub fn netns(&self) -> BorrowedFd<'_> {
-        self.ns.as_fd()
-    }
+/// What is known in memory; the database has the same but for descriptors.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) networks: BTreeMap<Id, Network>,
+    pub(crate) sandboxes: BTreeMap<Id, Member>,
+    pub(crate) held: Held,
+    /// Endpoints of released sandboxes, whose interfaces may still be there and whose addresses are
+    /// therefore not free yet.
+    pub(crate) dying: Vec<Endpoint>,
+    pub(crate) reaping: bool,
+}
+
+/// A sandbox in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Member {
+    /// None on `host`, and after a restart until it is adopted.
+    pub(crate) ns: Option<Arc<Namespace>>,
+    /// By network.
+    pub(crate) endpoints: BTreeMap<Id, Endpoint>,
 }
 
 impl Net {
-    /// Reads the records, and makes the host's bridges, firewall rules and reserved ports agree with
-    /// them. Must be called inside a tokio runtime, on which relays will run.
-    pub fn open(_db: Db, _config: NetConfig) -> Result<Arc<Net>, NetError> {
-        todo_first_hour()
-    }
-
     /// Creates a network.
-    pub fn create_network(&self, _spec: NetworkSpec) -> Result<NetworkInfo, NetError> {
-        todo_first_hour()
+    pub fn create_network(&self, spec: NetworkSpec) -> Result<NetworkInfo, NetError> {
+        let routes = self.host_routes()?;
+        let id = (Id::random(), self.clock.unix_nanos());
+        let network = {
+            let mut state = self.state.lock();
+            if state.networks.values().any(|n| n.record.name == spec.name) {
+                return Err(NetError::NameTaken(spec.name));
+            }
+            let around = Surroundings { config: &self.config, networks: state.subnets(), routes };
+            let network = Network::new(Record::resolve(spec, id, &around)?)?;
+            state.check_interface(&network)?;
+            self.save_network(&network.record)?;
+            state.networks.insert(network.record.id.clone(), network.clone());
+            network
+        };
+        match self.set_up(&network) {
+            Ok(()) => Ok(network.info(Vec::new())),
+            Err(e) => {
+                self.tear_down(&network);
+                Err(e)
+            }
+        }
     }
 
     /// Finds a network by name, id or unambiguous id prefix, in that order.
-    pub fn network(&self, _name_or_id: &str) -> Result<NetworkInfo, NetError> {
-        todo_first_hour()
+    pub fn network(&self, name_or_id: &str) -> Result<NetworkInfo, NetError> {
+        let state = self.state.lock();
+        let id = state.find(name_or_id)?;
+        state.info(&id).ok_or_else(|| NetError::NoNetwork(name_or_id.to_owned()))
     }
 
     /// All networks by name.
     pub fn networks(&self) -> Vec<NetworkInfo> {
-        Vec::new()
+        let state = self.state.lock();
+        let mut all: Vec<_> = state.networks.keys().filter_map(|id| state.info(id)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Removes a network that nobody is on.
-    pub fn remove_network(&self, _name_or_id: &str) -> Result<NetworkInfo, NetError> {
-        todo_first_hour()
+    pub fn remove_network(&self, name_or_id: &str) -> Result<NetworkInfo, NetError> {
+        let (info, network) = {
+            let state = self.state.lock();
+            let id = state.find(name_or_id)?;
+            let Some(info) = state.info(&id) else {
+                return Err(NetError::NoNetwork(name_or_id.to_owned()));
+            };
+            let network = state.networks[&id].clone();
+            if network.record.predefined {
+                return Err(NetError::Predefined(info.name, "removed"));
+            }
+            if !info.endpoints.is_empty() {
+                let names = info.endpoints.iter().map(|e| format!("{:?}", e.container_name));
+                let endpoints = names.collect::<Vec<_>>().join(" ");
+                return Err(NetError::Busy { name: info.name, endpoints });
+            }
+            (info, network)
+        };
+        self.tear_down(&network);
+        Ok(info)
     }
 
     /// Removes every unused user-defined network that `want` agrees to, and says which went.
-    pub fn prune(
-        &self,
-        _want: &dyn Fn(&NetworkInfo) -> bool,
-    ) -> Result<Vec<NetworkInfo>, NetError> {
-        todo_first_hour()
+    pub fn prune(&self, want: &dyn Fn(&NetworkInfo) -> bool) -> Result<Vec<NetworkInfo>, NetError> {
+        let mut gone = Vec::new();
+        for info in self.networks() {
+            let predefined = self.state.lock().is_predefined(&info.id);
+            if predefined || !info.endpoints.is_empty() || !want(&info) {
+                continue;
+            }
+            match self.remove_network(info.id.as_str()) {
+                Ok(info) => gone.push(info),
+                // Somebody used or removed it in the meantime.
+                Err(NetError::Busy { .. } | NetError::NoNetwork(_)) => (),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(gone)
     }
 
-    /// Makes the network namespace for a container: loopback up, Docker's default sysctls.
-    /// Pass its descriptor to whoever starts the container.
-    pub fn create_sandbox(&self, _id: &Id) -> Result<Sandbox, NetError> {
-        todo_first_hour()
+    /// Makes what a network needs on the host.
+    fn set_up(&self, network: &Network) -> Result<(), NetError> {
+        self.ensure_interface(network)?;
+        let mut t = wharf_sys::nft::Transaction::new();
+        self.tables.add(&mut t, firewall::of_network(network));
+        self.commit(t)
     }
 
-    /// After a restart: takes the sandboxes of the containers that still run back (their namespaces
-    /// as descriptors, say of `/proc/<pid>/ns/net`), and releases every other. Returns the released.
-    pub fn adopt(&self, _live: BTreeMap<Id, OwnedFd>) -> Result<Vec<Id>, NetError> {
-        todo_first_hour()
+    /// Undoes [`Net::set_up`] and forgets the network. Goes through to the end whatever fails.
+    fn tear_down(&self, network: &Network) {
+        {
+            let mut state = self.state.lock();
+            state.networks.remove(&network.record.id);
+            let mut changes = Changes::new();
+            changes.delete(NETWORKS, network.record.id.as_str());
+            self.write_or_warn(changes);
+        }
+        let mut t = wharf_sys::nft::Transaction::new();
+        self.tables.remove(&mut t, firewall::of_network(network));
+        if let Err(e) = self.commit(t) {
+            warn(&e, "remove rules of a network");
+        }
+        if let Err(e) = self.remove_interface(network) {
+            warn(&e, "remove interface of a network");
+        }
     }
 
-    /// Puts a sandbox on a network: interface, addresses, routes. On `host` an error, on `none` a record only.
-    pub fn attach(
-        &self,
-        _sandbox: &Id,
-        _network: &str,
-        _config: EndpointConfig,
-    ) -> Result<Endpoint, NetError> {
-        todo_first_hour()
+    pub(crate) fn save_network(&self, record: &Record) -> Result<(), NetError> {
+        let mut changes = Changes::new();
+        changes.put(NETWORKS, record.id.as_str(), record).map_err(NetError::Db)?;
+        self.db.write(changes, Durability::Process).map_err(NetError::Db)
     }
 
-    /// Takes a sandbox off a network, its published ports there included.
-    pub fn detach(&self, _sandbox: &Id, _network: &str) -> Result<(), NetError> {
-        todo_first_hour()
+    pub(crate) fn save_endpoint(&self, endpoint: &Endpoint) -> Result<(), NetError> {
+        let mut changes = Changes::new();
+        changes.put(ENDPOINTS, &endpoint_key(endpoint), endpoint).map_err(NetError::Db)?;
+        self.db.write(changes, Durability::Process).map_err(NetError::Db)
     }
 
-    /// Publishes ports of a sandbox, all or none, through the endpoint that holds its default route.
-    pub fn publish(&self, _sandbox: &Id, _ports: &[PortMap]) -> Result<Vec<Binding>, NetError> {
-        todo_first_hour()
+    /// For undo and release, which go on whatever happens; the next start repairs what this leaves.
+    pub(crate) fn write_or_warn(&self, changes: Changes) {
+        if let Err(e) = self.db.write(changes, Durability::Process) {
+            warn(&NetError::Db(e), "forget network state");
+        }
     }
 
-    /// Withdraws every published port of a sandbox.
-    pub fn unpublish(&self, _sandbox: &Id) -> Result<(), NetError> {
-        todo_first_hour()
+    /// Applies a change of rules; if the rules are not what they were thought to be, installs all anew.
+    pub(crate) fn commit(&self, t: wharf_sys::nft::Transaction) -> Result<(), NetError> {
+        let first = self.nft.lock().commit(t);
+        match first {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                tracing::debug!(error = %wharf_base::error::chain(&e), "rules differ, installing all");
+                self.install_rules()
+            }
+        }
     }
 
-    /// Withdraws ports, leaves networks and forgets the sandbox. Idempotent. Slow kernel work goes on in the background.
-    pub fn release(&self, _sandbox: &Id) -> Result<(), NetError> {
-        todo_first_hour()
-    }
-
-    /// The endpoints of a sandbox, the one with the default route first.
-    pub fn endpoints(&self, _sandbox: &Id) -> Vec<Endpoint> {
-        Vec::new()
-    }
-
-    /// Counters of every interface of a sandbox but loopback.
-    pub fn stats(&self, _sandbox: &Id) -> Result<Vec<InterfaceStats>, NetError> {
-        todo_first_hour()
-    }
-
-    /// Restores the firewall when somebody else's `flush ruleset` takes it away. Ends when `shutdown` does.
-    pub async fn watch(self: Arc<Net>, shutdown: impl Future<Output = ()>) {
-        shutdown.await;
+    /// Replaces all rules by what the state asks for.
+    pub(crate) fn install_rules(&self) -> Result<(), NetError> {
+        // Both locks, so that no change slips in between what is read and what is installed.
+        let state = self.state.lock();
+        let t = self.tables.install(state.networks.values(), state.published());
+        let done = self.nft.lock().commit(t);
+        drop(state);
+        done.map_err(crate::error::kernel("install firewall rules"))
     }
 }
 
-fn todo_first_hour<T>() -> Result<T, NetError> {
-    Err(NetError::Unsupported {
-        what: "networking".into(),
-        why: "the body lands within the hour".into(),
-    })
+impl State {
+    /// The id of a network by name, id or unambiguous prefix.
+    pub(crate) fn find(&self, name_or_id: &str) -> Result<Id, NetError> {
+        let by_name = self.networks.values().find(|n| n.record.name == name_or_id);
+        if let Some(n) = by_name {
+            return Ok(n.record.id.clone());
+        }
+        let matches: Vec<&Id> = self
+            .networks
+            .keys()
+            .filter(|id| !name_or_id.is_empty() && id.as_str().starts_with(name_or_id))
+            .collect();
+        match matches[..] {
+            [] => Err(NetError::NoNetwork(name_or_id.to_owned())),
+            [one] => Ok(one.clone()),
+            _ => Err(NetError::Ambiguous(name_or_id.to_owned(), matches.len())),
+        }
+    }
+
+    /// Names and subnets of all networks.
+    pub(crate) fn subnets(&self) -> Vec<(String, crate::Subnet)> {
+        self.networks
+            .values()
+            .flat_map(|n| {
+                let subnets = n.record.ipam.iter().filter_map(|c| c.subnet);
+                subnets.map(|s| (n.record.name.clone(), s))
+            })
+            .collect()
+    }
+
+    /// Every endpoint with published ports, with its network.
+    pub(crate) fn published(&self) -> impl Iterator<Item = (&Endpoint, &Network)> {
+        self.sandboxes
+            .values()
+            .flat_map(|m| m.endpoints.values())
+            .filter(|e| !e.ports.is_empty())
+            .filter_map(|e| Some((e, self.networks.get(&e.network)?)))
+    }
+
+    fn info(&self, id: &Id) -> Option<NetworkInfo> {
+        let on_it = self.sandboxes.values().filter_map(|m| m.endpoints.get(id)).cloned().collect();
+        Some(self.networks.get(id)?.info(on_it))
+    }
+
+    fn is_predefined(&self, id: &Id) -> bool {
+        self.networks.get(id).is_some_and(|n| n.record.predefined)
+    }
+
+    /// One network per bridge, and one per macvlan parent.
+    fn check_interface(&self, new: &Network) -> Result<(), NetError> {
+        let clash = |n: &&Network| {
+            !new.ifname.is_empty() && n.ifname == new.ifname && n.record.driver != Driver::Null
+        };
+        match self.networks.values().find(clash) {
+            None => Ok(()),
+            Some(n) => Err(NetError::invalid(
+                "interface",
+                format!("{} is used by network {}", new.ifname, n.record.name),
+            )),
+        }
+    }
+}
+
+/// The database key of an endpoint: a sandbox is on a network at most once.
+pub(crate) fn endpoint_key(endpoint: &Endpoint) -> String {
+    format!("{}/{}", endpoint.sandbox, endpoint.network)
+}
+
+pub(crate) fn warn(e: &NetError, action: &'static str) {
+    tracing::warn!(error = %wharf_base::error::chain(e), "{action}");
 }

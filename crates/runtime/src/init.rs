@@ -525,6 +525,11 @@ fn run_program(plan: &Plan, program: &CString) -> Failure {
             return failure;
         }
     }
+    if plan.reaper
+        && let Err(e) = wharf_sys::reaper::split_off()
+    {
+        return Failure::step("start an init process", &e);
+    }
     let filter = plan.seccomp.as_ref().filter(|f| f.listener.is_none());
     run(&plan.process, program, filter)
 }

@@ -25,6 +25,8 @@ pub struct Plan {
     pub id: String,
     /// The container's cgroup.
     pub cgroup: Cgroup,
+    /// Run the program under a first process that passes signals on and reaps orphans (`--init`).
+    pub reaper: bool,
     pub(crate) limits: Limits,
     pub(crate) namespaces: Namespaces,
     pub(crate) rootfs: Rootfs,

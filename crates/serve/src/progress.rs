@@ -40,7 +40,7 @@ pub(crate) fn channel() -> (ProgressSink, mpsc::UnboundedSender<Bytes>, Lines) {
 /// If it fails before it said anything, that is a fault of the request; later it is a line.
 pub(crate) async fn run<F>(
     work: F,
-    mut lines: Lines,
+    lines: Lines,
 ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, Fault>
 where
     F: Future<Output = Result<(), Fault>> + Send + 'static,

@@ -35,6 +35,8 @@ pub(crate) enum Action {
     Commit,
     /// Installed plugins: none.
     Plugins,
+    /// One plugin, which does not exist: `docker inspect` asks here last.
+    PluginInspect(String),
     /// A path of another product area, answered with a clear text.
     Absent(Absent),
 }
@@ -221,6 +223,7 @@ fn system(method: &Method, parts: &[&str]) -> Option<Action> {
         ("GET", ["distribution", name @ .., "json"]) => Action::Distribution(join(name)?),
         ("POST", ["commit"]) => Action::Commit,
         ("GET", ["plugins"]) => Action::Plugins,
+        ("GET", ["plugins", name @ .., "json"]) => Action::PluginInspect(join(name)?),
         (_, ["plugins", ..]) => Action::Absent(Absent::Plugins),
         ("POST", ["build"] | ["build", "cancel"]) => Action::Absent(Absent::Build),
         ("POST", ["build", "prune"]) => Action::Absent(Absent::BuildPrune),
@@ -409,7 +412,8 @@ mod tests {
         check("GET /services", Some(Action::Absent(Absent::Swarm)));
         check("GET /nodes/self", Some(Action::Absent(Absent::Swarm)));
         check("POST /build", Some(Action::Absent(Absent::Build)));
-        check("GET /plugins/x/json", Some(Action::Absent(Absent::Plugins)));
+        check("GET /plugins/x/json", Some(Action::PluginInspect("x".into())));
+        check("POST /plugins/pull", Some(Action::Absent(Absent::Plugins)));
         check("GET /plugins", Some(Action::Plugins));
     }
 }

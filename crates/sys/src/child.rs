@@ -29,8 +29,7 @@ pub enum Ended {
 /// Refused with `Unsupported` when the process has more than one thread: the copy would hold locks
 /// whose owners do not exist in it.
 pub fn fork() -> io::Result<Fork> {
-    // A task directory has one link per thread besides its own two.
-    if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
+    if !crate::process::is_single_threaded() {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "fork in a process with several threads",
@@ -136,7 +135,7 @@ pub fn detached(keep: &[BorrowedFd<'_>], work: impl FnOnce() -> i32) -> io::Resu
     }
 }
 
-fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut keep: Vec<u32> =
         keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     keep.sort_unstable();
@@ -148,10 +147,16 @@ fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     close_range(from, Some(u32::MAX))
 }
 
+/// Closes 0, 1 and 2, for a process that will not use them and has no `/dev/null` to put there.
+pub(crate) fn close_stdio() {
+    drop(close_range(0, Some(2))); // Open or not, nothing is written.
+}
+
 fn close_range(first: u32, last: Option<u32>) -> io::Result<()> {
     let Some(last) = last.filter(|&last| last >= first) else { return Ok(()) };
-    // SAFETY: neither rustix nor std closes ranges. This runs only in the child of `detached`, which
-    // uses nothing but what it keeps and ends by `exit_now`, so that no owner closes a second time.
+    // SAFETY: neither rustix nor std closes ranges. This runs in the child of `detached`, which
+    // uses nothing but what it keeps, or in an init that uses none, and both end by `exit_now`: no owner
+    // closes a second time.
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

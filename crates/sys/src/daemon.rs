@@ -65,9 +65,3 @@ pub fn tune_heap() {
         let _accepted = unsafe { libc::mallopt(parameter, value) };
     }
 }
-
-/// Gives the heap's free pages back to the kernel; for after a burst of work.
-pub fn trim_heap() {
-    // SAFETY: takes an integer and touches only free blocks.
-    let _released = unsafe { libc::malloc_trim(0) };
-}

@@ -118,7 +118,7 @@ pub fn next_signal(fd: impl AsFd) -> io::Result<Option<i32>> {
     }
 }
 
-fn block_signals(signals: &[i32]) -> io::Result<libc::sigset_t> {
+pub(crate) fn block_signals(signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the standard library has no signal sets; sigemptyset initialises the one it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

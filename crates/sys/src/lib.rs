@@ -12,6 +12,7 @@ pub mod netlink;
 pub mod nft;
 pub mod own;
 pub mod process;
+pub mod reaper;
 pub mod root;
 pub mod scratch;
 pub mod security;

@@ -5,6 +5,7 @@
 //! layer for that reason. Only [`Socket::receive`] on a subscribed socket waits, and the caller polls its descriptor.
 
 pub mod conntrack;
+pub mod hostport;
 pub mod netns;
 pub mod route;
 
@@ -180,6 +181,9 @@ impl Socket {
     /// Sends every request of `batch` in one system call. Requests are independent of one another
     /// (nf_tables transactions apart): the first refusal is returned, the later ones were tried as well.
     pub fn execute(&mut self, batch: Batch) -> Result<(), NetlinkError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let sent = self.send(batch)?;
         let mut first = None;
         while let Some(messages) = self.receive_now()? {

@@ -8,8 +8,8 @@ pub mod expr;
 use std::io;
 
 use crate::netlink::{
-    Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
-    NetlinkError, Received, Socket, attribute, attributes, text, u32_of,
+    Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NetlinkError,
+    Received, Socket, attribute, attributes, text, u32_of,
 };
 pub use expr::{Cmp, CtKey, Expr, FibResult, MetaKey, Payload, Register, Reject};
 
@@ -288,9 +288,9 @@ impl Transaction {
         self.put(action, (NEWSET, NLM_F_CREATE), |a| set_attributes(a, table, set, id));
     }
 
-    /// Adds elements. One that is there with another value is an error.
+    /// Adds elements. One that is there already is no error unless it has another value.
     pub fn add_elements(&mut self, table: &str, set: &Set<'_>, elements: &[Element]) {
-        self.elements(table, set, elements, (NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL), "add to");
+        self.elements(table, set, elements, (NEWSETELEM, NLM_F_CREATE), "add to");
     }
 
     /// Removes elements, all of which must be there.

@@ -11,19 +11,10 @@ fn main() -> ExitCode {
         // Before anything makes a thread or touches the heap: keepers are forks of this process.
         Some("launcher") => wharf_keeper::launcher::main(),
         Some("daemon") => daemon::main(std::env::args_os().skip(1)),
-        Some("--version" | "-v") => version(),
-        _ => usage(),
+        Some("oci") => wharf_runtime::oci::main(std::env::args_os().skip(2).collect()),
+        // The programs of the builtin images, which run as pid 1 of a container.
+        other => other
+            .and_then(wharf_image::builtin::main)
+            .unwrap_or_else(|| wharf_cli::main(std::env::args_os().collect())),
     }
-}
-
-#[allow(clippy::print_stdout, reason = "the answer to --version")]
-fn version() -> ExitCode {
-    println!("wharf version {}", wharf_engine::info::VERSION);
-    ExitCode::SUCCESS
-}
-
-#[allow(clippy::print_stderr, reason = "nothing else was understood")]
-fn usage() -> ExitCode {
-    eprintln!("usage: wharf daemon [OPTIONS]\n\nSee wharf daemon --help.");
-    ExitCode::from(2)
 }

@@ -87,8 +87,6 @@ pub struct Input<'a> {
     pub facts: &'a Facts,
     /// The daemon's defaults.
     pub defaults: Defaults<'a>,
-    /// The path of the init that runs before the program, if one does.
-    pub init: Option<&'a str>,
 }
 
 /// The OCI spec of a container.
@@ -174,10 +172,7 @@ fn process(
 ) -> Result<Process> {
     let mut env = env::environment(input.config, input.hostname, &[]);
     env::with_home(&mut env, &input.user.home);
-    let mut args = env::arguments(input.config)?;
-    if let Some(init) = input.init {
-        args.splice(0..0, [init.to_owned(), "--".to_owned()]);
-    }
+    let args = env::arguments(input.config)?;
     let cwd = match input.config.working_dir.as_str() {
         "" => "/",
         dir => dir,

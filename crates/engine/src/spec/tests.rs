@@ -5,7 +5,6 @@ struct Case {
     config: ContainerConfig,
     host: HostConfig,
     namespaces: Namespaces,
-    init: bool,
 }
 
 fn case() -> Case {
@@ -23,7 +22,6 @@ fn case() -> Case {
             uts: new(),
             cgroup: Namespace::Host,
         },
-        init: false,
     }
 }
 
@@ -42,7 +40,6 @@ fn spec(case: &Case) -> Result<Spec> {
         cgroup: "/t/x".into(),
         facts: &facts,
         defaults: Defaults { no_new_privileges: false, ulimits: &[], seccomp: None },
-        init: case.init.then_some("/sbin/docker-init"),
     })
 }
 
@@ -81,15 +78,6 @@ fn the_host_s_name_is_left_alone() {
     c.config.domainname = "example".into();
     let s = spec(&c).unwrap();
     assert_eq!((s.hostname(), s.domainname()), (&None, &None));
-}
-
-#[test]
-fn init_runs_before_the_program() {
-    let mut c = case();
-    c.init = true;
-    let s = spec(&c).unwrap();
-    let args = s.process().as_ref().unwrap().args().clone().unwrap();
-    assert_eq!(args, ["/sbin/docker-init", "--", "true"]);
 }
 
 #[test]

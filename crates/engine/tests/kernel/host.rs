@@ -20,14 +20,14 @@ use wharf_spec::reference::Reference;
 use wharf_sys::process::{NEWNET, NEWNS, unshare};
 
 /// A test: its name and its body.
-pub type Test = (&'static str, fn(Host) -> Pin<Box<dyn Future<Output = ()>>>);
+pub(crate) type Test = (&'static str, fn(Host) -> Pin<Box<dyn Future<Output = ()>>>);
 
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
 /// Leaves the machine's mounts and network alone.
-pub fn isolate() {
+pub(crate) fn isolate() {
     unshare(NEWNS | NEWNET).unwrap();
     let private = wharf_sys::mount::Attr {
         propagation: wharf_sys::mount::propagation::PRIVATE,
@@ -38,7 +38,7 @@ pub fn isolate() {
 }
 
 /// Runs one test on a runtime of its own.
-pub fn run(test: fn(Host) -> Pin<Box<dyn Future<Output = ()>>>) {
+pub(crate) fn run(test: fn(Host) -> Pin<Box<dyn Future<Output = ()>>>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
         let host = Host::new();
@@ -50,8 +50,8 @@ pub fn run(test: fn(Host) -> Pin<Box<dyn Future<Output = ()>>>) {
 }
 
 /// A place for one engine after the other.
-pub struct Host {
-    pub dir: PathBuf,
+pub(crate) struct Host {
+    pub(crate) dir: PathBuf,
     name: String,
 }
 
@@ -70,10 +70,10 @@ impl Host {
     }
 
     /// Opens an engine over what is there.
-    pub async fn open(&self) -> Engine {
+    pub(crate) async fn open(&self) -> Engine {
         let root = self.dir.join("root");
         std::fs::create_dir_all(&root).unwrap();
-        let db = Db::open(&root.join("db")).unwrap();
+        let db = open_db(&root.join("db")).await;
         let images = ImageStore::open(&root, db.clone(), Settings::default()).unwrap();
         let instance: String = self.name.chars().filter(char::is_ascii_digit).collect();
         let tail = instance.len().saturating_sub(7);
@@ -100,8 +100,21 @@ impl Host {
     }
 }
 
+/// The engine before this one may still have a task that holds the database: its process's end would have let go.
+async fn open_db(dir: &Path) -> Db {
+    let mut left = 200;
+    loop {
+        match Db::open(dir) {
+            Ok(db) => return db,
+            Err(e) if left == 0 => panic!("{e}"),
+            Err(_) => left -= 1,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+}
+
 /// A request to run `command` of the busybox image without a network.
-pub fn request(command: &[&str]) -> CreateRequest {
+pub(crate) fn request(command: &[&str]) -> CreateRequest {
     let mut r = CreateRequest::default();
     r.config.image = "busybox".into();
     r.config.cmd = Some(StrList(command.iter().map(|s| (*s).to_owned()).collect()));
@@ -110,7 +123,7 @@ pub fn request(command: &[&str]) -> CreateRequest {
 }
 
 /// Creates, attaches, starts and waits; returns status, output and error output.
-pub async fn run_to_end(engine: &Engine, request: CreateRequest) -> (i64, String, String) {
+pub(crate) async fn run_to_end(engine: &Engine, request: CreateRequest) -> (i64, String, String) {
     let id = engine.create(None, request, None).await.unwrap().id;
     let attach =
         AttachOptions { stdout: true, stderr: true, stream: true, ..AttachOptions::default() };
@@ -122,7 +135,7 @@ pub async fn run_to_end(engine: &Engine, request: CreateRequest) -> (i64, String
 }
 
 /// Reads a session to its end, the two streams apart.
-pub async fn drain(mut session: Session) -> (String, String) {
+pub(crate) async fn drain(mut session: Session) -> (String, String) {
     let mut bytes = Vec::new();
     while let Some(chunk) = session.output.next().await {
         bytes.extend(chunk.unwrap());
@@ -131,7 +144,7 @@ pub async fn drain(mut session: Session) -> (String, String) {
 }
 
 /// Takes frames apart.
-pub fn split(mut bytes: &[u8], tty: bool) -> (String, String) {
+pub(crate) fn split(mut bytes: &[u8], tty: bool) -> (String, String) {
     if tty {
         return (String::from_utf8_lossy(bytes).into_owned(), String::new());
     }

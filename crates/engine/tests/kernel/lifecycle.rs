@@ -4,12 +4,14 @@ use wharf_engine::options::{RemoveOptions, StopOptions, WaitCondition};
 
 use crate::host::{Host, Test, drain, request, run_to_end};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("output_and_status_arrive", |h| Box::pin(output_and_status_arrive(h))),
     ("rm_leaves_nothing", |h| Box::pin(rm_leaves_nothing(h))),
     ("start_failures_have_docker_s_codes", |h| Box::pin(start_failures_have_docker_s_codes(h))),
     ("stop_kill_and_restart", |h| Box::pin(stop_kill_and_restart(h))),
     ("exec_in_a_running_container", |h| Box::pin(exec_in_a_running_container(h))),
+    ("the_default_bridge_publishes_ports", |h| Box::pin(the_default_bridge_publishes_ports(h))),
+    ("init_reaps_and_passes_signals_on", |h| Box::pin(init_reaps_and_passes_signals_on(h))),
     ("containers_survive_the_daemon", |h| Box::pin(containers_survive_the_daemon(h))),
 ];
 
@@ -124,5 +126,57 @@ async fn containers_survive_the_daemon(h: Host) {
     engine.kill(&id, "KILL").await.unwrap();
     assert_eq!(waiter.await.status_code, 137);
     engine.remove("kept", RemoveOptions::default()).await.unwrap();
+    engine.shutdown().await;
+}
+
+async fn the_default_bridge_publishes_ports(h: Host) {
+    let engine = h.open().await;
+    let mut r = request(&["httpd", "-f", "-p", "80", "-h", "/data"]);
+    r.host_config.network_mode = String::new();
+    let binding =
+        wharf_spec::docker::PortBinding { host_ip: String::new(), host_port: "8099".into() };
+    r.host_config.port_bindings = Some([("80/tcp".to_owned(), Some(vec![binding]))].into());
+    let id = engine.create(Some("web"), r, None).await.unwrap().id;
+    engine.start(&id).await.unwrap();
+    let shown = engine.inspect(&id, false).await.unwrap().network_settings;
+    assert!(
+        shown.ip_address.starts_with("172.") && shown.ports.contains_key("80/tcp"),
+        "{shown:?}"
+    );
+    let reply = fetch("127.0.0.1:8099").await;
+    assert!(reply.ends_with("from the image\n"), "{reply}");
+    let list = engine.list(Default::default()).await.unwrap();
+    assert_eq!(list[0].ports[0].public_port, 8099);
+    engine.remove(&id, RemoveOptions { force: true, ..Default::default() }).await.unwrap();
+    assert!(tokio::net::TcpStream::connect("127.0.0.1:8099").await.is_err());
+    engine.shutdown().await;
+}
+
+/// Asks until the server in the container listens.
+async fn fetch(at: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    for _ in 0..200 {
+        let mut text = String::new();
+        if let Ok(mut stream) = tokio::net::TcpStream::connect(at).await {
+            stream.write_all(b"GET /seed HTTP/1.0\r\n\r\n").await.ok();
+            if stream.read_to_string(&mut text).await.is_ok() && !text.is_empty() {
+                return text;
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    panic!("nobody answers at {at}");
+}
+
+async fn init_reaps_and_passes_signals_on(h: Host) {
+    let engine = h.open().await;
+    let mut r = request(&["sleep", "1000"]);
+    r.host_config.init = Some(true);
+    let id = engine.create(None, r, None).await.unwrap().id;
+    engine.start(&id).await.unwrap();
+    // Under an init the program has the default action for SIGTERM, so no time runs out.
+    engine.stop(&id, StopOptions { timeout: Some(60), ..Default::default() }).await.unwrap();
+    assert_eq!(engine.inspect(&id, false).await.unwrap().state.exit_code, 143);
+    engine.remove(&id, RemoveOptions::default()).await.unwrap();
     engine.shutdown().await;
 }

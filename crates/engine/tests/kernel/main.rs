@@ -3,6 +3,7 @@
 //! The program is its own launcher, so it has no test harness: `cargo test -p wharf-engine --test kernel [FILTER]`.
 //! Each test has its own root, cgroup and engine; all of them run in a mount and network namespace of their own.
 
+mod files;
 mod host;
 mod lifecycle;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     host::isolate();
-    let tests: Vec<Test> = lifecycle::TESTS.to_vec();
+    let tests: Vec<Test> = [lifecycle::TESTS, files::TESTS].concat();
     let mut failed = Vec::new();
     for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
         println!("test {name} ...");

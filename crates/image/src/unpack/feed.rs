@@ -126,6 +126,13 @@ impl Pool {
     }
 }
 
+impl Chunk {
+    /// Drops the first `n` bytes.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.end);
+    }
+}
+
 impl Deref for Chunk {
     type Target = [u8];
 

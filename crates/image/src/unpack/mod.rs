@@ -10,9 +10,9 @@ mod apply;
 mod decompress;
 mod entries;
 mod feed;
-pub(crate) mod header;
+mod header;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod worker;
 
 use std::io::{self, Read};
@@ -24,8 +24,10 @@ use wharf_sys::root::Root;
 use crate::settings::UnpackLimits;
 
 pub(crate) use decompress::{Compression, open as decompress};
-pub(crate) use entries::{Entries, Entry, EntryKind};
-pub(crate) use feed::Feed;
+#[cfg(test)]
+pub(crate) use entries::Entry;
+pub(crate) use entries::{Entries, EntryKind};
+pub(crate) use feed::{Chunk, Feed};
 
 /// What a layer turned out to be.
 #[derive(Debug, Clone)]
@@ -104,6 +106,16 @@ pub enum UnpackError {
     /// A thread died.
     #[error("an unpacking thread panicked")]
     Panicked,
+}
+
+impl UnpackError {
+    /// Which answer it deserves.
+    pub fn kind(&self) -> crate::ErrorKind {
+        match self {
+            Self::File { .. } | Self::Space { .. } | Self::Panicked => crate::ErrorKind::System,
+            _ => crate::ErrorKind::Invalid,
+        }
+    }
 }
 
 /// Unpacks the tar that `input` yields, plain or compressed, into the empty directory `target`, as an overlay

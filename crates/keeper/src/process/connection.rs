@@ -24,11 +24,20 @@ pub(super) enum Topic {
     Attachment,
     /// The end of the exec of this name.
     Exec(String),
-    /// Growth of the log; whether it has asked to be told of the next.
-    Log {
-        /// It has.
-        armed: bool,
-    },
+    /// Growth of the log.
+    Log(Follow),
+}
+
+/// What a follower of the log knows. Its request to be told may be on its way while the log grows, so growth
+/// is remembered until it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    /// It has been told of all growth.
+    UpToDate,
+    /// It has not, and has not asked.
+    Behind,
+    /// It is told of the next growth at once.
+    Armed,
 }
 
 impl Connection {

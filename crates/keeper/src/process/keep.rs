@@ -12,12 +12,12 @@ use wharf_runtime::cgroup::Cgroup;
 use wharf_sys::channel;
 use wharf_sys::child::{self, Ended as ChildEnded};
 use wharf_sys::events::{Events, Interest, Ready, next_signal};
-use wharf_sys::scratch::Scratch;
+use wharf_sys::scratch::{Scratch, forget_code};
 
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
 use crate::process::birth::{Born, SIGCHLD, fault};
-use crate::process::connection::{Connection, Topic};
+use crate::process::connection::{Connection, Follow, Topic};
 use crate::process::execs::{Execs, no_log};
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
@@ -75,7 +75,8 @@ impl Keep {
             connections: Vec::new(),
             next_connection: 0,
             buffer,
-            burst: false,
+            // The birth of the container was one: it needed most of the code that this process has.
+            burst: true,
             exit: None,
             acknowledged: false,
         };
@@ -208,7 +209,7 @@ impl Keep {
         self.pump.release(&self.events, &mut ended);
         self.report(ended);
         self.tell(&Topic::Container, &Reply::Exited(exit));
-        self.connections.retain(|c| !matches!(c.topic, Topic::Log { .. }));
+        self.connections.retain(|c| !matches!(c.topic, Topic::Log(_)));
     }
 
     fn exec_ended(&mut self, pid: i32, how: ChildEnded) {
@@ -241,13 +242,19 @@ impl Keep {
     }
 
     fn log_grew(&mut self) {
-        for at in (0..self.connections.len()).rev() {
-            let connection = &mut self.connections[at];
-            if connection.topic == (Topic::Log { armed: true }) {
-                connection.topic = Topic::Log { armed: false };
-                let id = connection.id;
-                self.reply(id, &Reply::LogGrew);
+        let mut told = Vec::new();
+        for connection in &mut self.connections {
+            match connection.topic {
+                Topic::Log(Follow::Armed) => {
+                    connection.topic = Topic::Log(Follow::UpToDate);
+                    told.push(connection.id);
+                }
+                Topic::Log(Follow::UpToDate) => connection.topic = Topic::Log(Follow::Behind),
+                _ => {}
             }
+        }
+        for id in told {
+            self.reply(id, &Reply::LogGrew);
         }
     }
 
@@ -312,6 +319,7 @@ impl Keep {
         self.log.rest();
         self.buffer.release();
         child::trim_heap();
+        forget_code();
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use wharf_sys::child;
 
-use crate::process::connection::Topic;
+use crate::process::connection::{Follow, Topic};
 use crate::process::keep::Keep;
 use crate::protocol::{AttachOptions, ExecRequest, Reply, Request, State, VERSION};
 use crate::wire::{self, Packet};
@@ -17,8 +17,12 @@ impl Keep {
             Ok(Packet::Message(request, fds)) if connection.topic == Topic::Nothing => {
                 self.answer(id, request, fds);
             }
-            Ok(Packet::Empty) if matches!(connection.topic, Topic::Log { .. }) => {
-                connection.topic = Topic::Log { armed: true };
+            Ok(Packet::Empty) if connection.topic == Topic::Log(Follow::Behind) => {
+                connection.topic = Topic::Log(Follow::UpToDate);
+                self.reply(id, &Reply::LogGrew);
+            }
+            Ok(Packet::Empty) if matches!(connection.topic, Topic::Log(_)) => {
+                connection.topic = Topic::Log(Follow::Armed);
             }
             Ok(Packet::Empty) if let Topic::Exec(exec) = connection.topic.clone() => {
                 self.execs.collect(&self.events, &exec);
@@ -50,7 +54,7 @@ impl Keep {
             Request::ExecResize(exec, size) => self.done(id, self.execs.resize(&exec, size)),
             Request::ExecSignal(exec, signal) => self.done(id, self.execs.signal(&exec, signal)),
             Request::FollowLog if self.exit.is_some() => self.close(id),
-            Request::FollowLog => self.become_about(id, Topic::Log { armed: false }),
+            Request::FollowLog => self.become_about(id, Topic::Log(Follow::Behind)),
         }
     }
 

@@ -57,9 +57,9 @@ pub(crate) async fn signals_give_their_exit_status(host: Host) {
         let keeper = pidfd(parent(launched.started.pid).unwrap()).unwrap();
         let mut log = launched.keeper.follow_log().await.unwrap();
         log.arm().await.unwrap();
-        // Either it is up already, or the log tells.
-        if log_of(&launched.keeper.dir().join("log"), LogFormat::JsonFile).is_empty() {
+        while log_of(&launched.keeper.dir().join("log"), LogFormat::JsonFile).is_empty() {
             assert!(log.grew().await.unwrap());
+            log.arm().await.unwrap();
         }
         launched.keeper.signal(signal).await.unwrap();
         assert_eq!(finish(launched).await.code, code);
@@ -85,4 +85,27 @@ pub(crate) async fn everything_written_before_the_end_is_logged(host: Host) {
     assert_eq!(finish(launched).await.code, 0);
     let want: String = (1..=20_000).map(|n| format!("{n}\n")).collect();
     assert!(log_of(&path, LogFormat::JsonFile) == want);
+}
+
+pub(crate) async fn an_init_reaps_and_passes_signals_on(host: Host) {
+    let script = "trap 'exit 9' TERM; (sleep 0.01 &); sleep 0.2; \
+        for s in /proc/[0-9]*/stat; do read p c state rest < $s; echo $state; done; \
+        echo $$; while :; do sleep 0.1; done";
+    let mut launch = host.shell(script);
+    launch.plan.reaper = true;
+    let path = launch.log.path.clone();
+    let launched = host.launch(launch).await.unwrap();
+    let mut signal = launched.keeper.follow_log().await.unwrap();
+    signal.arm().await.unwrap();
+    while !log_of(&path, LogFormat::JsonFile).ends_with("2\n") {
+        assert!(signal.grew().await.unwrap());
+        signal.arm().await.unwrap();
+    }
+    assert!(!log_of(&path, LogFormat::JsonFile).contains('Z'));
+    launched.keeper.signal(15).await.unwrap();
+    assert_eq!(finish(launched).await.code, 9);
+    let mut missing = host.container(&["/bin/nonesuch"]);
+    missing.plan.reaper = true;
+    let Err(LaunchError::Fault(fault)) = host.launch(missing).await else { panic!() };
+    assert_eq!(fault.kind, FaultKind::NotFound);
 }

@@ -30,6 +30,7 @@ const TESTS: &[Test] = tests![
     lifecycle::a_program_that_cannot_run_leaves_nothing,
     lifecycle::signals_give_their_exit_status,
     lifecycle::out_of_memory_is_told,
+    lifecycle::an_init_reaps_and_passes_signals_on,
     lifecycle::everything_written_before_the_end_is_logged,
     streams::the_first_byte_reaches_an_early_client,
     streams::the_end_of_input_ends_the_program,

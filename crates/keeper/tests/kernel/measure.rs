@@ -8,6 +8,8 @@ pub(crate) async fn memory_of_an_idle_keeper(host: Host) {
     let before = pss(launcher);
     for n in 1..=10 {
         all.push(host.launch(host.container(&["sleep", "1000"])).await.unwrap());
+        // Memory of the launch is given back after half a second of quiet.
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
         let keepers: u64 = all.iter().map(|l| pss(parent(l.started.pid).unwrap())).sum();
         let both = keepers + pss(launcher);
         println!(

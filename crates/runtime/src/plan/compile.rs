@@ -46,6 +46,7 @@ pub(super) fn plan(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Plan, PlanError
         namespaces,
         process,
         cgroup,
+        reaper: false,
     })
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use http::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_engine::EngineError;
 use wharf_engine::filters::{IMAGES, PRUNE_IMAGES};

@@ -101,6 +101,10 @@ impl Door {
             Action::Distribution(name) => responds(images::distribution(name)),
             Action::Commit => responds(containers::commit(door, call)),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
+            Action::PluginInspect(name) => responds(async move {
+                let text = format!("plugin {name:?} not found");
+                Err(Fault::new(StatusCode::NOT_FOUND, text))
+            }),
             Action::Absent(area) => responds(absent(area)),
             Action::Container(ContainerAction::List) => responds(containers::list(door, call)),
             Action::Container(ContainerAction::Create) => responds(containers::create(door, call)),
@@ -135,12 +139,12 @@ fn understand(
 }
 
 fn log_fault(method: &Method, path: &str, fault: &Fault) {
-    let (status, message) = (fault.status().as_u16(), fault.message());
+    let (status, answer) = (fault.status().as_u16(), fault.message());
     // Clients can cause the others at will.
     if fault.status().is_server_error() && status != 501 && status != 503 {
-        tracing::error!(%method, path, status, message, "request failed");
+        tracing::error!(%method, path, status, answer, "request failed");
     } else {
-        tracing::debug!(%method, path, status, message, "request refused");
+        tracing::debug!(%method, path, status, answer, "request refused");
     }
 }
 

@@ -108,6 +108,8 @@ pub struct LinkChange<'a> {
     pub ipv6_autoconf: Option<bool>,
     /// Settings as a bridge port.
     pub port: Option<BridgePort>,
+    /// Free text, by which its owner recognises it.
+    pub alias: Option<&'a str>,
 }
 
 /// Settings of a port of a bridge.
@@ -580,6 +582,9 @@ fn change_attributes(a: &mut Attributes<'_>, link: LinkRef<'_>, change: &LinkCha
     if let Some(mtu) = change.mtu {
         a.u32(IFLA_MTU, mtu);
     }
+    if let Some(alias) = change.alias {
+        a.bytes(IFLA_IFALIAS, alias.as_bytes());
+    }
     if let Some(master) = change.master {
         a.u32(IFLA_MASTER, master);
     }
@@ -775,12 +780,12 @@ mod tests {
                 &LinkChange {
                     port: Some(BridgePort { hairpin: true, isolated: true }),
                     ipv6_autoconf: Some(false),
+                    up: Some(true),
+                    alias: Some("hello"),
                     ..LinkChange::default()
                 },
             );
             let up = LinkChange { up: Some(true), ..LinkChange::default() };
-            b.change_link(LinkRef::Name("v0"), &up);
-            b.set_alias(LinkRef::Name("v0"), "hello");
             home.execute(b).unwrap();
             let v0 = home.link(LinkRef::Name("v0")).unwrap().unwrap();
             assert_eq!((v0.master, v0.alias.as_str(), v0.up), (bridge.index, "hello", true));

@@ -110,6 +110,7 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
     let settings = &daemon.settings;
     wharf_base::fs::private_dir(&settings.root)
         .with_context(|| format!("create {}", settings.root.display()))?;
+    open_dir(&settings.exec_root)?;
     let _pidfile = Pidfile::create(&settings.pidfile)?;
     let house = build(settings, daemon.launcher.clone()).await?;
     let listeners = doors::open(settings, inherited).await?;
@@ -134,6 +135,16 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
     house.engine.shutdown().await;
     tracing::info!("daemon has ended, containers go on");
     Ok(())
+}
+
+/// The directory of the socket: its group must be able to pass through, and nobody to list it.
+fn open_dir(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .with_context(|| format!("create {}", path.display()))
 }
 
 /// Opens the floors from the bottom up.

@@ -1,0 +1,126 @@
+//! Bridges between async byte streams and the blocking threads that do the work.
+
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+
+use bytes::{Buf as _, Bytes};
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+
+/// Bytes that arrive or leave piece by piece: a request or response body.
+pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// Pieces on their way between the two worlds.
+const DEPTH: usize = 16;
+/// Size of a piece that is written.
+const PIECE: usize = 128 << 10;
+
+enum Message {
+    Data(Bytes),
+    Failed(io::Error),
+    End,
+}
+
+/// Reads, on a blocking thread, what [`feed`] sends.
+pub(crate) struct BodyReader {
+    messages: mpsc::Receiver<Message>,
+    current: Bytes,
+    ended: bool,
+}
+
+/// The async end of a [`BodyReader`].
+pub(crate) struct BodySender(mpsc::Sender<Message>);
+
+/// A reader for a blocking thread and the end to feed it by.
+pub(crate) fn reader() -> (BodySender, BodyReader) {
+    let (sender, messages) = mpsc::channel(DEPTH);
+    (BodySender(sender), BodyReader { messages, current: Bytes::new(), ended: false })
+}
+
+impl BodySender {
+    /// Sends the whole of `body`. Stops when nobody reads any more. Dropped before its end, the reader gets
+    /// an error, never an end of file.
+    pub(crate) async fn feed(self, mut body: ByteStream) {
+        loop {
+            let message = match body.next().await {
+                Some(Ok(bytes)) => Message::Data(bytes),
+                Some(Err(error)) => Message::Failed(error),
+                None => Message::End,
+            };
+            let last = !matches!(message, Message::Data(_));
+            if self.0.send(message).await.is_err() || last {
+                return;
+            }
+        }
+    }
+
+    /// Sends one piece; false if nobody reads any more.
+    pub(crate) async fn send(&self, bytes: Bytes) -> bool {
+        self.0.send(Message::Data(bytes)).await.is_ok()
+    }
+
+    /// Marks the end.
+    pub(crate) async fn end(self) {
+        drop(self.0.send(Message::End).await);
+    }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.messages.blocking_recv() {
+                Some(Message::Data(bytes)) => self.current = bytes,
+                Some(Message::Failed(error)) => return Err(error),
+                Some(Message::End) => self.ended = true,
+                None => {
+                    let text = "the transfer was cancelled";
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
+                }
+            }
+        }
+        let n = self.current.len().min(out.len());
+        out[..n].copy_from_slice(&self.current[..n]);
+        self.current.advance(n);
+        Ok(n)
+    }
+}
+
+/// Collects what is written into pieces of a stream.
+pub(crate) struct BodyWriter {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE));
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.sender.blocking_send(Ok(piece.into())).map_err(gone)
+    }
+}
+
+/// A stream of what `produce` writes, on a blocking thread. An error of it ends the stream with that error;
+/// dropping the stream makes its next write fail.
+pub(crate) fn stream(
+    produce: impl FnOnce(&mut BodyWriter) -> io::Result<()> + Send + 'static,
+) -> ByteStream {
+    let (sender, mut pieces) = mpsc::channel(DEPTH);
+    tokio::task::spawn_blocking(move || {
+        let mut writer = BodyWriter { sender, buffer: Vec::with_capacity(PIECE) };
+        if let Err(error) = produce(&mut writer).and_then(|()| writer.flush()) {
+            drop(writer.sender.blocking_send(Err(error)));
+        }
+    });
+    Box::pin(futures_util::stream::poll_fn(move |cx| pieces.poll_recv(cx)))
+}

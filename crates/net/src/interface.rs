@@ -1,0 +1,279 @@
+//! The host's side of a network: its bridge or macvlan parent, forwarding, and what routes there are.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use wharf_base::Id;
+use wharf_sys::netlink::route::{
+    Address, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, NewLink,
+};
+use wharf_sys::netlink::{Batch, netns};
+
+use crate::error::{NetError, kernel};
+use crate::mac::Mac;
+use crate::net::Net;
+use crate::network::Network;
+use crate::spec::Driver;
+use crate::subnet::Subnet;
+
+impl Net {
+    /// Makes the bridge or the macvlan parent of a network, or completes it if it is there.
+    pub(crate) fn ensure_interface(&self, network: &Network) -> Result<Option<Link>, NetError> {
+        match network.record.driver {
+            Driver::Bridge => self.ensure_bridge(network).map(Some),
+            Driver::Macvlan => self.ensure_parent(network).map(Some),
+            Driver::Host | Driver::Null => Ok(None),
+        }
+    }
+
+    /// Removes the interface of a network if wharf made it.
+    pub(crate) fn remove_interface(&self, network: &Network) -> Result<(), NetError> {
+        let name = &network.ifname;
+        let mut route = self.route.lock();
+        let found = route.link(LinkRef::Name(name)).map_err(kernel("look up interface"))?;
+        let own = self.alias(&network.record.id);
+        let Some(link) = found.filter(|l| l.alias == own) else { return Ok(()) };
+        let mut batch = Batch::new();
+        batch.delete_link(LinkRef::Index(link.index));
+        match route.execute(batch) {
+            Err(e) if !e.is_absent() => Err(kernel(format!("remove interface {name}"))(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The mark by which wharf knows its interfaces.
+    pub(crate) fn alias(&self, id: &Id) -> String {
+        format!("{}{id}", self.alias_prefix())
+    }
+
+    pub(crate) fn alias_prefix(&self) -> String {
+        format!("wharf{}:", self.config.instance)
+    }
+
+    /// Looks an interface of the host up.
+    pub(crate) fn host_link(&self, name: &str) -> Result<Option<Link>, NetError> {
+        let found = self.route.lock().link(LinkRef::Name(name));
+        found.map_err(kernel(format!("look up interface {name}")))
+    }
+
+    /// Where the host has routes to, the default route and wharf's own bridges aside.
+    pub(crate) fn host_routes(&self) -> Result<Vec<Subnet>, NetError> {
+        let own: BTreeSet<String> =
+            self.state.lock().networks.values().map(|n| n.ifname.clone()).collect();
+        let mut route = self.route.lock();
+        let links = route.links().map_err(kernel("list interfaces"))?;
+        let routes = route.routes().map_err(kernel("list routes"))?;
+        let of_own = |index: u32| links.iter().any(|l| l.index == index && own.contains(&l.name));
+        Ok(routes
+            .into_iter()
+            .filter(|r| r.table == MAIN_TABLE && r.prefix > 0)
+            .filter(|r| !r.link.is_some_and(of_own))
+            .filter_map(|r| Subnet::new(r.to, r.prefix))
+            .collect())
+    }
+
+    /// The MTU of the interface that the host's default route leaves by.
+    pub(crate) fn host_mtu(&self) -> u32 {
+        const ETHERNET: u32 = 1500;
+        let mut route = self.route.lock();
+        let Ok(routes) = route.routes() else { return ETHERNET };
+        let default = routes
+            .iter()
+            .filter(|r| r.table == MAIN_TABLE && r.prefix == 0 && r.to.is_ipv4())
+            .min_by_key(|r| r.metric.unwrap_or(0));
+        let Some(index) = default.and_then(|r| r.link) else { return ETHERNET };
+        let link = route.link(LinkRef::Index(index)).ok().flatten();
+        link.map_or(ETHERNET, |l| l.mtu.min(ETHERNET))
+    }
+
+    /// The MTU of a network's interfaces.
+    pub(crate) fn mtu(&self, network: &Network) -> u32 {
+        let own = network.options.mtu.or(Some(self.config.mtu)).filter(|m| *m > 0);
+        own.unwrap_or_else(|| self.host_mtu())
+    }
+
+    fn ensure_bridge(&self, network: &Network) -> Result<Link, NetError> {
+        let name = &network.ifname;
+        let link = match self.host_link(name)? {
+            Some(link) if link.kind == "bridge" => {
+                self.claim(network, &link)?;
+                link
+            }
+            Some(link) => {
+                let why = format!("{name} exists and is not a bridge but a {:?}", link.kind);
+                return Err(NetError::invalid("bridge name", why));
+            }
+            None => self.create_bridge(network)?,
+        };
+        self.bridge_sysctls(network)?;
+        self.complete_bridge(network, &link)?;
+        self.forward(network)?;
+        Ok(link)
+    }
+
+    /// A bridge that wharf made for a network whose record is lost is this network's now.
+    fn claim(&self, network: &Network, link: &Link) -> Result<(), NetError> {
+        let own = self.alias(&network.record.id);
+        if !link.alias.starts_with(&self.alias_prefix()) || link.alias == own {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.set_alias(LinkRef::Index(link.index), &own);
+        let done = self.route.lock().execute(batch);
+        done.map_err(kernel(format!("label bridge {}", link.name)))
+    }
+
+    fn create_bridge(&self, network: &Network) -> Result<Link, NetError> {
+        let name = &network.ifname;
+        let mtu = self.mtu(network);
+        let mut batch = Batch::new();
+        batch.add_link(&NewLink {
+            name,
+            // Without an address of its own a bridge changes it whenever a container comes or goes.
+            mac: Some(Mac::random().0),
+            mtu: Some(mtu),
+            master: None,
+            ns: None,
+            up: false,
+            kind: LinkKind::Bridge,
+        });
+        batch.set_alias(LinkRef::Name(name), &self.alias(&network.record.id));
+        let done = self.route.lock().execute(batch);
+        done.map_err(kernel(format!("create bridge {name}")))?;
+        let gone = || NetError::Kernel {
+            action: format!("create bridge {name}"),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        self.host_link(name)?.ok_or_else(gone)
+    }
+
+    /// Addresses that are missing, and up.
+    fn complete_bridge(&self, network: &Network, link: &Link) -> Result<(), NetError> {
+        let mut route = self.route.lock();
+        let there = route.addresses().map_err(kernel("list addresses"))?;
+        let mut batch = Batch::new();
+        for want in [true, false].into_iter().filter_map(|v4| network.bridge_address(v4)) {
+            let has = |a: &Address| a.link == link.index && a.ip == want.addr();
+            if !there.iter().any(has) {
+                batch.add_address(&Address {
+                    link: link.index,
+                    ip: want.addr(),
+                    prefix: want.prefix(),
+                    scope: 0,
+                });
+            }
+        }
+        if !link.up {
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            batch.change_link(LinkRef::Index(link.index), &up);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        route.execute(batch).map_err(kernel(format!("configure bridge {}", network.ifname)))
+    }
+
+    fn bridge_sysctls(&self, network: &Network) -> Result<(), NetError> {
+        let name = &network.ifname;
+        let ipv6 = if network.record.ipv6 { "0" } else { "1" };
+        // 127.0.0.1 reaches published ports through the bridge; the table `…-filter` keeps containers
+        // from doing the same the other way.
+        set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+        set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        // Until duplicate detection of its link-local address is done, the host asks for no neighbour on
+        // the bridge: containers would be unreachable for two seconds.
+        set(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
+        set(&format!("net/ipv6/conf/{name}/disable_ipv6"), ipv6)
+    }
+
+    fn forward(&self, network: &Network) -> Result<(), NetError> {
+        if !self.config.ip_forward || network.record.internal {
+            return Ok(());
+        }
+        if network.record.ipv4 {
+            set("net/ipv4/ip_forward", "1")?;
+        }
+        if network.record.ipv6 {
+            keep_router_advertisements()?;
+            set("net/ipv6/conf/all/forwarding", "1")?;
+        }
+        Ok(())
+    }
+
+    /// The interface that macvlan children hang from; `eth0.50` is made if it is missing.
+    fn ensure_parent(&self, network: &Network) -> Result<Link, NetError> {
+        let name = &network.ifname;
+        if name.is_empty() {
+            return Err(NetError::Unsupported {
+                what: "a macvlan network without a parent".into(),
+                why: "name an interface of the host with -o parent=".into(),
+            });
+        }
+        if let Some(link) = self.host_link(name)? {
+            return Ok(link);
+        }
+        let no_parent = || NetError::invalid("parent", format!("the host has no interface {name}"));
+        let (parent, vid) = name.rsplit_once('.').ok_or_else(no_parent)?;
+        let id: u16 = vid.parse().ok().filter(|v| (1..=4094).contains(v)).ok_or_else(no_parent)?;
+        let parent = self.host_link(parent)?.ok_or_else(no_parent)?.index;
+        let mut batch = Batch::new();
+        batch.add_link(&NewLink {
+            name,
+            mac: None,
+            mtu: None,
+            master: None,
+            ns: None,
+            up: false,
+            kind: LinkKind::Vlan { parent, id },
+        });
+        batch.set_alias(LinkRef::Name(name), &self.alias(&network.record.id));
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        batch.change_link(LinkRef::Name(name), &up);
+        let done = self.route.lock().execute(batch);
+        done.map_err(kernel(format!("create VLAN interface {name} (is 802.1Q in the kernel?)")))?;
+        self.host_link(name)?.ok_or_else(no_parent)
+    }
+}
+
+/// Whether frames on bridges pass the IP hooks, so that a translated frame may have to leave where it came in.
+pub(crate) fn bridge_netfilter() -> bool {
+    netns::read_sysctl("net/bridge/bridge-nf-call-iptables").is_ok_and(|v| v == "1")
+}
+
+/// The addresses of an interface, IPv4 first.
+pub(crate) fn addresses_of(net: &Net, link: &Link) -> Result<Vec<Subnet>, NetError> {
+    let all = net.route.lock().addresses().map_err(kernel("list addresses"))?;
+    let own = all.into_iter().filter(|a| a.link == link.index && a.scope == 0);
+    let mut subnets: Vec<_> = own.filter_map(|a| Subnet::new(a.ip, a.prefix)).collect();
+    subnets.sort_by_key(|s| matches!(s.addr(), IpAddr::V6(_)));
+    Ok(subnets)
+}
+
+/// Sets a sysctl unless it has that value, so that a read-only `/proc/sys` with the right value will do.
+fn set(name: &str, value: &str) -> Result<(), NetError> {
+    match netns::read_sysctl(name) {
+        Ok(now) if now == value => return Ok(()),
+        // A kernel without IPv6.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        _ => (),
+    }
+    netns::write_sysctl(name, value)
+        .map_err(kernel(format!("set {}={value}", name.replace('/', "."))))
+}
+
+/// A host that forwards IPv6 stops listening to router advertisements, and loses its own default
+/// route; `accept_ra=2` keeps it listening where it does now.
+fn keep_router_advertisements() -> Result<(), NetError> {
+    if netns::read_sysctl("net/ipv6/conf/all/forwarding").is_ok_and(|v| v == "1") {
+        return Ok(());
+    }
+    let Ok(dir) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return Ok(()) };
+    for name in dir.flatten().filter_map(|e| e.file_name().into_string().ok()) {
+        let sysctl = format!("net/ipv6/conf/{name}/accept_ra");
+        if netns::read_sysctl(&sysctl).is_ok_and(|v| v == "1") && name != "all" && name != "default"
+        {
+            set(&sysctl, "2")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! One network: its record, how a request becomes one, and its address pools. No I/O.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use wharf_base::Id;
+
+use crate::config::{NetConfig, Pool};
+use crate::error::NetError;
+use crate::ipam::{self, Addresses};
+use crate::options::{GatewayMode, Options};
+use crate::spec::{Driver, Endpoint, IpamConfig, NetworkInfo, NetworkSpec};
+use crate::subnet::Subnet;
+
+/// A network as the database keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: Id,
+    pub(crate) name: String,
+    pub(crate) created: i64,
+    pub(crate) driver: Driver,
+    pub(crate) ipv4: bool,
+    pub(crate) ipv6: bool,
+    pub(crate) internal: bool,
+    pub(crate) attachable: bool,
+    pub(crate) ipam: Vec<IpamConfig>,
+    pub(crate) ipam_options: BTreeMap<String, String>,
+    pub(crate) options: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// `bridge`, `host` and `none`.
+    pub(crate) predefined: bool,
+}
+
+/// A network in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) record: Record,
+    pub(crate) options: Options,
+    /// The bridge, or the parent of macvlan children; empty where there is neither.
+    pub(crate) ifname: String,
+    pub(crate) v4: Option<Addresses>,
+    pub(crate) v6: Option<Addresses>,
+}
+
+/// What a new network may not collide with.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) config: &'a NetConfig,
+    /// Subnets of other networks, with their names.
+    pub(crate) networks: Vec<(String, Subnet)>,
+    /// Destinations that the host has routes to.
+    pub(crate) routes: Vec<Subnet>,
+}
+
+impl Record {
+    /// Turns a request into a record: checks it, and chooses what it leaves open.
+    pub(crate) fn resolve(
+        spec: NetworkSpec,
+        (id, created): (Id, i64),
+        around: &Surroundings<'_>,
+    ) -> Result<Record, NetError> {
+        check_name(&spec.name)?;
+        let driver = driver(&spec.driver)?;
+        let (ipv4, ipv6) = (spec.ipv4.unwrap_or(true), spec.ipv6.unwrap_or(false));
+        let mut record = Record {
+            id,
+            name: spec.name,
+            created,
+            driver,
+            ipv4,
+            ipv6,
+            internal: spec.internal,
+            attachable: spec.attachable,
+            ipam: spec.ipam,
+            ipam_options: spec.ipam_options,
+            options: spec.options,
+            labels: spec.labels,
+            predefined: false,
+        };
+        Options::parse(driver, &record.options)?;
+        record.resolve_ipam(around)?;
+        Ok(record)
+    }
+
+    /// Chooses subnets and gateways that are not given, and checks those that are.
+    pub(crate) fn resolve_ipam(&mut self, around: &Surroundings<'_>) -> Result<(), NetError> {
+        if matches!(self.driver, Driver::Host | Driver::Null) {
+            return Ok(());
+        }
+        if !self.ipv4 && !self.ipv6 {
+            return Err(NetError::invalid("network", "IPv4 or IPv6 must be enabled"));
+        }
+        for (v4, on) in [(true, self.ipv4), (false, self.ipv6)] {
+            let of_family = |c: &IpamConfig| c.subnet.is_some_and(|s| s.is_ipv4() == v4);
+            let count = self.ipam.iter().filter(|c| of_family(c)).count();
+            let name = if v4 { "IPv4" } else { "IPv6" };
+            if count > 1 {
+                return Err(NetError::Unsupported {
+                    what: format!("a second {name} subnet"),
+                    why: "give one larger subnet, or make two networks".into(),
+                });
+            }
+            if count == 1 && !on {
+                let why = format!("an {name} subnet is given and {name} is not enabled");
+                return Err(NetError::invalid("ipam config", why));
+            }
+            if on && count == 0 {
+                self.add_subnet(v4, around)?;
+            }
+        }
+        self.ipam.retain(|c| c.subnet.is_some());
+        for config in &mut self.ipam {
+            complete(config, &self.name, around)?;
+        }
+        Ok(())
+    }
+
+    fn add_subnet(&mut self, v4: bool, around: &Surroundings<'_>) -> Result<(), NetError> {
+        let mut taken = around.routes.clone();
+        taken.extend(around.networks.iter().map(|(_, s)| *s));
+        let pools: Vec<Pool> =
+            around.config.pools.iter().filter(|p| p.base.is_ipv4() == v4).copied().collect();
+        let subnet = if v4 || !pools.is_empty() {
+            ipam::choose_subnet(&pools, &taken)?
+        } else {
+            ipam::choose_ula(&self.id, &taken)?
+        };
+        // A configuration without a subnet may still carry a gateway or a range for it.
+        let open = self.ipam.iter_mut().find(|c| {
+            let hint = c.gateway.or(c.range.map(|r| r.addr()));
+            c.subnet.is_none() && hint.is_none_or(|ip| ip.is_ipv4() == v4)
+        });
+        match open {
+            Some(config) => config.subnet = Some(subnet),
+            None => self.ipam.push(IpamConfig {
+                subnet: Some(subnet),
+                range: None,
+                gateway: None,
+                aux: BTreeMap::new(),
+            }),
+        }
+        Ok(())
+    }
+}
+
+impl Network {
+    /// The working form of a record.
+    pub(crate) fn new(record: Record) -> Result<Network, NetError> {
+        let options = Options::parse(record.driver, &record.options)?;
+        let ifname = match record.driver {
+            Driver::Bridge => {
+                options.bridge.clone().unwrap_or_else(|| format!("br-{}", record.id.short()))
+            }
+            Driver::Macvlan => options.parent.clone().unwrap_or_default(),
+            Driver::Host | Driver::Null => String::new(),
+        };
+        let pool = |v4: bool| {
+            let config = record.ipam.iter().find(|c| c.subnet.is_some_and(|s| s.is_ipv4() == v4));
+            config.and_then(Addresses::new)
+        };
+        let (v4, v6) = (pool(true), pool(false));
+        Ok(Network { record, options, ifname, v4, v6 })
+    }
+
+    /// The subnet of a family.
+    pub(crate) fn subnet(&self, v4: bool) -> Option<Subnet> {
+        let pool = if v4 { &self.v4 } else { &self.v6 };
+        pool.as_ref().map(Addresses::subnet)
+    }
+
+    /// The gateway address of a family, whether or not containers route through it.
+    pub(crate) fn gateway(&self, v4: bool) -> Option<IpAddr> {
+        self.record.ipam.iter().filter_map(|c| c.gateway).find(|g| g.is_ipv4() == v4)
+    }
+
+    /// How packets of a family get in and out.
+    pub(crate) fn mode(&self, v4: bool) -> GatewayMode {
+        if v4 { self.options.mode4 } else { self.options.mode6 }
+    }
+
+    /// Whether containers get a default route through this network.
+    pub(crate) fn routes_out(&self, v4: bool) -> bool {
+        !self.record.internal && self.mode(v4) != GatewayMode::Isolated
+    }
+
+    /// The address that the bridge itself carries.
+    pub(crate) fn bridge_address(&self, v4: bool) -> Option<Subnet> {
+        let hidden = self.mode(v4) == GatewayMode::Isolated || (v4 && self.options.inhibit_ipv4);
+        let subnet = self.subnet(v4).filter(|_| !hidden)?;
+        Subnet::new(self.gateway(v4)?, subnet.prefix())
+    }
+
+    /// Frees what an endpoint holds.
+    pub(crate) fn free(&mut self, endpoint: &Endpoint) {
+        if let (Some(pool), Some(ip)) = (&mut self.v4, endpoint.ipv4) {
+            pool.free(ip.addr());
+        }
+        if let (Some(pool), Some(ip)) = (&mut self.v6, endpoint.ipv6) {
+            pool.free(ip.addr());
+        }
+    }
+
+    /// What callers see.
+    pub(crate) fn info(&self, endpoints: Vec<Endpoint>) -> NetworkInfo {
+        let r = self.record.clone();
+        NetworkInfo {
+            id: r.id,
+            name: r.name,
+            created: r.created,
+            driver: r.driver,
+            ipv4: r.ipv4,
+            ipv6: r.ipv6,
+            internal: r.internal,
+            attachable: r.attachable,
+            ipam: r.ipam,
+            ipam_options: r.ipam_options,
+            options: r.options,
+            labels: r.labels,
+            endpoints,
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), NetError> {
+    let start = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if start && rest && name.len() <= 255 {
+        return Ok(());
+    }
+    let why = format!("{name:?} must match [a-zA-Z0-9][a-zA-Z0-9_.-]*");
+    Err(NetError::invalid("network name", why))
+}
+
+fn driver(name: &str) -> Result<Driver, NetError> {
+    match name {
+        "" | "default" | "bridge" => Ok(Driver::Bridge),
+        "macvlan" => Ok(Driver::Macvlan),
+        "host" | "null" => {
+            Err(NetError::Predefined(name.to_owned(), "created again: one of its kind exists"))
+        }
+        other => Err(NetError::Unsupported {
+            what: format!("network driver {other:?}"),
+            why: "use bridge or macvlan".into(),
+        }),
+    }
+}
+
+fn complete(
+    config: &mut IpamConfig,
+    name: &str,
+    around: &Surroundings<'_>,
+) -> Result<(), NetError> {
+    let Some(subnet) = config.subnet else { return Ok(()) };
+    let bad = |what: &str, why: String| Err(NetError::invalid(what, why));
+    if !subnet.is_network() {
+        let why = format!("{subnet} has host bits set, it should be {}", subnet.network());
+        return bad("network config: invalid subnet", why);
+    }
+    if subnet.prefix() == 0 || subnet.span() < 1 {
+        return bad("subnet", format!("{subnet} leaves no room for a gateway and a container"));
+    }
+    if let Some((by, other)) = around.networks.iter().find(|(_, s)| s.overlaps(&subnet)) {
+        let by = format!("network {by} ({other})");
+        return Err(NetError::Overlap { subnet: subnet.to_string(), by });
+    }
+    if let Some(range) = config.range.filter(|r| !subnet.covers(r)) {
+        return bad("ip-range", format!("{range} is not inside {subnet} of network {name}"));
+    }
+    if let Some((who, ip)) = config.aux.iter().find(|(_, ip)| !subnet.contains(**ip)) {
+        return bad("aux-address", format!("{who}={ip} is not inside {subnet}"));
+    }
+    let gateway = match config.gateway {
+        Some(ip) if !subnet.contains(ip) => {
+            return bad("gateway", format!("{ip} is not inside {subnet}"));
+        }
+        Some(ip) => ip,
+        None => first_gateway(subnet, config)?,
+    };
+    config.gateway = Some(gateway);
+    Ok(())
+}
+
+/// The first address that no aux entry has.
+fn first_gateway(subnet: Subnet, config: &IpamConfig) -> Result<IpAddr, NetError> {
+    let first = u128::from(subnet.span() > 1);
+    (first..=first + config.aux.len() as u128)
+        .filter_map(|n| subnet.nth(n))
+        .find(|ip| !config.aux.values().any(|a| a == ip))
+        .ok_or_else(|| NetError::AddressesExhausted(subnet.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(text: &str) -> Subnet {
+        text.parse().unwrap()
+    }
+
+    fn with(subnet: &str) -> NetworkSpec {
+        let ipam =
+            IpamConfig { subnet: Some(s(subnet)), range: None, gateway: None, aux: [].into() };
+        NetworkSpec { name: "n".into(), ipam: vec![ipam], ..NetworkSpec::default() }
+    }
+
+    fn resolve(spec: NetworkSpec) -> Result<Record, NetError> {
+        let config = NetConfig::default();
+        let around = Surroundings {
+            config: &config,
+            networks: vec![("web".into(), s("172.17.0.0/16"))],
+            routes: vec![s("172.18.0.0/16")],
+        };
+        Record::resolve(spec, (Id::random(), 0), &around)
+    }
+
+    #[test]
+    fn what_is_left_open_is_chosen() {
+        let r = resolve(NetworkSpec { name: "n".into(), ipv6: Some(true), ..Default::default() });
+        let r = r.unwrap();
+        assert_eq!(r.ipam[0].subnet, Some(s("172.19.0.0/16")));
+        assert_eq!(r.ipam[0].gateway, Some("172.19.0.1".parse().unwrap()));
+        assert!(s("fd00::/8").covers(&r.ipam[1].subnet.unwrap()));
+        assert!(!r.ipam[1].gateway.unwrap().is_ipv4());
+    }
+
+    #[test]
+    fn a_gateway_without_a_subnet_goes_with_the_chosen_one() {
+        let mut spec = with("10.5.0.0/24");
+        spec.ipam[0].gateway = Some("10.5.0.254".parse().unwrap());
+        assert_eq!(resolve(spec).unwrap().ipam[0].gateway, Some("10.5.0.254".parse().unwrap()));
+        let only6 = NetworkSpec { ipv4: Some(false), ipv6: Some(true), ..with("fd77::/64") };
+        assert_eq!(resolve(only6).unwrap().ipam.len(), 1);
+    }
+
+    #[test]
+    fn wrong_requests_say_what_is_wrong() {
+        for (spec, want) in [
+            (with("172.17.5.0/24"), "Pool overlaps with other one on this address space"),
+            (with("10.0.0.1/24"), "it should be 10.0.0.0/24"),
+            (with("10.0.0.1/32"), "no room"),
+            (with("fd77::/64"), "IPv6 is not enabled"),
+            (NetworkSpec { name: "a b".into(), ..with("10.0.0.0/24") }, "must match"),
+            (NetworkSpec { driver: "overlay".into(), ..with("10.0.0.0/24") }, "overlay"),
+            (
+                NetworkSpec {
+                    ipv4: Some(false),
+                    ..NetworkSpec { name: "n".into(), ..Default::default() }
+                },
+                "must be enabled",
+            ),
+        ] {
+            let e = resolve(spec).unwrap_err().to_string();
+            assert!(e.contains(want), "{e}");
+        }
+    }
+}
