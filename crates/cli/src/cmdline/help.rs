@@ -57,8 +57,14 @@ pub fn root() -> String {
     let others: Vec<_> = tree::top_verbs().iter().map(entry).collect();
     let groups: Vec<_> =
         tree::GROUPS.iter().map(|g| (g.name.to_owned(), g.about.to_owned())).collect();
+    let parts: Vec<_> =
+        tree::PARTS.iter().map(|(n, about)| ((*n).into(), (*about).into())).collect();
+    let engine = match name {
+        "docker" => String::new(),
+        _ => format!("Engine:\n{}\n", command_lines(&parts)),
+    };
     format!(
-        "Usage:  {name} [OPTIONS] COMMAND\n\nContainers in milliseconds, from one binary\n\nCommon Commands:\n{}\nManagement Commands:\n{}\nCommands:\n{}\nGlobal Options:\n{}\nRun '{name} COMMAND --help' for more information on a command.\n",
+        "Usage:  {name} [OPTIONS] COMMAND\n\nContainers in milliseconds, from one binary\n\nCommon Commands:\n{}\nManagement Commands:\n{}\nCommands:\n{}\n{engine}Global Options:\n{}\nRun '{name} COMMAND --help' for more information on a command.\n",
         command_lines(&common),
         command_lines(&groups),
         command_lines(&others),
