@@ -88,10 +88,10 @@ fn create_on_a_full_disk_fails_cleanly_and_succeeds_with_space() {
     host.load(image::busybox());
     let fill = host.dir().join("data/fill");
     in_host(&host, &format!("dd if=/dev/zero of={} bs=64k 2>/dev/null || true", fill.display()));
-    host.docker(["create", "--name", "c", "busybox", "true"]).fails("no space left on device");
+    host.docker(["create", "--name", "box", "busybox", "true"]).fails("no space left on device");
     assert_eq!(host.docker(["ps", "-aq"]).ok(), "", "half a container is listed");
     in_host(&host, &format!("rm {}", fill.display()));
-    host.docker(["run", "--name", "c", "busybox", "echo", "works"]).says("works");
+    host.docker(["run", "--name", "box", "busybox", "echo", "works"]).says("works");
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn a_full_disk_stops_the_log_and_not_the_container() {
         talk,
     ])
     .ok();
-    assert_eq!(host.docker(["wait", "c"]).ok(), "7", "the container outlives its log");
-    host.docker(["rm", "c"]).ok();
+    assert_eq!(host.docker(["wait", "box"]).ok(), "7", "the container outlives its log");
+    host.docker(["rm", "box"]).ok();
 }
 
 #[test]

@@ -66,12 +66,12 @@ pub(crate) fn resolv_conf(r: &Resolver<'_>, host: &str) -> String {
         servers.retain(|s| !loopback(s));
     }
     let search: Vec<String> = match r.search {
-        [] => lines("search").last().map(words).unwrap_or_default(),
+        [] => lines("search").next_back().map(words).unwrap_or_default(),
         [one] if one == "." => Vec::new(),
         own => own.to_vec(),
     };
     let options: Vec<String> = match r.options {
-        [] => lines("options").last().map(words).unwrap_or_default(),
+        [] => lines("options").next_back().map(words).unwrap_or_default(),
         own => own.to_vec(),
     };
     let mut out = String::new();

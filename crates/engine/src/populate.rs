@@ -125,13 +125,13 @@ mod tests {
         std::fs::set_permissions(layer.join("srv/data"), PermissionsExt::from_mode(0o1770))
             .unwrap();
         // Through an absolute link of the image, which must lead nowhere else.
-        v.populate("vol", &[layer.clone()], "/link").unwrap();
+        v.populate("vol", std::slice::from_ref(&layer), "/link").unwrap();
         let data = v.data("vol");
         assert_eq!(std::fs::read(data.join("sub/a")).unwrap(), b"hello");
         assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o7777, 0o1770);
         assert_eq!(std::fs::metadata(data.join("b")).unwrap().nlink(), 2);
         std::fs::write(layer.join("srv/data/new"), "").unwrap();
-        v.populate("vol", &[layer.clone()], "/srv/data").unwrap();
+        v.populate("vol", std::slice::from_ref(&layer), "/srv/data").unwrap();
         assert!(!data.join("new").exists());
         v.provide("other", false, &Map::new(), &Map::new()).unwrap();
         assert!(v.populate("other", &[layer], "/srv/data/sub/a").is_err());

@@ -275,7 +275,10 @@ mod tests {
         let mut h = tar::Header::new_gnu();
         // Past the checks of the builder, as an attacker would.
         h.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
-        (h.set_mode(0o644), h.set_size(data.len() as u64), h.set_uid(0), h.set_gid(0));
+        h.set_mode(0o644);
+        h.set_size(data.len() as u64);
+        h.set_uid(0);
+        h.set_gid(0);
         h.set_cksum();
         tar.append(&h, data).unwrap();
     }
@@ -283,7 +286,10 @@ mod tests {
     fn link(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, name: &str, target: &str) {
         let mut h = tar::Header::new_gnu();
         h.set_entry_type(kind);
-        (h.set_mode(0o777), h.set_size(0), h.set_uid(0), h.set_gid(0));
+        h.set_mode(0o777);
+        h.set_size(0);
+        h.set_uid(0);
+        h.set_gid(0);
         h.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
         h.as_gnu_mut().unwrap().linkname[..target.len()].copy_from_slice(target.as_bytes());
         h.set_cksum();

@@ -68,12 +68,10 @@ fn merge(own: &mut Resources, new: &Resources) -> Result<()> {
         (&mut own.memory_reservation, new.memory_reservation),
         (&mut own.memory_swap, new.memory_swap),
     ];
-    if new.nano_cpus != 0 {
-        if new.cpu_period != 0 || new.cpu_quota != 0 {
-            return Err(EngineError::conflict(
-                "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set",
-            ));
-        }
+    if new.nano_cpus != 0 && (new.cpu_period != 0 || new.cpu_quota != 0) {
+        return Err(EngineError::conflict(
+            "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set",
+        ));
     }
     for (mine, theirs) in numbers {
         if theirs != 0 {

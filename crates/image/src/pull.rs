@@ -556,7 +556,7 @@ impl Pull<'_> {
             let Ok(mut data) = frame.into_data() else { continue };
             let passed = usize::try_from(skip).map_or(data.len(), |s| s.min(data.len()));
             skip -= passed as u64;
-            let _ = data.split_to(passed);
+            drop(data.split_to(passed));
             if data.is_empty() {
                 continue;
             }

@@ -534,6 +534,11 @@ impl Created {
         self.console.take()
     }
 
+    /// The plan and the process, for a gate that is opened from elsewhere.
+    pub(crate) fn into_parts(self) -> (Plan, Init) {
+        (self.plan, Init { pid: self.pid, pidfd: self.pidfd })
+    }
+
     /// Opens the gate, and returns when the program runs or could not be run.
     ///
     /// On an error the process is ended and reaped and the cgroup removed.

@@ -204,9 +204,7 @@ fn prepare(
     }
     process::setsid().map_err(|e| step("start a session")(e.into()))?;
     match stdio {
-        Stdio::Given(fds) => {
-            init::give(&fds, plan.process.uid)?;
-        }
+        Stdio::Given(fds) => init::give(&fds, plan.process.uid)?,
         Stdio::Terminal(size) => {
             let root = fs::openat(fs::CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|e| step("open /")(e.into()))?;

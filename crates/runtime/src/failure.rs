@@ -43,6 +43,8 @@ pub enum ExecFault {
     Directory,
     /// `execve` failed.
     Execve(i32),
+    /// The program is for another machine: its ELF number.
+    Foreign(u16),
 }
 
 impl Failure {
@@ -82,6 +84,12 @@ impl fmt::Display for Failure {
                 }
                 ExecFault::Denied => write!(f, "exec: {program:?}: permission denied"),
                 ExecFault::Directory => write!(f, "exec: {program:?}: is a directory"),
+                ExecFault::Foreign(machine) => write!(
+                    f,
+                    "exec {program}: exec format error: {program} is for {}, this host is {}",
+                    machine_name(*machine),
+                    machine_name(OWN_MACHINE)
+                ),
                 ExecFault::Execve(errno) => {
                     write!(f, "exec {program}: {}", wharf_sys::errno::text(*errno))
                 }
@@ -94,3 +102,60 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// This host's number in ELF headers.
+const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+
+/// Machines by the names of image platforms.
+fn machine_name(number: u16) -> String {
+    match number {
+        3 => "386".into(),
+        8 => "mips".into(),
+        21 => "ppc64le".into(),
+        22 => "s390x".into(),
+        40 => "arm".into(),
+        62 => "amd64".into(),
+        183 => "arm64".into(),
+        243 => "riscv64".into(),
+        258 => "loong64".into(),
+        other => format!("ELF machine {other}"),
+    }
+}
+
+/// The machine a program is for, when it is an ELF file for another one than this.
+pub(crate) fn foreign_machine(head: &[u8]) -> Option<u16> {
+    if head.len() < 20 || !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let bytes = [head[18], head[19]];
+    let number = if head[5] == 2 { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+    (number != OWN_MACHINE).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_programs_are_named() {
+        let mut head = [0; 20];
+        head[..4].copy_from_slice(b"\x7fELF");
+        head[18] = 22;
+        let machine = foreign_machine(&head).unwrap();
+        let fault = ExecFault::Foreign(machine);
+        let text = Failure::Exec { program: "/app".into(), fault }.to_string();
+        assert!(text.starts_with("exec /app: exec format error: /app is for s390x, this host is "));
+        head[18] = u8::try_from(OWN_MACHINE).unwrap();
+        assert_eq!(foreign_machine(&head), None);
+        assert_eq!(foreign_machine(b"#!/bin/sh"), None);
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        let code = |fault| Failure::Exec { program: "x".into(), fault }.exit_code();
+        assert_eq!(code(ExecFault::NotInPath), 127);
+        assert_eq!(code(ExecFault::Stat(wharf_sys::errno::NOENT)), 127);
+        assert_eq!(code(ExecFault::Denied), 126);
+        assert_eq!(code(ExecFault::Directory), 126);
+    }
+}

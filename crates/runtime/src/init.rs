@@ -440,10 +440,7 @@ fn take_identity(process: &ProcessPlan) -> Result<(), Failure> {
         Err(e)
             if process.userns
                 && process.groups.is_empty()
-                && e.raw_os_error() == Some(errno::PERM) =>
-        {
-            ()
-        }
+                && e.raw_os_error() == Some(errno::PERM) => {}
         other => other.map_err(step("setgroups"))?,
     }
     process::set_identity(process.uid, process.gid)
@@ -539,13 +536,23 @@ pub(crate) fn run(process: &ProcessPlan, program: &CString, filter: Option<&Filt
     match last_steps(process, filter) {
         Ok(env) => {
             let error = process::execve(program, &process.args, &env);
-            Failure::Exec {
-                program: program.to_string_lossy().into_owned(),
-                fault: ExecFault::Execve(error.raw_os_error().unwrap_or(errno::INVAL)),
-            }
+            let errno = error.raw_os_error().unwrap_or(errno::INVAL);
+            let fault = match foreign(program) {
+                Some(machine) if errno == wharf_sys::errno::NOEXEC => ExecFault::Foreign(machine),
+                _ => ExecFault::Execve(errno),
+            };
+            Failure::Exec { program: program.to_string_lossy().into_owned(), fault }
         }
         Err(failure) => failure,
     }
+}
+
+/// Looks at a program that the kernel did not take.
+fn foreign(program: &CString) -> Option<u16> {
+    let mut head = [0; 20];
+    let path = Path::new(OsStr::from_bytes(program.as_bytes()));
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).ok()?;
+    crate::failure::foreign_machine(&head)
 }
 
 fn last_steps(process: &ProcessPlan, filter: Option<&Filter>) -> Result<Vec<CString>, Failure> {

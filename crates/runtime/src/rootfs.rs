@@ -384,11 +384,13 @@ impl Mounted {
         process::fchdir(&self.root).map_err(|e| fail("enter the root")(e.into()))?;
         match plan.pivot {
             Pivot::Root => {
+                let old = fs::openat(fs::CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|e| fail("open /")(e.into()))?;
                 process::pivot_root(".", ".").map_err(|e| fail("pivot_root")(e.into()))?;
                 if plan.propagation == propagation::SHARED {
                     // Or the unmount below would be passed on to the host.
                     let slave = Attr { propagation: propagation::SLAVE, ..Attr::default() };
-                    mount::set_attr_at(c".", true, slave)
+                    mount::set_attr(&old, true, slave)
                         .map_err(fail("cut propagation to the host"))?;
                 }
                 mount::detach(Path::new(".")).map_err(fail("unmount the host's tree"))?;

@@ -129,7 +129,7 @@ mod tests {
     #[track_caller]
     fn content_type(header: Option<&str>, bare: bool, expected: Result<(), &str>) {
         let got = check_content_type(header.map(str::as_bytes), bare);
-        assert_eq!(got.as_ref().map(|()| ()).map_err(Fault::message), expected);
+        assert_eq!(got.as_ref().copied().map_err(Fault::message), expected);
     }
 
     #[test]

@@ -43,11 +43,6 @@ impl Query {
         })
     }
 
-    /// Whether `key` is there, with any value or none.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.first(key).is_some()
-    }
-
     /// Docker's truth: empty, `0`, `no`, `false`, `none` are false in any case; all else is true.
     pub(crate) fn truth(&self, key: &str) -> bool {
         self.first(key).is_some_and(|v| is_true(&v))

@@ -155,6 +155,7 @@ pub struct Index {
 
 /// A document that a reference may name.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

@@ -40,7 +40,7 @@ pub fn open_beneath(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> i
 
 /// The file system's type number.
 pub fn fs_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
-    Ok(i64::try_from(fstatfs(fd)?.f_type).unwrap_or(0))
+    Ok(fstatfs(fd)?.f_type)
 }
 
 /// Whether a descriptor refers to the character device `major:minor`.

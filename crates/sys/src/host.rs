@@ -44,3 +44,15 @@ pub fn event_counter() -> io::Result<std::os::fd::OwnedFd> {
     use rustix::event::{EventfdFlags, eventfd};
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
+
+/// Takes everything that is to be read from a non-blocking descriptor.
+pub fn drain(fd: impl std::os::fd::AsFd) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        match rustix::io::read(&fd, &mut buffer) {
+            Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => (),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! wharf's own program, executed so that no container can reach the file it came from.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::mount::OpenTreeFlags;
 
 /// This process's program on a read-only mount of its own that has no place in any directory tree.
@@ -27,10 +29,32 @@ impl OwnProgram {
         Ok(OwnProgram(mount))
     }
 
+    /// Replaces this process by the same program on that mount, with the same arguments and
+    /// environment. Returns only with the reason why not.
+    pub fn become_it(&self) -> io::Error {
+        let text = |s: std::ffi::OsString| CString::new(s.into_vec()).unwrap_or_default();
+        let args: Vec<CString> = std::env::args_os().map(text).collect();
+        let pair = |(mut k, v): (std::ffi::OsString, std::ffi::OsString)| {
+            k.push("=");
+            k.push(v);
+            text(k)
+        };
+        let env: Vec<CString> = std::env::vars_os().map(pair).collect();
+        crate::process::fexecve(self.0.as_fd(), &args, &env)
+    }
+
     /// What to execute. Good while this value lives, in this process and in a child up to its exec.
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
+}
+
+/// Whether this process's program lies on a read-only mount, so that nobody who finds it through
+/// `/proc` can write to it.
+pub fn is_read_only() -> io::Result<bool> {
+    let own =
+        rustix::fs::openat(CWD, "/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::fs::fstatvfs(own)?.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn make_read_only(mount: &OwnedFd) -> io::Result<()> {

@@ -75,15 +75,15 @@ pub fn forget_code() {
         static __executable_start: u8;
         static etext: u8;
     }
-    // SAFETY: the linker defines both symbols; only their addresses are taken.
-    let (start, end) = unsafe { (&raw const __executable_start, &raw const etext) };
+    // Only the addresses of the two symbols, which the linker defines, are taken.
+    let (start, end) = (&raw const __executable_start, &raw const etext);
     let (start, end) = (start.addr() & !4095, end.addr() & !4095);
     let range = std::ptr::without_provenance_mut(start);
     // SAFETY: from the program's start to the end of its code, mappings are private, read-only and
     // never written, not even by relocation; a dropped page is read from the file again.
     let done = unsafe { rustix::mm::madvise(range, end - start, Advice::LinuxDontNeed) };
     // Where the linker left a gap between segments the pages before it are dropped all the same.
-    drop(done);
+    done.unwrap_or_default();
 }
 
 /// An unnamed file in memory that holds `bytes`, with its position at the start.

@@ -18,10 +18,10 @@ pub fn open_peer(master: impl AsFd) -> io::Result<OwnedFd> {
 /// The index of a terminal in its devpts, from the master side.
 pub fn index(master: impl AsFd) -> io::Result<u32> {
     let mut number: libc::c_uint = 0;
+    let fd = master.as_fd().as_raw_fd();
     // SAFETY: TIOCGPTN stores one unsigned integer.
-    check(
-        unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut number) }.into(),
-    )?;
+    let done = unsafe { libc::ioctl(fd, libc::TIOCGPTN, &raw mut number) };
+    check(done.into())?;
     Ok(number)
 }
 
@@ -39,4 +39,37 @@ pub fn set_size(terminal: impl AsFd, rows: u16, cols: u16) -> io::Result<()> {
 /// Whether a descriptor is a terminal.
 pub fn is_terminal(fd: impl AsFd) -> bool {
     rustix::termios::isatty(fd)
+}
+
+/// A terminal's size: rows and columns.
+pub fn size(terminal: impl AsFd) -> io::Result<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(terminal)?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// A terminal that passes every byte on, until this is dropped.
+#[derive(Debug)]
+pub struct Raw<T: AsFd> {
+    terminal: T,
+    before: rustix::termios::Termios,
+}
+
+impl<T: AsFd> Raw<T> {
+    /// Sets the terminal raw.
+    pub fn enter(terminal: T) -> io::Result<Self> {
+        let before = rustix::termios::tcgetattr(&terminal)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Now, &raw)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl<T: AsFd> Drop for Raw<T> {
+    fn drop(&mut self) {
+        let now = rustix::termios::OptionalActions::Now;
+        if let Err(error) = rustix::termios::tcsetattr(&self.terminal, now, &self.before) {
+            tracing::debug!(%error, "terminal left raw");
+        }
+    }
 }

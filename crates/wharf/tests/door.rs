@@ -1,6 +1,11 @@
 //! The door as a client sees it: a real daemon in namespaces of its own, spoken to byte by byte.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests start processes")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests start processes"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;

@@ -18,7 +18,9 @@ pub(crate) const TESTS: &[Test] = &[
 fn tar_of(name: &str, data: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
-    (header.set_size(data.len() as u64), header.set_mode(0o640), header.set_uid(7));
+    header.set_size(data.len() as u64);
+    header.set_mode(0o640);
+    header.set_uid(7);
     header.set_gid(8);
     tar.append_data(&mut header, name, data).unwrap();
     tar.into_inner().unwrap()

@@ -3,6 +3,13 @@
 //! The program is its own launcher, so it has no test harness: `cargo test -p wharf-engine --test kernel [FILTER]`.
 //! Each test has its own root, cgroup and engine; all of them run in a mount and network namespace of their own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests, with a harness of their own"
+)]
+
 mod files;
 mod host;
 mod lifecycle;

@@ -286,10 +286,8 @@ fn long_names_and_deep_trees_fit() {
     let world = ok(Tar::default().pax("path", long.as_bytes()).file("short", b"x"));
     assert_eq!(world.text(&long), "x");
     let deep = "d/".repeat(1500) + "f";
-    assert_eq!(
-        ok(Tar::default().pax("path", deep.as_bytes()).file("s", b"x")).root.join("d/d/d").is_dir(),
-        true
-    );
+    let world = ok(Tar::default().pax("path", deep.as_bytes()).file("s", b"x"));
+    assert!(world.root.join("d/d/d").is_dir());
     let longer = "d/".repeat(3000) + "f";
     assert!(matches!(
         refused(Tar::default().pax("path", longer.as_bytes()).file("s", b"x")),

@@ -107,11 +107,9 @@ impl Trees {
 
     pub(super) fn limits(&self, resources: &LinuxResources) -> Result<Limits, CgroupError> {
         let mut out = Settings { trees: self, list: Vec::new() };
-        if let Some(list) = resources.devices() {
-            if let Some(dir) = self.dir("devices") {
-                for (file, value) in devices::v1_lines(list)? {
-                    out.list.push(Setting { file: dir.join(file), value });
-                }
+        if let (Some(list), Some(dir)) = (resources.devices(), self.dir("devices")) {
+            for (file, value) in devices::v1_lines(list)? {
+                out.list.push(Setting { file: dir.join(file), value });
             }
         }
         if let Some(memory) = resources.memory() {

@@ -1,12 +1,198 @@
 //! `wharf oci`: the command line of runc.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs one command of the OCI runtime; `args` begins after `wharf oci`.
+mod args;
+mod features;
+mod foreground;
+mod inspect;
+mod lifecycle;
+mod processes;
+mod resources;
+mod state;
+
+use args::Args;
+
 /// The version of the OCI runtime specification that is implemented.
 pub const OCI_VERSION: &str = "1.2.1";
 
-pub fn main(_args: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+/// A command refused or failed, in the words that its user reads.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OciError {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The container's state does not allow it.
+    #[error("{0}")]
+    State(String),
+    /// A file could not be used.
+    #[error("{doing} {}", path.display())]
+    File { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// JSON of the wrong form.
+    #[error("parse {}", path.display())]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Host(#[from] crate::host::HostError),
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+    #[error("unable to start container process")]
+    Create(#[from] crate::create::CreateError),
+    #[error("exec failed")]
+    Start(#[from] crate::create::StartError),
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::CgroupError),
+    #[error("{doing}")]
+    Sys { doing: &'static str, source: std::io::Error },
+}
+
+pub(crate) fn file(
+    doing: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(std::io::Error) -> OciError {
+    move |source| OciError::File { doing, path: path.into(), source }
+}
+
+/// What a command that succeeded leaves to say.
+pub(crate) type Outcome = Result<u8, OciError>;
+
+/// Global flags, resolved.
+#[derive(Debug)]
+pub(crate) struct Global {
+    pub(crate) root: PathBuf,
+    log: Option<PathBuf>,
+    log_json: bool,
+}
+
+/// Runs one command of the OCI runtime; `args` begins after `wharf oci`.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let mut args = Args::new(args);
+    let (global, outcome) = match global(&mut args) {
+        Ok(global) => {
+            let outcome = dispatch(&global, &mut args);
+            (global, outcome)
+        }
+        Err(error) => (Global { root: PathBuf::new(), log: None, log_json: false }, Err(error)),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let text = wharf_base::error::chain(&error).to_string();
+            report(&global, &text);
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// `exec` and `run` report a program that cannot be run as a shell does; all else is 1.
+fn exit_code(error: &OciError) -> u8 {
+    use crate::create::StartError;
+    match error {
+        OciError::Start(StartError::Init(failure)) => match failure.exit_code() {
+            125 => 255,
+            code => code,
+        },
+        _ => 1,
+    }
+}
+
+fn global(args: &mut Args) -> Result<Global, OciError> {
+    let mut out = Global { root: PathBuf::from("/run/wharf/oci"), log: None, log_json: false };
+    while let Some(flag) = args.flag() {
+        match flag.as_str() {
+            "root" => out.root = args.value(&flag)?.into(),
+            "log" => out.log = Some(args.value(&flag)?.into()),
+            "log-format" => match args.value(&flag)?.as_str() {
+                "json" => out.log_json = true,
+                "text" => out.log_json = false,
+                other => return Err(OciError::Usage(format!("invalid log-format: {other}"))),
+            },
+            "debug" => args.no_value(&flag)?,
+            "rootless" => drop(args.value(&flag)?),
+            "systemd-cgroup" => {
+                if args.switch(&flag)? {
+                    let problem =
+                        "--systemd-cgroup: wharf has no systemd cgroup driver: use cgroupfs";
+                    return Err(OciError::Usage(problem.into()));
+                }
+            }
+            "version" | "v" => {
+                args.version = true;
+                break;
+            }
+            "help" | "h" => {
+                args.help = true;
+                break;
+            }
+            other => {
+                return Err(OciError::Usage(format!("flag provided but not defined: -{other}")));
+            }
+        }
+    }
+    Ok(out)
+}
+
+const HELP: &str = "wharf oci [global flags] COMMAND [flags] [arguments]
+
+commands: create start run state kill delete exec ps pause resume update events list features spec
+global flags: --root DIR --log FILE --log-format text|json --debug --systemd-cgroup=false
+";
+
+fn dispatch(global: &Global, args: &mut Args) -> Outcome {
+    if args.version {
+        let version = env!("CARGO_PKG_VERSION");
+        return print(&format!("wharf oci version {version}\nspec: {OCI_VERSION}\n"));
+    }
+    let command = if args.help { None } else { args.word() };
+    let Some(command) = command else { return print(HELP) };
+    match command.as_str() {
+        "create" => lifecycle::create(global, args),
+        "start" => lifecycle::start(global, args),
+        "run" => lifecycle::run(global, args),
+        "kill" => lifecycle::kill(global, args),
+        "delete" => lifecycle::delete(global, args),
+        "exec" => processes::exec(global, args),
+        "ps" => processes::ps(global, args),
+        "state" => inspect::state(global, args),
+        "list" => inspect::list(global, args),
+        "events" => inspect::events(global, args),
+        "pause" => lifecycle::pause(global, args),
+        "resume" => lifecycle::resume(global, args),
+        "update" => resources::update(global, args),
+        "features" => features::features(),
+        "spec" => features::spec(args),
+        "help" => print(HELP),
+        "checkpoint" | "restore" => {
+            Err(OciError::Usage(format!("{command}: not supported by wharf")))
+        }
+        other => Err(OciError::Usage(format!("No help topic for '{other}'"))),
+    }
+}
+
+/// Prints what a command was asked for.
+pub(crate) fn print(text: &str) -> Outcome {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|source| OciError::Sys { doing: "write to standard output", source })?;
+    Ok(0)
+}
+
+/// To the log file, where podman and containerd look for the last error, and to standard error.
+fn report(global: &Global, text: &str) {
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    if let Some(path) = &global.log {
+        let line = if global.log_json {
+            serde_json::json!({"level": "error", "msg": text, "time": time.to_string()}).to_string()
+        } else {
+            format!("time=\"{time}\" level=error msg={text:?}")
+        };
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        // Standard error still says it.
+        drop(opened.and_then(|mut log| log.write_all(format!("{line}\n").as_bytes())));
+    }
+    drop(writeln!(std::io::stderr(), "wharf oci: {text}"));
 }

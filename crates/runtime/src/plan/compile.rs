@@ -5,8 +5,9 @@ use std::ffi::CString;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxMemoryPolicy, LinuxNamespaceType,
-    LinuxPersonalityDomain, MemoryPolicyFlagType, MemoryPolicyModeType, Spec,
+    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxMemoryPolicy,
+    LinuxNamespaceType, LinuxPersonalityDomain, LinuxResources, MemoryPolicyFlagType,
+    MemoryPolicyModeType, Spec,
 };
 use wharf_sys::mount::propagation;
 use wharf_sys::process as ns;
@@ -26,7 +27,7 @@ pub(super) fn plan(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Plan, PlanError
     let namespaces = namespaces(linux)?;
     let cgroup = Cgroup::at(ctx.host, &cgroup_path(linux, ctx));
     let limits = match linux.resources() {
-        Some(resources) => cgroup.limits(resources)?,
+        Some(resources) => cgroup.limits(&with_own_devices(resources))?,
         None => Limits::default(),
     };
     let process = spec
@@ -48,6 +49,37 @@ pub(super) fn plan(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Plan, PlanError
         cgroup,
         reaper: false,
     })
+}
+
+/// What runc allows whatever the spec says: to make nodes, to use those every container has, and
+/// terminals.
+const OWN_DEVICES: [(Option<i64>, Option<i64>, &str); 9] = [
+    (None, None, "m"),
+    (Some(1), Some(3), "rwm"),
+    (Some(1), Some(8), "rwm"),
+    (Some(1), Some(7), "rwm"),
+    (Some(5), Some(0), "rwm"),
+    (Some(1), Some(5), "rwm"),
+    (Some(1), Some(9), "rwm"),
+    (Some(136), None, "rwm"),
+    (Some(5), Some(2), "rwm"),
+];
+
+fn with_own_devices(resources: &LinuxResources) -> LinuxResources {
+    let mut out = resources.clone();
+    let Some(mut list) = out.devices().clone() else { return out };
+    let rule = |kind, major, minor, access: &str| {
+        let mut rule = LinuxDeviceCgroup::default();
+        rule.set_allow(true).set_typ(Some(kind)).set_major(major).set_minor(minor);
+        rule.set_access(Some(access.to_owned()));
+        rule
+    };
+    list.push(rule(LinuxDeviceType::B, None, None, "m"));
+    list.extend(
+        OWN_DEVICES.map(|(major, minor, access)| rule(LinuxDeviceType::C, major, minor, access)),
+    );
+    out.set_devices(Some(list));
+    out
 }
 
 /// Fields that this runtime does not implement are refused by name, never ignored.

@@ -50,6 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test's own file")]
     fn a_dead_process_does_not_block_and_the_file_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/wharf.pid");

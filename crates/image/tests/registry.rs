@@ -1,0 +1,596 @@
+//! Pulling from a registry that lives in the test and misbehaves on demand.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use wharf_base::db::Db;
+use wharf_base::sync::Mutex;
+use wharf_image::*;
+use wharf_spec::digest::Digest;
+use wharf_spec::dockerconfig::AuthConfig;
+use wharf_spec::image::media_type;
+use wharf_spec::platform::Platform;
+use wharf_spec::reference::Reference;
+
+/// What the next answer for a blob does wrong.
+#[derive(Clone, Debug)]
+enum Fault {
+    /// Closes the connection after so many bytes.
+    Cut(usize),
+    /// Sends so many bytes and then nothing.
+    Stall(usize),
+    /// Answers with this status.
+    Status(u16),
+    /// Ignores `Range`.
+    NoRange,
+    /// Sends other bytes of the same length.
+    Lie,
+    /// Sends more than there is.
+    More,
+    /// Sends elsewhere.
+    Redirect(String),
+}
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<String, Bytes>,
+    manifests: HashMap<String, (String, Bytes)>,
+    faults: VecDeque<Fault>,
+    /// Method, path, Range, Authorization.
+    log: Vec<(Method, String, Option<String>, Option<String>)>,
+    /// `Bearer` or `Basic`.
+    auth: Option<&'static str>,
+    address: String,
+}
+
+#[derive(Clone, Default)]
+struct Registry(Arc<Mutex<State>>);
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+fn answer(status: u16, body: impl Into<Bytes>) -> Response<Body> {
+    Response::builder().status(status).body(full(body)).unwrap()
+}
+
+impl Registry {
+    async fn start() -> Self {
+        let registry = Self::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        registry.0.lock().address = address.to_string();
+        let shared = registry.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = shared.clone();
+                let service = service_fn(move |request| {
+                    let shared = shared.clone();
+                    async move { Ok::<_, Infallible>(shared.handle(&request)) }
+                });
+                let serve = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(async move { drop(serve.await) });
+            }
+        });
+        registry
+    }
+
+    fn name(&self, rest: &str) -> Reference {
+        Reference::parse(&format!("{}/{rest}", self.0.lock().address)).unwrap()
+    }
+
+    fn handle(&self, request: &Request<Incoming>) -> Response<Body> {
+        let mut state = self.0.lock();
+        let header =
+            |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        let (path, authorization) = (request.uri().path().to_owned(), header("authorization"));
+        let entry =
+            (request.method().clone(), path.clone(), header("range"), authorization.clone());
+        state.log.push(entry);
+        if path == "/token" {
+            let basic = "Basic bWU6c2VjcmV0";
+            return match authorization.as_deref() {
+                Some(value) if value == basic => {
+                    answer(200, r#"{"token":"good","expires_in":300}"#)
+                }
+                _ => answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#),
+            };
+        }
+        if let Some(refused) = state.refuse(authorization.as_deref()) {
+            return refused;
+        }
+        let parts: Vec<&str> = path.rsplitn(3, '/').collect();
+        match parts[..] {
+            [what, "manifests", _] => state.manifest(request.method(), what),
+            [digest, "blobs", _] => state.blob(digest, header("range")),
+            ["list", "tags", _] => answer(200, r#"{"tags":["1","2"]}"#),
+            _ => answer(404, ""),
+        }
+    }
+
+    /// Adds an image of these layers under `tag`; returns the digest of its manifest.
+    fn add(&self, tag: &str, layers: &[Vec<u8>], edit: impl FnOnce(&mut Value)) -> Digest {
+        let mut state = self.0.lock();
+        let diff_ids: Vec<String> = layers.iter().map(|l| Digest::sha256(l).to_string()).collect();
+        let platform = Platform::host();
+        let config = json!({
+            "architecture": platform.architecture, "os": "linux",
+            "config": {"Cmd": ["x"]}, "rootfs": {"type": "layers", "diff_ids": diff_ids}
+        });
+        let config = state.put(config.to_string().into_bytes());
+        let layers: Vec<Value> = layers
+            .iter()
+            .map(|plain| {
+                let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                gz.write_all(plain).unwrap();
+                let (digest, size) = state.put(gz.finish().unwrap());
+                json!({"mediaType": media_type::OCI_LAYER_GZIP, "digest": digest, "size": size})
+            })
+            .collect();
+        let mut manifest = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+            "config": {"mediaType": media_type::OCI_CONFIG, "digest": config.0, "size": config.1},
+            "layers": layers
+        });
+        edit(&mut manifest);
+        state.put_manifest(tag, &manifest)
+    }
+
+    fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.0.lock().faults.extend(faults);
+    }
+
+    fn gets(&self, part: &str) -> usize {
+        let state = self.0.lock();
+        state.log.iter().filter(|l| l.0 == Method::GET && l.1.contains(part)).count()
+    }
+
+    fn ranges(&self) -> Vec<String> {
+        self.0.lock().log.iter().filter_map(|l| l.2.clone()).collect()
+    }
+}
+
+impl State {
+    fn put(&mut self, bytes: Vec<u8>) -> (Digest, usize) {
+        let digest = Digest::sha256(&bytes);
+        let size = bytes.len();
+        self.blobs.insert(digest.to_string(), bytes.into());
+        (digest, size)
+    }
+
+    fn put_manifest(&mut self, tag: &str, value: &Value) -> Digest {
+        let bytes = Bytes::from(value.to_string());
+        let digest = Digest::sha256(&bytes);
+        let kind = value["mediaType"].as_str().unwrap_or_default().to_owned();
+        self.manifests.insert(tag.to_owned(), (kind.clone(), bytes.clone()));
+        self.manifests.insert(digest.to_string(), (kind, bytes));
+        digest
+    }
+
+    fn refuse(&self, authorization: Option<&str>) -> Option<Response<Body>> {
+        let (challenge, expected) = match self.auth? {
+            "Bearer" => (
+                format!(
+                    "Bearer realm=\"http://{}/token\",service=\"s\",scope=\"repository:a/b:pull\"",
+                    self.address
+                ),
+                "Bearer good",
+            ),
+            _ => ("Basic realm=\"r\"".to_owned(), "Basic bWU6c2VjcmV0"),
+        };
+        if authorization == Some(expected) {
+            return None;
+        }
+        let mut refused = answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}"#);
+        refused.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
+        Some(refused)
+    }
+
+    fn manifest(&mut self, method: &Method, what: &str) -> Response<Body> {
+        let Some((kind, bytes)) = self.manifests.get(what).cloned() else {
+            return answer(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"unknown"}]}"#);
+        };
+        let mut response =
+            answer(200, if method == Method::HEAD { Bytes::new() } else { bytes.clone() });
+        response.headers_mut().insert("content-type", kind.parse().unwrap());
+        let digest =
+            if what.contains(':') { what.to_owned() } else { Digest::sha256(&bytes).to_string() };
+        response.headers_mut().insert("docker-content-digest", digest.parse().unwrap());
+        response
+    }
+
+    fn blob(&mut self, digest: &str, range: Option<String>) -> Response<Body> {
+        let Some(mut bytes) = self.blobs.get(digest).cloned() else { return answer(404, "") };
+        // Configs are small and are never at fault.
+        let fault = if bytes.len() > 1000 { self.faults.pop_front() } else { None };
+        let from: usize = match (&range, &fault) {
+            (None, _) | (_, Some(Fault::NoRange)) => 0,
+            (Some(range), _) => {
+                range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
+            }
+        };
+        let status = if from > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+        let length = bytes.len() - from;
+        bytes = bytes.slice(from..);
+        let body = match fault {
+            None | Some(Fault::NoRange) => full(bytes),
+            Some(Fault::Status(status)) => {
+                let mut response = answer(status, "");
+                response.headers_mut().insert("retry-after", "0".parse().unwrap());
+                return response;
+            }
+            Some(Fault::Redirect(to)) => {
+                let mut response = answer(307, "");
+                response
+                    .headers_mut()
+                    .insert("location", format!("{to}/v2/a/b/blobs/{digest}").parse().unwrap());
+                return response;
+            }
+            Some(Fault::Lie) => full(vec![7; length]),
+            Some(Fault::More) => full([&bytes[..], &[0; 5000]].concat()),
+            Some(Fault::Cut(n)) => {
+                let end = Err(std::io::Error::other("cut"));
+                let frames = [Ok(Frame::data(bytes.slice(..n.min(length)))), end];
+                // The frame is sent before the error ends the connection.
+                let frames = futures_util::stream::iter(frames).then(|f| async {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    f
+                });
+                BoxBody::new(StreamBody::new(frames))
+            }
+            Some(Fault::Stall(n)) => {
+                let head =
+                    futures_util::stream::iter([Ok(Frame::data(bytes.slice(..n.min(length))))]);
+                BoxBody::new(StreamBody::new(head.chain(futures_util::stream::pending())))
+            }
+        };
+        Response::builder().status(status).body(body).unwrap()
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> ImageStore {
+        self.open_with(|_| {})
+    }
+
+    fn open_with(&self, edit: impl FnOnce(&mut Settings)) -> ImageStore {
+        let db = Db::open(&self.dir.path().join("db")).unwrap();
+        let mut settings = Settings::default();
+        settings.registries.hosts_dir = self.dir.path().join("hosts");
+        settings.registries.stall = Duration::from_millis(400);
+        settings.registries.retry_pause = Duration::from_millis(5);
+        settings.registries.retry_pause_max = Duration::from_millis(20);
+        edit(&mut settings);
+        ImageStore::open(&self.dir.path().join("root"), db, settings).unwrap()
+    }
+
+    fn count(&self, dir: &str) -> usize {
+        fs::read_dir(self.dir.path().join("root").join(dir)).unwrap().count()
+    }
+}
+
+/// A layer that does not compress.
+fn layer(seed: u64, size: usize) -> Vec<u8> {
+    let mut x = seed | 1;
+    let noise: Vec<u8> = (0..size)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x.to_le_bytes()[3]
+        })
+        .collect();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, format!("f{seed}"), &noise[..]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+fn two() -> Vec<Vec<u8>> {
+    vec![layer(1, 300_000), layer(2, 200_000)]
+}
+
+fn file(store: &ImageStore, image: &Image, name: &str) -> PathBuf {
+    let found = store.lowers(image).into_iter().map(|l| l.join(name)).find(|p| p.exists());
+    found.unwrap()
+}
+
+async fn pull(store: &ImageStore, name: &Reference) -> Result<Pulled, PullError> {
+    store.pull(name, PullOptions::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_brings_the_image_and_a_second_one_nothing() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    let digest = registry.add("1", &two(), |_| {});
+    let store = world.open();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let told = steps.clone();
+    let options = PullOptions {
+        progress: Arc::new(move |p: Progress| told.lock().push(p.line().0)),
+        ..PullOptions::default()
+    };
+    let name = registry.name("a/b:1");
+    let pulled = store.pull(&name, options).await.unwrap();
+    assert_eq!((pulled.digest.clone(), pulled.fresh), (digest.clone(), true));
+    assert_eq!(fs::metadata(file(&store, &pulled.image, "f1")).unwrap().len(), 300_000);
+    let summary = store.summary(&pulled.image);
+    assert_eq!(summary.repo_tags, [name.familiar()]);
+    assert_eq!(summary.repo_digests, [name.with_digest(digest.clone()).familiar()]);
+    let steps = steps.lock().clone();
+    for step in ["Pulling fs layer", "Download complete", "Pull complete"] {
+        assert_eq!(steps.iter().filter(|s| *s == step).count(), 2, "{step}: {steps:?}");
+    }
+    assert!(steps.contains(&format!("Digest: {digest}")));
+    assert_eq!(
+        steps.last().unwrap(),
+        &format!("Status: Downloaded newer image for {}", name.familiar())
+    );
+
+    let before = registry.gets("");
+    let again = pull(&store, &name).await.unwrap();
+    assert!(!again.fresh);
+    assert_eq!(registry.gets(""), before, "a HEAD was enough");
+    let by_digest = pull(&store, &name.with_digest(digest)).await.unwrap();
+    assert_eq!(by_digest.image.id(), pulled.image.id());
+    assert_eq!((world.count("partial"), world.count("tmp")), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_download_goes_on_where_it_broke() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    registry.add("1", &[layer(1, 400_000)], |_| {});
+    registry.fail([Fault::Cut(100_000), Fault::Stall(50_000), Fault::Status(503)]);
+    let store = world.open();
+    let pulled = pull(&store, &registry.name("a/b:1")).await.unwrap();
+    assert_eq!(fs::metadata(file(&store, &pulled.image, "f1")).unwrap().len(), 400_000);
+    let ranges = registry.ranges();
+    assert!(ranges.len() >= 2 && ranges.iter().all(|r| r != "bytes=0-"), "{ranges:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_ranges_is_coped_with() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    registry.add("1", &[layer(1, 400_000)], |_| {});
+    registry.fail([Fault::Cut(100_000), Fault::NoRange]);
+    let store = world.open();
+    pull(&store, &registry.name("a/b:1")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_pull_is_resumed_by_the_next() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    registry.add("1", &[layer(1, 400_000)], |_| {});
+    registry.fail([Fault::Stall(150_000)]);
+    let store = world.open_with(|s| s.registries.stall = Duration::from_secs(60));
+    let name = registry.name("a/b:1");
+    let partial = async {
+        loop {
+            let dir = fs::read_dir(world.dir.path().join("root/partial")).unwrap();
+            let sizes = dir.map(|e| e.unwrap().metadata().unwrap().len());
+            if sizes.sum::<u64>() > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = pull(&store, &name) => panic!("the registry stalls"),
+        () = partial => {}
+    }
+    assert!(store.list().is_empty());
+    pull(&store, &name).await.unwrap();
+    let ranges = registry.ranges();
+    assert_eq!(ranges.len(), 1, "{ranges:?}");
+    assert_eq!(world.count("partial"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_are_found_out_and_leave_nothing() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    registry.add("1", &[layer(1, 100_000)], |_| {});
+    let store = world.open();
+    let name = registry.name("a/b:1");
+    registry.fail([Fault::Lie]);
+    let error = pull(&store, &name).await.unwrap_err();
+    assert!(matches!(error, PullError::Layer { .. }), "{error}");
+    assert!(wharf_base::error::chain(&error).to_string().contains("expected sha256:"));
+    assert!(store.list().is_empty());
+    assert_eq!((world.count("partial"), world.count("layers")), (0, 1));
+    registry.fail([Fault::More]);
+    assert!(matches!(pull(&store, &name).await, Err(PullError::Size { .. })));
+    pull(&store, &name).await.unwrap();
+    let sized = registry.add("2", &[layer(3, 50_000)], |m| m["layers"][0]["size"] = json!(1000));
+    assert!(pull(&store, &name.with_digest(sized)).await.is_err());
+    registry.add("3", &[layer(4, 50_000)], |m| m["layers"][0]["size"] = json!(900_000));
+    assert!(pull(&store, &name.with_tag("3").unwrap()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_that_lie_or_confuse_are_refused() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    let store = world.open();
+    let name = registry.name("a/b:1");
+    registry.add("1", &two(), |m| m["manifests"] = json!([]));
+    assert!(matches!(pull(&store, &name).await, Err(PullError::Document { .. })));
+    registry.add("1", &two(), |m| {
+        *m = json!({"schemaVersion": 1, "fsLayers": [], "mediaType": media_type::DOCKER_SCHEMA1});
+    });
+    let error = pull(&store, &name).await.unwrap_err();
+    assert!(wharf_base::error::chain(&error).to_string().contains("schema 1"), "{error}");
+    registry.add("1", &two(), |m| {
+        m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json")
+    });
+    assert!(matches!(pull(&store, &name).await, Err(PullError::NotAnImage { .. })));
+    registry.add("1", &two(), |m| m["layers"] = json!([m["layers"][0]]));
+    assert!(matches!(pull(&store, &name).await, Err(PullError::Config { .. })));
+    // Served under a digest that is not its own.
+    let other = Digest::sha256(b"something else");
+    let honest = registry.0.lock().manifests["1"].clone();
+    registry.0.lock().manifests.insert(other.to_string(), honest);
+    let error = pull(&store, &name.with_digest(other)).await.unwrap_err();
+    assert!(matches!(error, PullError::Registry(RegistryError::Digest { .. })), "{error}");
+    assert!(store.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_gives_the_image_for_the_platform() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    let host = Platform::host();
+    let mine = registry.add("mine", &[layer(1, 5000)], |_| {});
+    let entry = |digest: &Digest, os: &str, arch: &str| {
+        json!({"mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": 1,
+               "platform": {"os": os, "architecture": arch}})
+    };
+    let list = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX,
+        "manifests": [entry(&mine, "windows", "amd64"), entry(&mine, "unknown", "unknown"),
+                      entry(&mine, "linux", &host.architecture)]
+    });
+    let digest = registry.0.lock().put_manifest("1", &list);
+    let store = world.open();
+    let pulled = pull(&store, &registry.name("a/b:1")).await.unwrap();
+    assert_eq!((pulled.digest, &pulled.image.manifest().digest), (digest, &mine));
+    let options =
+        PullOptions { platform: Some("linux/s390x".parse().unwrap()), ..PullOptions::default() };
+    let error = store.pull(&registry.name("a/b:1"), options).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no matching manifest for linux/s390x in the manifest list entries"
+    );
+}
+
+fn credentials() -> PullOptions {
+    let auth =
+        AuthConfig { username: "me".into(), password: "secret".into(), ..AuthConfig::default() };
+    PullOptions { auth, ..PullOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_given_as_asked_for() {
+    for kind in ["Bearer", "Basic"] {
+        let (world, registry) = (World::new(), Registry::start().await);
+        registry.add("1", &two(), |_| {});
+        registry.0.lock().auth = Some(kind);
+        let store = world.open();
+        let name = registry.name("a/b:1");
+        let error = pull(&store, &name).await.unwrap_err();
+        assert!(error.to_string().contains("repository does not exist"), "{kind}: {error}");
+        store.pull(&name, credentials()).await.unwrap();
+        let tokens = registry.gets("/token");
+        assert!(tokens <= 3, "a token is shared: {tokens}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_does_not_carry_credentials_away() {
+    let (world, registry, cdn) = (World::new(), Registry::start().await, Registry::start().await);
+    let layers = [layer(1, 50_000)];
+    registry.add("1", &layers, |_| {});
+    cdn.add("1", &layers, |_| {});
+    registry.0.lock().auth = Some("Basic");
+    let to = format!("http://{}", cdn.0.lock().address);
+    registry.fail([Fault::Redirect(to)]);
+    world.open().pull(&registry.name("a/b:1"), credentials()).await.unwrap();
+    let log = cdn.0.lock().log.clone();
+    assert_eq!(log.len(), 1);
+    assert_eq!(log[0].3, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_serve_any_registry_and_may_fail() {
+    let (world, registry, mirror) =
+        (World::new(), Registry::start().await, Registry::start().await);
+    registry.add("1", &two(), |_| {});
+    mirror.add("1", &two(), |_| {});
+    let address = registry.0.lock().address.clone();
+    let dir = world.dir.path().join("hosts").join(&address);
+    fs::create_dir_all(&dir).unwrap();
+    let text = format!(
+        "server = \"http://{address}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        mirror.0.lock().address
+    );
+    fs::File::create(dir.join("hosts.toml")).unwrap().write_all(text.as_bytes()).unwrap();
+    let store = world.open();
+    store.pull(&registry.name("a/b:1"), credentials()).await.unwrap();
+    assert_eq!((registry.gets(""), mirror.gets("blobs")), (0, 3));
+    assert!(mirror.0.lock().log.iter().all(|l| l.3.is_none()), "credentials are not for mirrors");
+    registry.add("2", &[layer(9, 1000)], |_| {});
+    pull(&store, &registry.name("a/b:2")).await.unwrap();
+    assert!(registry.gets("") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_said_in_dockers_words() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    let store = world.open();
+    let name = registry.name("a/b:nope");
+    let error = pull(&store, &name).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with(&format!("manifest for {} not found", name.familiar())),
+        "{error}"
+    );
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let closed = Reference::parse("127.0.0.1:1/a/b").unwrap();
+    assert!(matches!(
+        pull(&store, &closed).await,
+        Err(PullError::Registry(RegistryError::Connect { .. }))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_keeps_what_arrived() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    registry.add("1", &[layer(1, 400_000)], |_| {});
+    registry.fail(vec![Fault::Cut(50_000); 1]);
+    registry.fail(vec![Fault::Status(503); 40]);
+    let store = world.open();
+    let name = registry.name("a/b:1");
+    assert!(pull(&store, &name).await.is_err());
+    assert_eq!(world.count("partial"), 1);
+    registry.0.lock().faults.clear();
+    pull(&store, &name).await.unwrap();
+    assert!(!registry.ranges().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pulls_of_one_image_fetch_each_blob_once() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    registry.add("1", &two(), |_| {});
+    let store = world.open();
+    let name = registry.name("a/b:1");
+    let (a, b) = tokio::join!(pull(&store, &name), pull(&store, &name));
+    assert_eq!(a.unwrap().image.id(), b.unwrap().image.id());
+    let layers = registry.gets("blobs") - 1;
+    assert!((2..=3).contains(&layers), "{layers}");
+}

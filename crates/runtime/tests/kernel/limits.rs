@@ -1,0 +1,101 @@
+//! Control groups: what is limited, accounted and controlled.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::Case;
+use super::bundle::{Bundle, text};
+
+pub(crate) const CASES: &[Case] = &[
+    ("limits_are_written_and_updated", limits_are_written_and_updated),
+    ("memory_limit_kills_and_is_counted", memory_limit_kills_and_is_counted),
+    ("pids_limit_holds", pids_limit_holds),
+    ("devices_are_limited", devices_are_limited),
+    ("account_is_reported", account_is_reported),
+    ("bad_limit_leaves_nothing", bad_limit_leaves_nothing),
+];
+
+/// The content of a v1 control file of the container, where the host has the controller.
+fn control(b: &Bundle, controller: &str, file: &str) -> Option<String> {
+    let dir = PathBuf::from("/sys/fs/cgroup").join(controller).join("wharf-test").join(&b.id);
+    fs::read_to_string(dir.join(file)).ok().map(|text| text.trim().to_owned())
+}
+
+fn limits_are_written_and_updated() {
+    let mut b = Bundle::new(&["sleep", "1000"]);
+    b.set("/linux/resources/memory", json!({"limit": 67_108_864, "swap": 134_217_728}));
+    b.set(
+        "/linux/resources/cpu",
+        json!({"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0"}),
+    );
+    b.set("/linux/resources/pids", json!({"limit": 50}));
+    b.ok(&["create", &b.id]);
+    let seen = |c: &str, f: &str| control(&b, c, f).unwrap_or_default();
+    assert_eq!(seen("memory", "memory.limit_in_bytes"), "67108864");
+    assert_eq!(seen("cpu", "cpu.shares"), "512");
+    assert_eq!(seen("cpu", "cpu.cfs_quota_us"), "50000");
+    assert_eq!(seen("cpuset", "cpuset.cpus"), "0");
+    assert_eq!(seen("pids", "pids.max"), "50");
+    b.ok(&["start", &b.id]);
+    b.ok(&[
+        "update",
+        "--memory",
+        "256m",
+        "--memory-swap",
+        "512m",
+        "--cpu-share",
+        "700",
+        "--pids-limit",
+        "60",
+        &b.id,
+    ]);
+    assert_eq!(seen("memory", "memory.limit_in_bytes"), "268435456");
+    assert_eq!(seen("cpu", "cpu.shares"), "700");
+    assert_eq!(seen("pids", "pids.max"), "60");
+    b.ok(&["update", "--memory", "64m", "--memory-swap", "128m", &b.id]);
+    assert_eq!(seen("memory", "memory.limit_in_bytes"), "67108864");
+    assert!(!b.call(&["update", "--nonsense", "1", &b.id]).status.success());
+}
+
+fn memory_limit_kills_and_is_counted() {
+    let mut b = Bundle::shell("head -c 100000000 /dev/zero | tail | wc -c");
+    b.set("/linux/resources/memory", json!({"limit": 20_000_000}));
+    let out = b.run();
+    assert_eq!(text(&out.stdout).trim(), "0", "tail was killed: {}", text(&out.stderr));
+}
+
+fn pids_limit_holds() {
+    let mut b = Bundle::shell("for i in $(seq 20); do sleep 5 & done 2>&1; echo never");
+    b.set("/linux/resources/pids", json!({"limit": 5}));
+    let said = text(&b.run().stdout);
+    assert!(said.contains("fork"), "{said}");
+}
+
+fn devices_are_limited() {
+    let out = Bundle::shell(
+        "mknod /work/kmsg c 1 11; cat /work/kmsg 2>&1 | head -1; echo x > /dev/null && echo null",
+    )
+    .output();
+    assert!(out.contains("not permitted") && out.ends_with("null"), "{out}");
+}
+
+fn account_is_reported() {
+    let b = Bundle::sleeping();
+    b.call(&["exec", &b.id, "sh", "-c", "head -c 10000000 /dev/zero > /work/big"]);
+    let event: Value = serde_json::from_str(&b.ok(&["events", "--stats", &b.id])).unwrap();
+    let data = &event["data"];
+    assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{data}");
+    assert!(data["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{data}");
+    assert_eq!(data["pids"]["current"], 1);
+}
+
+fn bad_limit_leaves_nothing() {
+    let mut b = Bundle::new(&["true"]);
+    b.set("/linux/resources/cpu", json!({"cpus": "4000"}));
+    let said = b.refusal();
+    assert!(said.contains("cpuset.cpus"), "{said}");
+    assert!(control(&b, "memory", "memory.limit_in_bytes").is_none());
+    assert!(!b.call(&["state", &b.id]).status.success());
+}
