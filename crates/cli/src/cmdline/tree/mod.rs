@@ -153,7 +153,7 @@ pub fn later(path: &str) -> Option<&'static str> {
 pub fn verbs_of(group: &str) -> Vec<(&'static str, &'static Verb)> {
     let prefix = format!("{group} ");
     let mut list: Vec<(&'static str, &'static Verb)> = all()
-        .filter(|v| v.paths[0] != "system dial-stdio")
+        .filter(|v| !["system dial-stdio", "volume update"].contains(&v.paths[0]))
         .filter_map(|v| {
             let path = v.paths.iter().find_map(|p| p.strip_prefix(&prefix))?;
             Some((path, v))
