@@ -1,7 +1,8 @@
 //! The stock docker command line as tests call it.
 
-use crate::program::Finished;
+use crate::program::{self, Finished};
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 /// What a docker command answered.
 #[derive(Debug)]
@@ -17,6 +18,14 @@ pub struct Output {
 }
 
 impl Output {
+    /// Runs any program to its end, with `stdin`.
+    #[track_caller]
+    pub fn of(c: &mut Command, stdin: &[u8]) -> Output {
+        let words = std::iter::once(c.get_program()).chain(c.get_args());
+        let words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
+        Output::new(words.join(" "), &program::run(c, stdin))
+    }
+
     pub(crate) fn new(line: String, done: &Finished) -> Output {
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let code = done.status.code().unwrap_or_else(|| 128 + done.status.signal().unwrap_or(0));

@@ -109,14 +109,26 @@ impl Host {
     /// A host without an engine.
     #[track_caller]
     pub fn bare(engine: Engine) -> Host {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("wharf-test-{}-{n}", std::process::id()));
-        fs::create_dir_all(dir.join("home")).unwrap();
         let lower = match engine {
             Engine::Wharf => PathBuf::new(),
             Engine::Dockerd => tools::path("dockerd"),
         };
+        Host::on(engine, &lower)
+    }
+
+    /// A host without an engine whose programs are Debian's podman, containerd, crun and runc.
+    #[track_caller]
+    pub fn peers() -> Host {
+        Host::on(Engine::Wharf, &tools::path("peers"))
+    }
+
+    /// A host without an engine on the root file system `lower`; on the machine's own if empty.
+    #[track_caller]
+    fn on(engine: Engine, lower: &Path) -> Host {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("wharf-test-{}-{n}", std::process::id()));
+        fs::create_dir_all(dir.join("home")).unwrap();
         let mut namespaces = Command::new("unshare")
             .args(["--fork", "--kill-child", "--pid", "--mount-proc", "--net", "--mount"])
             .args(["--propagation", "private", "bash", "-c", INIT])

@@ -206,7 +206,8 @@ fn put(mut field: &mut [u8], text: &str) {
     field.write_all(text.as_bytes()).expect("the name fits into a tar header");
 }
 
-fn busybox_layer() -> Vec<u8> {
+/// The files of `busybox:latest`, as a tar.
+pub fn busybox_layer() -> Vec<u8> {
     let busybox = crate::tools::path("busybox");
     let list = Command::new(&busybox).arg("--list").output().expect("run busybox");
     let mut tar = Tar::default();

@@ -94,6 +94,9 @@ fn read(path: &'static str) -> Result<String, HostError> {
     fs::read_to_string(path).map_err(|source| HostError::Read { path, source })
 }
 
+/// Where control groups are mounted by convention.
+const USUAL: &str = "/sys/fs/cgroup";
+
 /// Decides the layout from the texts of `mountinfo` and `cgroup`.
 fn layout(mounts: &str, own: &str) -> Option<Layout> {
     let own: Vec<(&str, &str)> = own
@@ -119,15 +122,17 @@ fn layout(mounts: &str, own: &str) -> Option<Layout> {
                     own: below(root, path),
                 });
             }
-            "cgroup2" if v2.is_none() => {
+            "cgroup2" if v2.is_none() || Path::new(mount).starts_with(USUAL) => {
                 let path = own.iter().find(|(names, _)| names.is_empty()).map_or("/", |(_, p)| p);
                 v2 = Some((PathBuf::from(mount), below(root, path)));
             }
             _ => (),
         }
     }
-    v1.sort_by(|a, b| a.mount.cmp(&b.mount));
-    v1.dedup_by(|a, b| a.controllers == b.controllers);
+    // A tree may be mounted again elsewhere, as under the root of a chroot: the usual place counts.
+    v1.sort_by_key(|tree| (!tree.mount.starts_with(USUAL), tree.mount.clone()));
+    let mut seen = std::collections::BTreeSet::new();
+    v1.retain(|tree| seen.insert(tree.controllers.clone()));
     match (v1.is_empty(), v2) {
         (true, Some((mount, own))) => Some(Layout::V2 { mount, own }),
         (true, None) => None,
@@ -173,6 +178,17 @@ mod tests {
         let names: Vec<String> = trees.iter().map(Hierarchy::name).collect();
         assert_eq!(names, ["cpu,cpuacct", "memory", "systemd", "unified"]);
         assert_eq!(trees[1].own, Path::new("/a/b"));
+    }
+
+    #[test]
+    fn a_second_mount_of_a_tree_is_not_a_second_tree() {
+        let mounts = "36 31 0:35 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            37 31 0:36 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+            38 31 0:35 / /jail/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            39 31 0:36 / /jail/sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+        let Some(Layout::V1(trees)) = layout(mounts, "2:memory:/\n1:pids:/\n") else { panic!() };
+        let mounts: Vec<&Path> = trees.iter().map(|t| t.mount.as_path()).collect();
+        assert_eq!(mounts, [Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup/pids")]);
     }
 
     #[test]

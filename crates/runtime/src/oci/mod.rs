@@ -45,6 +45,9 @@ pub(crate) enum OciError {
     Start(#[from] crate::create::StartError),
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
+    /// `exec` failed, which has an exit code of its own.
+    #[error(transparent)]
+    Exec(Box<OciError>),
     #[error("{doing}")]
     Sys { doing: &'static str, source: std::io::Error },
 }
@@ -87,12 +90,17 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// `exec` and `run` report a program that cannot be run as a shell does; all else is 1.
+/// `exec` and `run` report a program that cannot be run as a shell does; all else is 1, and 255
+/// for `exec`, as runc has it.
 fn exit_code(error: &OciError) -> u8 {
     use crate::create::StartError;
     match error {
         OciError::Start(StartError::Init(failure)) => match failure.exit_code() {
             125 => 255,
+            code => code,
+        },
+        OciError::Exec(inner) => match exit_code(inner) {
+            1 => 255,
             code => code,
         },
         _ => 1,
@@ -154,7 +162,7 @@ fn dispatch(global: &Global, args: &mut Args) -> Outcome {
         "run" => lifecycle::run(global, args),
         "kill" => lifecycle::kill(global, args),
         "delete" => lifecycle::delete(global, args),
-        "exec" => processes::exec(global, args),
+        "exec" => processes::exec(global, args).map_err(|e| OciError::Exec(Box::new(e))),
         "ps" => processes::ps(global, args),
         "state" => inspect::state(global, args),
         "list" => inspect::list(global, args),
