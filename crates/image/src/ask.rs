@@ -87,8 +87,8 @@ impl ImageStore {
             match look_up(&remote, &name).await {
                 Ok(found) => return Ok(found),
                 Err(e) => {
-                    let elsewhere = mirror
-                        || matches!(&e, PullError::Registry(e) if e.is_about_the_address());
+                    let elsewhere =
+                        mirror || matches!(&e, PullError::Registry(e) if e.is_about_the_address());
                     if !elsewhere {
                         return Err(e);
                     }
