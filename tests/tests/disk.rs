@@ -102,7 +102,7 @@ fn a_full_disk_stops_the_log_and_not_the_container() {
     host.docker([
         "run",
         "--name",
-        "c",
+        "box",
         "-d",
         "--log-opt",
         "max-size=100m",

@@ -188,9 +188,15 @@ fn tests_give_reasons_and_do_not_sleep() {
     let mut wrong = Vec::new();
     for path in sources() {
         let (name, text) = (show(&path), fs::read_to_string(&path).unwrap());
-        for (i, line) in text.lines().enumerate() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
             let line = line.trim_start();
-            let bare_allow = line.starts_with("#[allow(") && !line.contains("reason");
+            // An attribute may go on over several lines, up to its closing bracket.
+            let reasoned = || {
+                let to = lines[i..].iter().position(|l| l.contains(")]")).map_or(i, |n| i + n);
+                lines[i..=to].iter().any(|l| l.contains("reason"))
+            };
+            let bare_allow = line.starts_with("#[allow(") && !reasoned();
             if line.starts_with("#[ignore]") || bare_allow {
                 wrong.push(format!("{name}:{}: give a reason", i + 1));
             }

@@ -171,7 +171,7 @@ pub enum DocumentError {
     Json(#[source] serde_json::Error),
     /// Docker schema 1, deprecated since 2017.
     #[error(
-        "Docker image manifest schema 1 is not supported: rebuild the image or push it again with a current client"
+        "manifests of Docker's schema 1 are not supported: rebuild the image or push it again with a current client"
     )]
     Schema1,
     /// Both `layers` and `manifests`: two readers would see two images (CVE-2021-41190).
