@@ -142,12 +142,14 @@ fn number(value: f64) -> String {
     }
 }
 
+/// A factor as a person would say it: 1/20, 0.7, 1.11.
 fn share(factor: f64) -> String {
-    if factor < 1.0 && (1.0 / factor).fract() < 1e-9 {
-        format!("1/{:.0}", 1.0 / factor)
-    } else {
-        format!("{factor}")
+    let inverse = 1.0 / factor;
+    if inverse > 1.5 && (inverse - inverse.round()).abs() < 1e-6 {
+        return format!("1/{inverse:.0}");
     }
+    let text = format!("{factor:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn ratio(value: f64) -> String {
