@@ -130,6 +130,7 @@ fn start(words: &[String]) -> Result<Option<Call>, Failure> {
         ))
         .with_status(125)
     })?;
+    check_level(&globals)?;
     if globals.on("version") {
         say_line(help::version_line())?;
         return Ok(None);
@@ -151,12 +152,26 @@ fn start(words: &[String]) -> Result<Option<Call>, Failure> {
     find(&rest, session)
 }
 
+fn check_level(globals: &Given) -> Result<(), Failure> {
+    const LEVELS: [&str; 8] =
+        ["panic", "fatal", "error", "warn", "warning", "info", "debug", "trace"];
+    let level = globals.last("log-level").unwrap_or("info").to_lowercase();
+    match level.is_empty() || LEVELS.contains(&level.as_str()) {
+        true => Ok(()),
+        false => Err(Failure::new(format!("Unable to parse logging level: {level}"))),
+    }
+}
+
 fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
     let first = rest[0].as_str();
     if let Some(group) = tree::group(first) {
         let name = prog();
         let second = rest.get(1).map_or("", String::as_str);
-        if matches!(second, "" | "--help" | "-h" | "help") {
+        if second.is_empty() {
+            warn(help::group(group).trim_end());
+            return Ok(None);
+        }
+        if matches!(second, "--help" | "-h" | "help") {
             say(help::group(group))?;
             return Ok(None);
         }

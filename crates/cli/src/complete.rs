@@ -49,7 +49,7 @@ fn candidates(session: &Session, before: &[&str], current: &str) -> Vec<(String,
     };
     let Some(verb) = verb else { return Vec::new() };
     if current.starts_with('-') {
-        let flags = verb.sorted_flags().into_iter().filter(|f| f.same_as.is_none());
+        let flags = verb.sorted_flags().into_iter().filter(|f| f.is_shown());
         let line = |s: &str| s.lines().next().unwrap_or_default().to_owned();
         return flags.map(|f| (format!("--{}", f.long), line(f.help))).collect();
     }

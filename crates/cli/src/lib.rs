@@ -3,14 +3,14 @@
 
 pub mod api;
 pub mod app;
-mod attach;
+pub mod attach;
 pub mod cmdline;
 mod complete;
 pub mod conf;
-mod failure;
-mod out;
+pub mod failure;
+pub mod out;
 pub mod parse;
-mod verbs;
+pub mod verbs;
 
 pub use failure::Failure;
 

@@ -150,13 +150,30 @@ impl Inner {
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
-        let networks = networks(&host_config.network_mode, networking_config);
+        let networks = self.networks(&host_config.network_mode, networking_config);
         if host_config.resources.kernel_memory_tcp != 0 {
             warnings.push("KernelMemoryTCP has no effect on current kernels.".into());
         }
         let created = self.clock.unix_nanos();
         let image = image.id().to_string();
         Ok(Record { id, name, created, image, config, host: host_config, networks, mounts })
+    }
+
+    /// The networks that the container is to be on, by name: the one of its mode, with the settings given for it.
+    fn networks(&self, mode: &str, config: docker::NetworkingConfig) -> Map<EndpointSettings> {
+        if mode.starts_with("container:") {
+            return Map::new();
+        }
+        // What does not exist yet may when the container starts, so its name stays as it is.
+        let full = |name: &str| match name {
+            "default" => "bridge".to_owned(),
+            _ => self.net.network(name).map_or_else(|_| name.to_owned(), |n| n.name),
+        };
+        let given = config.endpoints_config.unwrap_or_default();
+        let mut out: Map<EndpointSettings> =
+            given.into_iter().map(|(name, s)| (full(&name), s.unwrap_or_default())).collect();
+        out.entry(full(mode)).or_default();
+        out
     }
 
     /// Names of containers whose namespaces are joined become ids, so that a rename does not redirect.
@@ -288,22 +305,4 @@ fn make_dirs(dir: &Path) -> Result<()> {
         )
     };
     make().map_err(|e| EngineError::system(format!("create {}", dir.display()), e))
-}
-
-/// The networks that the container is to be on: the one of its mode, with the settings given for it.
-fn networks(mode: &str, config: docker::NetworkingConfig) -> Map<EndpointSettings> {
-    if mode.starts_with("container:") {
-        return Map::new();
-    }
-    let mut out: Map<EndpointSettings> = config
-        .endpoints_config
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, settings)| (name, settings.unwrap_or_default()))
-        .collect();
-    if let Some(settings) = out.remove("default") {
-        out.insert("bridge".into(), settings);
-    }
-    out.entry(mode.to_owned()).or_default();
-    out
 }

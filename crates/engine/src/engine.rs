@@ -284,6 +284,21 @@ impl Engine {
         self.0.stats(self.0.find(id)?, options)
     }
 
+    /// Puts it on one more network, live if it runs.
+    pub async fn connect(
+        &self,
+        network: &str,
+        id: &str,
+        settings: docker::EndpointSettings,
+    ) -> Result<()> {
+        self.0.connect_network(network, &self.0.find(id)?, settings).await
+    }
+
+    /// Takes it off a network.
+    pub async fn disconnect(&self, network: &str, id: &str) -> Result<()> {
+        self.0.disconnect_network(network, &self.0.find(id)?).await
+    }
+
     /// Makes an image of it; returns the image id.
     pub async fn commit(&self, options: CommitOptions) -> Result<String> {
         let c = self.0.find(&options.container)?;

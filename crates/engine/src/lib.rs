@@ -4,6 +4,7 @@
 mod archive;
 mod attach;
 mod confined;
+mod connect;
 mod container;
 mod create;
 pub mod detach;

@@ -101,7 +101,7 @@ impl Inner {
         }
     }
 
-    fn network_event(&self, action: &str, record: &Record, network: &str) {
+    pub(crate) fn network_event(&self, action: &str, record: &Record, network: &str) {
         let Ok(info) = self.net.network(network) else { return };
         let attributes = [
             ("container", record.id.to_string()),
@@ -198,7 +198,7 @@ impl Inner {
     }
 }
 
-fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<EndpointConfig> {
+pub(crate) fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<EndpointConfig> {
     if s.links.as_ref().is_some_and(|l| !l.is_empty()) {
         return Err(EngineError::not_implemented(
             "links on a network are not supported by wharf: use the other container's name",

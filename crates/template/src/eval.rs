@@ -21,6 +21,9 @@ pub enum Missing {
 /// A method of the data's root, by name and arguments; `None` when there is no such method.
 pub type Method<'a> = &'a dyn Fn(&str, &[Value]) -> Option<Result<Value, String>>;
 
+/// How the value of a field prints, by the field's name; `None` to print it as any other.
+pub type Print<'a> = &'a dyn Fn(&str, &Value) -> Option<String>;
+
 /// The rules of one execution.
 #[derive(Clone, Copy)]
 pub struct Env<'a> {
@@ -28,6 +31,10 @@ pub struct Env<'a> {
     pub missing: Missing,
     /// Fields whose objects are maps with arbitrary keys, where others are structures.
     pub open_maps: &'a [&'a str],
+    /// Fields of structures that JSON leaves out when they are empty: missing, they are nil.
+    pub optional: &'a [&'a str],
+    /// How values print that are no mere maps to Go.
+    pub print: Option<Print<'a>>,
     /// Methods of the root that take arguments, such as `.Label "x"`.
     pub method: Option<Method<'a>>,
     /// Whether docker's functions leave their argument alone, as for table headers.
@@ -36,7 +43,14 @@ pub struct Env<'a> {
 
 impl Default for Env<'_> {
     fn default() -> Self {
-        Self { missing: Missing::NoValue, open_maps: &[], method: None, headers: false }
+        Self {
+            missing: Missing::NoValue,
+            open_maps: &[],
+            optional: &[],
+            print: None,
+            method: None,
+            headers: false,
+        }
     }
 }
 
@@ -120,7 +134,8 @@ impl<'d> State<'_, 'd> {
             Node::Action(pipe) => {
                 let value = self.pipeline(dot, pipe)?;
                 if pipe.variables.is_empty() {
-                    self.out.push_str(&format::print(value.json()));
+                    let text = self.shown(pipe, value.json());
+                    self.out.push_str(&text);
                 }
             }
             Node::If(branch) | Node::With(branch) => {
@@ -142,6 +157,18 @@ impl<'d> State<'_, 'd> {
             Node::Continue => return Ok(Flow::Continue),
         }
         Ok(Flow::Next)
+    }
+
+    fn shown(&self, pipe: &Pipe, value: Option<&Value>) -> String {
+        let field = match pipe.commands.as_slice() {
+            [Command { words }] => match words.as_slice() {
+                [word] => word.kind.field(),
+                _ => None,
+            },
+            _ => None,
+        };
+        let own = || self.env.print?(field?, value?);
+        own().unwrap_or_else(|| format::print(value))
     }
 
     fn range(&mut self, dot: &Val<'d>, branch: &Branch) -> Done<Flow> {
@@ -406,6 +433,7 @@ impl<'d> State<'_, 'd> {
         }
         match (self.env.missing, value.shape()) {
             (_, Shape::Map) | (Missing::NoValue, _) => Ok(Val::Absent),
+            (_, Shape::Struct) if self.env.optional.contains(&name) => Ok(Val::Own(Value::Null)),
             (Missing::Error, Shape::Struct) => {
                 let message = format!("map has no entry for key {}", quote(name));
                 self.fail(word.at, &word.text, message)

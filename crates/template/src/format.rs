@@ -14,7 +14,7 @@ pub(crate) fn print(value: Option<&Value>) -> String {
 }
 
 /// What `fmt.Sprint` gives, also for parts of lists and maps.
-pub(crate) fn inner(value: Option<&Value>) -> String {
+pub fn inner(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "<nil>".to_owned(),
         Some(Value::Bool(b)) => b.to_string(),

@@ -8,8 +8,8 @@ mod lex;
 mod parse;
 mod value;
 
-pub use eval::{Env, Method, Missing};
-pub use format::{format_g, quote};
+pub use eval::{Env, Method, Missing, Print};
+pub use format::{format_g, inner, quote};
 pub use parse::ParseError;
 
 use std::collections::HashMap;

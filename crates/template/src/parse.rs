@@ -69,6 +69,18 @@ pub(crate) enum WordKind {
     Chain(Box<Word>, Vec<String>),
 }
 
+impl WordKind {
+    /// The name of the field that the word ends in.
+    pub(crate) fn field(&self) -> Option<&str> {
+        match self {
+            Self::Field(names) | Self::Variable(_, names) | Self::Chain(_, names) => {
+                names.last().map(String::as_str)
+            }
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Number {
     Int(i64),

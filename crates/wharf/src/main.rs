@@ -1,20 +1,85 @@
-//! The binary: decides from its arguments which part of wharf to be.
+//! The binary: decides from its name and its first argument which part of wharf to be.
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod man;
 
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let verb = std::env::args_os().nth(1).unwrap_or_default();
-    match verb.to_str() {
-        // Before anything makes a thread or touches the heap: keepers are forks of this process.
-        Some("launcher") => wharf_keeper::launcher::main(),
-        Some("oci") => wharf_runtime::oci::main(std::env::args_os().skip(2).collect()),
-        Some("daemon") => daemon::main(std::env::args_os().skip(1)),
-        // The programs of the builtin images, which run as pid 1 of a container.
-        other => other
-            .and_then(wharf_image::builtin::main)
-            .unwrap_or_else(|| wharf_cli::main(std::env::args_os().collect())),
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    match part(args.first(), args.get(1)) {
+        // Before anything makes a thread or grows the heap: keepers are forks of this process.
+        Part::Launcher => wharf_keeper::launcher::main(),
+        Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
+        Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
+        Part::Man => man::main(&args[2..]),
+        Part::CommandLine => {
+            // The programs of the builtin images, which run as pid 1 of a container.
+            let builtin = args.get(1).and_then(|verb| wharf_image::builtin::main(verb.to_str()?));
+            builtin.unwrap_or_else(|| wharf_cli::main(args))
+        }
+    }
+}
+
+/// What one file can be. `from` is where the part's own arguments begin.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Launcher,
+    /// Its arguments begin with a name, which clap skips.
+    Daemon {
+        from: usize,
+    },
+    Oci {
+        from: usize,
+    },
+    Man,
+    CommandLine,
+}
+
+/// A link's name decides before the verb does, so that other engines and scripts can be given one.
+fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
+    let name = program.and_then(|p| Path::new(p).file_name()).and_then(OsStr::to_str);
+    match (name.unwrap_or_default(), verb.and_then(|v| v.to_str()).unwrap_or_default()) {
+        ("docker", _) => Part::CommandLine,
+        ("dockerd", _) => Part::Daemon { from: 0 },
+        ("wharf-oci" | "runc" | "crun", _) => Part::Oci { from: 1 },
+        (_, "launcher") => Part::Launcher,
+        (_, "daemon") => Part::Daemon { from: 1 },
+        (_, "oci") => Part::Oci { from: 2 },
+        (_, "man") => Part::Man,
+        _ => Part::CommandLine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(program: &str, verb: &str, expected: Part) {
+        assert_eq!(part(Some(&program.into()), Some(&verb.into())), expected, "{program} {verb}");
+    }
+
+    #[test]
+    fn verbs_choose_the_part() {
+        check("wharf", "daemon", Part::Daemon { from: 1 });
+        check("/proc/self/exe", "launcher", Part::Launcher);
+        check("wharf", "oci", Part::Oci { from: 2 });
+        check("wharf", "man", Part::Man);
+        check("wharf", "pause", Part::CommandLine);
+        check("wharf", "--version", Part::CommandLine);
+        assert_eq!(part(None, None), Part::CommandLine);
+    }
+
+    #[test]
+    fn a_links_name_goes_before_the_verb() {
+        check("/usr/bin/docker", "daemon", Part::CommandLine);
+        check("/usr/sbin/dockerd", "--validate", Part::Daemon { from: 0 });
+        check("/usr/sbin/runc", "daemon", Part::Oci { from: 1 });
+        check("crun", "create", Part::Oci { from: 1 });
+        check("/usr/libexec/wharf-oci", "", Part::Oci { from: 1 });
     }
 }

@@ -95,6 +95,7 @@ pub struct Client {
     version: RefCell<String>,
     fixed: bool,
     headers: HeaderMap,
+    traced: bool,
     idle: RefCell<Option<SendRequest<Body>>>,
 }
 
@@ -111,8 +112,14 @@ impl Client {
             fixed: version.is_some(),
             version: RefCell::new(version.unwrap_or_else(|| API_VERSION.to_owned())),
             headers,
+            traced: false,
             idle: RefCell::new(None),
         }
+    }
+
+    /// Tells every request and its answer on standard error, for `--debug`.
+    pub fn traced(self, traced: bool) -> Self {
+        Self { traced, ..self }
     }
 
     /// The version that requests ask for.
@@ -226,7 +233,17 @@ impl Client {
         let request = request
             .body(body)
             .map_err(|e| ApiError::Broken(format!("cannot ask for {path}: {e}")))?;
-        self.exchange(request).await
+        let (begun, line) = (tokio::time::Instant::now(), format!("{method} {path}"));
+        let answer = self.exchange(request).await;
+        if self.traced {
+            let outcome = match &answer {
+                Ok(response) => response.status().as_u16().to_string(),
+                Err(error) => error.to_string(),
+            };
+            let took = begun.elapsed().as_millis();
+            crate::app::warn(format!("DEBUG {line}: {outcome} after {took} ms"));
+        }
+        answer
     }
 
     async fn exchange(&self, request: Request<Body>) -> Answer<Response<Incoming>> {

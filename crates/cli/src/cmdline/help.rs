@@ -26,7 +26,7 @@ pub fn verb(verb: &Verb, path: &str) -> String {
         out.push_str(&format!("\nAliases:\n  {}\n", aliases.join(", ")));
     }
     let flags = verb.sorted_flags();
-    if flags.iter().any(|f| f.same_as.is_none()) {
+    if flags.iter().any(|f| f.is_shown()) {
         out.push_str(&format!("\nOptions:\n{}", flag_lines(&flags)));
     }
     out
@@ -36,7 +36,7 @@ pub fn verb(verb: &Verb, path: &str) -> String {
 pub fn group(group: &Group) -> String {
     let verbs = tree::verbs_of(group.name);
     let lines: Vec<(String, String)> =
-        verbs.into_iter().map(|(name, verb)| (name.to_owned(), first_line(verb.about))).collect();
+        verbs.into_iter().map(|(name, verb)| (name.to_owned(), sentence(verb.about))).collect();
     let name = prog();
     format!(
         "Usage:  {name} {0} COMMAND\n\n{1}\n\nCommands:\n{2}\nRun '{name} {0} COMMAND --help' for more information on a command.\n",
@@ -57,13 +57,25 @@ pub fn root() -> String {
     let others: Vec<_> = tree::top_verbs().iter().map(entry).collect();
     let groups: Vec<_> =
         tree::GROUPS.iter().map(|g| (g.name.to_owned(), g.about.to_owned())).collect();
+    let parts: Vec<_> =
+        tree::PARTS.iter().map(|(n, about)| ((*n).into(), (*about).into())).collect();
+    let engine = match name {
+        "docker" => String::new(),
+        _ => format!("Engine:\n{}\n", command_lines(&parts)),
+    };
     format!(
-        "Usage:  {name} [OPTIONS] COMMAND\n\nContainers in milliseconds, from one binary\n\nCommon Commands:\n{}\nManagement Commands:\n{}\nCommands:\n{}\nGlobal Options:\n{}\nRun '{name} COMMAND --help' for more information on a command.\n",
+        "Usage:  {name} [OPTIONS] COMMAND\n\nContainers in milliseconds, from one binary\n\nCommon Commands:\n{}\nManagement Commands:\n{}\nCommands:\n{}\n{engine}Global Options:\n{}\nRun '{name} COMMAND --help' for more information on a command.\n",
         command_lines(&common),
         command_lines(&groups),
         command_lines(&others),
         flag_lines(&tree::GLOBAL.sorted_flags()),
     )
+}
+
+/// The first sentence without its full stop.
+fn sentence(text: &str) -> String {
+    let line = first_line(text);
+    line.split_once(". ").map_or(line.clone(), |(first, _)| first.to_owned())
 }
 
 fn first_line(text: &str) -> String {
@@ -82,11 +94,16 @@ fn columns() -> usize {
         .map_or(80, |(_, columns)| usize::from(columns).max(40))
 }
 
+const HELP: Flag = super::flag(Kind::Bool, "", "help", "Print usage");
+
 /// The flags, one a line, the text wrapped beside them.
 fn flag_lines(flags: &[&'static Flag]) -> String {
+    // Where `-h` means something else, the help's own flag has to be told.
+    let own = flags.iter().any(|f| f.short == "h").then_some(&HELP);
+    let mut flags: Vec<&Flag> = flags.iter().copied().filter(|f| f.is_shown()).chain(own).collect();
+    flags.sort_by_key(|f| f.long);
     let lefts: Vec<(String, &Flag)> = flags
-        .iter()
-        .filter(|f| f.same_as.is_none())
+        .into_iter()
         .map(|f| {
             let short =
                 if f.short.is_empty() { "    ".to_owned() } else { format!("-{}, ", f.short) };
@@ -94,7 +111,7 @@ fn flag_lines(flags: &[&'static Flag]) -> String {
                 "" => String::new(),
                 value => format!(" {value}"),
             };
-            (format!("  {short}--{}{value}", f.long), *f)
+            (format!("  {short}--{}{value}", f.long), f)
         })
         .collect();
     let column = lefts.iter().map(|(left, _)| left.len()).max().unwrap_or(0) + 3;
@@ -156,7 +173,8 @@ pub fn clap_command() -> clap::Command {
         .about("Containers in milliseconds, from one binary")
         .version(env!("CARGO_PKG_VERSION"))
         .args(tree::GLOBAL.sorted_flags().into_iter().map(clap_arg))
-        .disable_help_subcommand(true);
+        .disable_help_subcommand(true)
+        .disable_version_flag(true);
     for path in tree::COMMON.iter().copied().chain(tree::top_verbs()) {
         if let Some(verb) = tree::verb(path) {
             root = root.subcommand(clap_verb(path, verb));

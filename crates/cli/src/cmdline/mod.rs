@@ -96,6 +96,13 @@ pub struct Flag {
     pub same_as: Option<&'static str>,
 }
 
+impl Flag {
+    /// Whether the help names it: not another name, and not for another system.
+    pub fn is_shown(&self) -> bool {
+        self.same_as.is_none() && !self.help.ends_with("(Windows only)")
+    }
+}
+
 /// A flag as the tables write it.
 pub const fn flag(kind: Kind, short: &'static str, long: &'static str, help: &'static str) -> Flag {
     Flag { kind, short, long, help, same_as: None }
@@ -104,6 +111,18 @@ pub const fn flag(kind: Kind, short: &'static str, long: &'static str, help: &'s
 /// An older name of another flag; accepted, not shown.
 pub const fn alias(kind: Kind, long: &'static str, same_as: &'static str) -> Flag {
     Flag { kind, short: "", long, help: "", same_as: Some(same_as) }
+}
+
+/// An older name that is on its way out; whoever uses it is told.
+pub const fn deprecated(kind: Kind, long: &'static str, same_as: &'static str) -> Flag {
+    Flag { kind, short: "", long, help: "deprecated", same_as: Some(same_as) }
+}
+
+impl Flag {
+    /// The name to use instead, if this one is on its way out.
+    pub fn replacement(&self) -> Option<&'static str> {
+        self.same_as.filter(|_| !self.help.is_empty())
+    }
 }
 
 /// How many arguments a verb takes.

@@ -73,6 +73,11 @@ impl Given {
             };
             format!("invalid argument {} for \"{name}\" flag: {why}", crate::parse::quote(value))
         })?;
+        if let Some(new) = flag.replacement() {
+            // pflag says so on standard output.
+            let told = format!("Flag --{} has been deprecated, use --{new} instead", flag.long);
+            crate::app::say_line(told).map_err(|f| f.text)?;
+        }
         let list = self.values.entry(flag.same_as.unwrap_or(flag.long)).or_default();
         match flag.kind {
             Kind::Strings | Kind::StrMap => list.extend(value.split(',').map(str::to_owned)),

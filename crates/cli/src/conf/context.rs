@@ -70,7 +70,9 @@ pub fn client(session: &Session) -> Result<Client, Failure> {
     };
     let version = std::env::var("DOCKER_API_VERSION").ok().filter(|v| !v.is_empty());
     let version = version.map(|v| v.trim_start_matches('v').to_owned());
-    Ok(Client::new(endpoint, version, headers(session)))
+    let level = globals.last("log-level").unwrap_or_default().to_lowercase();
+    let traced = globals.on("debug") || matches!(level.as_str(), "debug" | "trace");
+    Ok(Client::new(endpoint, version, headers(session)).traced(traced))
 }
 
 fn headers(session: &Session) -> HeaderMap {

@@ -1,6 +1,7 @@
 //! What verbs print: tables, templates, JSON, progress.
 
 pub mod progress;
+pub mod shape;
 pub mod table;
 
 pub use table::{Report, Row};
@@ -37,6 +38,12 @@ fn write_indented(value: &Value, unit: &str, depth: usize, out: &mut String) {
         out.push_str(&unit.repeat(depth));
     }
     out.push(close);
+}
+
+/// JSON as Go's `json.Marshal` writes it: no character that HTML gives a meaning to.
+pub fn html_safe(json: &str) -> String {
+    // Inside JSON these can only be parts of strings.
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// An id as lists show it: twelve digits, without the algorithm.

@@ -63,7 +63,9 @@ impl Report<'_> {
             let env =
                 Env { missing: Missing::Field(self.kind), method: Some(&label), ..Env::default() };
             let data = Value::Object(row.columns.clone());
-            body.push_str(&template.execute_in(&data, &env).map_err(parsing)?);
+            let line = template.execute_in(&data, &env).map_err(parsing)?;
+            // A whole row goes through Go's json.Marshal, which is wary of HTML; single columns do not.
+            body.push_str(&if is_json(&self.format) { super::html_safe(&line) } else { line });
             body.push('\n');
         }
         match is_table {
@@ -95,6 +97,11 @@ fn label(row: &Row, name: &str, args: &[Value]) -> Option<Result<Value, String>>
         }
         _ => None,
     }
+}
+
+/// Whether a format asks for the whole row as JSON.
+pub fn is_json(format: &str) -> bool {
+    matches!(format, "json" | "{{json .}}")
 }
 
 /// A template, or docker's message about it.

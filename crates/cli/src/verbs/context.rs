@@ -8,7 +8,7 @@ use super::{Outcome, text};
 use crate::app::{Call, say, say_line, warn};
 use crate::conf::context::{self, Context, Store};
 use crate::failure::Failure;
-use crate::out::{Report, Row, indent, table};
+use crate::out::{Report, Row, html_safe, indent, table};
 use crate::parse::quote;
 
 const HEADERS: &[(&str, &str)] = &[
@@ -164,6 +164,7 @@ pub async fn ls(call: Call) -> Outcome {
     let current = context::current(&call.session);
     let mut all = vec![default_context()];
     all.extend(Store::open(&call.session).list().into_iter().map(|c| c.meta));
+    all.sort_by(|a, b| text(a, "Name").cmp(text(b, "Name")));
     let rows: Vec<Row> = all
         .iter()
         .map(|meta| {
@@ -195,10 +196,7 @@ pub async fn ls(call: Call) -> Outcome {
         kind: "*formatter.clientContextContext",
     };
     report.print(&rows)?;
-    if std::env::var("DOCKER_HOST").is_ok_and(|h| !h.is_empty())
-        && !call.session.config().text("currentContext").is_empty()
-        && !given.on("quiet")
-    {
+    if std::env::var("DOCKER_HOST").is_ok_and(|h| !h.is_empty()) && !given.on("quiet") {
         warn(
             "Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.",
         );
@@ -247,7 +245,12 @@ pub async fn inspect(call: Call) -> Outcome {
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for name in names {
         let meta = match name.as_str() {
-            "default" => Ok(default_context()),
+            "default" => {
+                let mut meta = default_context();
+                // The list describes it; it has no description of its own.
+                meta["Metadata"] = json!({});
+                Ok(meta)
+            }
             name => store.load(name).map(|c| c.meta),
         };
         match meta {
@@ -273,8 +276,8 @@ pub async fn inspect(call: Call) -> Outcome {
                 say_line(template.execute(meta).map_err(table::parsing)?)?;
             }
         }
-        (None, "json") => say_line(Value::from(found).to_string())?,
-        (None, _) => say_line(indent(&found.into(), "    "))?,
+        (None, "json") => say_line(html_safe(&Value::from(found).to_string()))?,
+        (None, _) => say_line(html_safe(&indent(&found.into(), "    ")))?,
     }
     Failure::join(failures)
 }

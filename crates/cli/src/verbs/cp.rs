@@ -1,7 +1,7 @@
 //! `cp`: files between a container and here, as tar streams.
 
-use std::io::{IsTerminal, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -11,6 +11,7 @@ use http::Method;
 use serde_json::Value;
 use tokio::io::AsyncRead;
 
+use super::unpack::{Place, unpack};
 use super::{Outcome, text};
 use crate::api::{ApiError, Client, Payload, next, segment, url};
 use crate::app::{Call, say, warn};
@@ -47,7 +48,6 @@ fn split(text: &str) -> (Option<&str>, &str) {
 
 /// What the engine says about a path.
 struct Stat {
-    name: String,
     directory: bool,
     link: Option<String>,
 }
@@ -75,7 +75,6 @@ fn read_stat(headers: &http::HeaderMap) -> Stat {
     let stat: Value = json.and_then(|j| serde_json::from_slice(&j).ok()).unwrap_or_default();
     let mode = stat["mode"].as_u64().unwrap_or(0);
     Stat {
-        name: text(&stat, "name").to_owned(),
         directory: mode & DIRECTORY != 0,
         link: (mode & SYMLINK != 0).then(|| text(&stat, "linkTarget").to_owned()),
     }
@@ -107,7 +106,7 @@ async fn from(call: &Call, container: &str, source: &str, local: &str) -> Outcom
     let response = client.send(Method::GET, &address, Payload::Empty, &[]).await?;
     let stat = read_stat(response.headers());
     let contents = source.ends_with("/.") || source == ".";
-    let place = Place::choose(local, &stat, contents)?;
+    let place = choose(call, local, &stat, contents)?;
     let (sender, receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(16);
     let unpacking = tokio::task::spawn_blocking(move || unpack(Pipe::new(receiver), &place));
     let mut body = response.into_body();
@@ -159,147 +158,22 @@ fn check_parent(local: &str) -> Outcome {
 }
 
 /// Where a copy out of a container ends up.
-struct Place {
-    directory: PathBuf,
-    /// The name that the first part of every entry becomes; empty to leave it out.
-    rename: Option<String>,
-}
-
-impl Place {
-    fn choose(local: &str, stat: &Stat, contents: bool) -> Result<Self, Failure> {
-        let path = PathBuf::from(absolute(local));
-        if path.is_dir() {
-            let rename = (contents && stat.directory).then(String::new);
-            return Ok(Self { directory: path, rename });
-        }
-        if path.exists() && stat.directory {
-            return Err("cannot copy directory".into());
-        }
-        if local.ends_with('/') && !stat.directory {
-            return Err("no such directory".into());
-        }
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-        let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-        Ok(Self { directory, rename: name })
+fn choose(call: &Call, local: &str, stat: &Stat, contents: bool) -> Result<Place, Failure> {
+    let keep_owner = call.given.on("archive");
+    let path = PathBuf::from(absolute(local));
+    if path.is_dir() {
+        let rename = (contents && stat.directory).then(String::new);
+        return Ok(Place { directory: path, rename, keep_owner });
     }
-
-    /// An entry's path inside the directory; `None` when it would leave it.
-    fn inside(&self, entry: &Path) -> Option<PathBuf> {
-        use std::path::Component;
-        let mut parts = Vec::new();
-        for part in entry.components() {
-            match part {
-                Component::Normal(name) => parts.push(name.to_owned()),
-                Component::CurDir => (),
-                Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
-            }
-        }
-        let mut out = PathBuf::new();
-        let mut parts = parts.into_iter();
-        let first = parts.next();
-        match (&self.rename, first) {
-            (Some(name), _) => out.push(name),
-            (None, Some(first)) => out.push(first),
-            (None, None) => (),
-        }
-        out.extend(parts);
-        Some(out)
+    if path.exists() && stat.directory {
+        return Err("cannot copy directory".into());
     }
-}
-
-/// Writes a tar stream below a directory. No entry leaves it: not by its name, and not through a
-/// symbolic link that an earlier entry made.
-fn unpack(reader: Pipe, place: &Place) -> Result<u64, Failure> {
-    let mut archive = tar::Archive::new(reader);
-    let mut total = 0;
-    let failed = |e: std::io::Error| Failure::new(format!("cannot unpack: {}", os_text(&e)));
-    for entry in archive.entries().map_err(failed)? {
-        let mut entry = entry.map_err(failed)?;
-        let name = entry.path().map_err(failed)?.into_owned();
-        let refused =
-            |why: &str| Failure::new(format!("refusing to unpack {}: {why}", name.display()));
-        let inside = place.inside(&name).ok_or_else(|| refused("it leads out of the directory"))?;
-        if inside.as_os_str().is_empty() {
-            continue;
-        }
-        let target = place.directory.join(&inside);
-        let through_link = inside
-            .ancestors()
-            .skip(1)
-            .map(|a| place.directory.join(a))
-            .take_while(|a| *a != place.directory)
-            .any(|a| a.is_symlink());
-        if through_link {
-            return Err(refused("its directory is a symbolic link"));
-        }
-        total += entry.size();
-        write_entry(&mut entry, &target, place, &refused)?;
+    if local.ends_with('/') && !stat.directory {
+        return Err("no such directory".into());
     }
-    Ok(total)
-}
-
-fn write_entry(
-    entry: &mut tar::Entry<'_, Pipe>,
-    target: &Path,
-    place: &Place,
-    refused: &dyn Fn(&str) -> Failure,
-) -> Outcome {
-    let failed = |e: std::io::Error| {
-        Failure::new(format!("cannot write {}: {}", target.display(), os_text(&e)))
-    };
-    if let Some(parent) = target.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let kind = entry.header().entry_type();
-    let mode = entry.header().mode().unwrap_or(0o644) & 0o7777;
-    if kind.is_dir() {
-        match std::fs::create_dir(target) {
-            Ok(()) => (),
-            Err(_) if target.is_dir() && !target.is_symlink() => (),
-            Err(e) => return Err(failed(e)),
-        }
-        return std::fs::set_permissions(target, PermissionsExt::from_mode(mode)).map_err(failed);
-    }
-    if target.is_dir() && !target.is_symlink() {
-        return Err(Failure::new(format!(
-            "cannot overwrite directory {} with a file",
-            target.display()
-        )));
-    }
-    if target.is_symlink() || target.exists() {
-        std::fs::remove_file(target).map_err(failed)?;
-    }
-    let link = entry.link_name().map_err(failed)?;
-    match (kind, link) {
-        (tar::EntryType::Symlink, Some(link)) => {
-            std::os::unix::fs::symlink(link, target).map_err(failed)
-        }
-        (tar::EntryType::Link, Some(link)) => {
-            let inside = place
-                .inside(&link)
-                .ok_or_else(|| refused("its link leads out of the directory"))?;
-            std::fs::hard_link(place.directory.join(inside), target).map_err(failed)
-        }
-        (kind, _) if kind.is_file() || kind == tar::EntryType::Continuous => {
-            let mut file = std::fs::File::options()
-                .write(true)
-                .create_new(true)
-                .open(target)
-                .map_err(failed)?;
-            std::io::copy(entry, &mut file).map_err(failed)?;
-            file.set_permissions(PermissionsExt::from_mode(mode)).map_err(failed)?;
-            let at = std::time::UNIX_EPOCH
-                + std::time::Duration::from_secs(entry.header().mtime().unwrap_or(0));
-            // A file system without times still has the content.
-            drop(file.set_modified(at));
-            Ok(())
-        }
-        // Devices and pipes mean nothing outside of their container.
-        _ => {
-            warn(format!("WARNING: skipping the special file {}", target.display()));
-            Ok(())
-        }
-    }
+    let rename = path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+    Ok(Place { directory, rename, keep_owner })
 }
 
 /// Bytes from the connection for a reader that blocks.
@@ -504,13 +378,5 @@ mod tests {
         assert_eq!(rooted("a/../b"), "/b");
         assert_eq!(rooted("/etc/."), "/etc/.");
         assert_eq!(rooted(""), "/");
-    }
-
-    #[test]
-    fn entries_stay_inside() {
-        let place = Place { directory: "/x".into(), rename: Some("new".into()) };
-        assert_eq!(place.inside(Path::new("old/a")), Some("new/a".into()));
-        assert_eq!(place.inside(Path::new("old/../../a")), None);
-        assert_eq!(place.inside(Path::new("/etc/passwd")), None);
     }
 }

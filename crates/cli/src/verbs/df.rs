@@ -90,6 +90,7 @@ fn cache(usage: &Value) -> Row {
 }
 
 fn verbose(usage: &Value, format: &str) -> Outcome {
+    let trunc = format == "table";
     let image_rows: Vec<Row> = items(&usage["Images"])
         .iter()
         .map(|i| {
@@ -99,7 +100,7 @@ fn verbose(usage: &Value, format: &str) -> Outcome {
                 Some(n) => (n.familiar_name(), n.tag.clone().unwrap_or_default()),
                 None => ("<none>".to_owned(), "<none>".to_owned()),
             };
-            super::images::row(i, [&repository, &tag, "<none>"], true)
+            super::images::row(i, [&repository, &tag, ""], trunc)
         })
         .collect();
     let container_rows: Vec<Row> = items(&usage["Containers"])
@@ -107,7 +108,7 @@ fn verbose(usage: &Value, format: &str) -> Outcome {
         .map(|c| {
             let mut c = c.clone();
             c["SizeRootFs"] = 0.into();
-            ps::row(&c, true)
+            ps::row(&c, trunc)
         })
         .collect();
     let volume_rows: Vec<Row> = items(&usage["Volumes"]).iter().map(super::volume::row).collect();

@@ -46,7 +46,10 @@ pub async fn images(call: Call) -> Outcome {
     let mut rows = Vec::new();
     for image in items(&list) {
         for (repository, tag, digest) in names(image, needs_digest, digests) {
-            rows.push(row(image, [&repository, &tag, &digest], !full));
+            let mut row = row(image, [&repository, &tag, &digest], !full);
+            // Only `system df` counts them.
+            row.columns.insert("Containers".to_owned(), "N/A".into());
+            rows.push(row);
         }
     }
     Report { format, headers: HEADERS, kind: KIND }.print(&rows)?;

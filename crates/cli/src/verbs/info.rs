@@ -78,6 +78,7 @@ fn server_lines(info: &Value) -> String {
     for kind in ["Volume", "Network", "Log"] {
         out.line(&format!("  {kind}:"), &words(&info["Plugins"][kind]));
     }
+    out.listed(" CDI spec directories:", &info["CDISpecDirs"]);
     out.line(" Swarm:", text(&info["Swarm"], "LocalNodeState"));
     if let Some(runtimes) = info["Runtimes"].as_object().filter(|r| !r.is_empty()) {
         let names: Vec<&str> = runtimes.keys().map(String::as_str).collect();

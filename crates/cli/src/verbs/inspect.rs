@@ -7,7 +7,7 @@ use super::Outcome;
 use crate::api::{ApiError, Client, image_path, segment, url};
 use crate::app::{Call, say, warn};
 use crate::failure::Failure;
-use crate::out::{indent, table};
+use crate::out::{indent, shape, table};
 use crate::parse::quote;
 
 /// Fields whose objects have keys of the user's choice: asking for a missing one gives no value.
@@ -191,6 +191,12 @@ fn skippable(error: &ApiError) -> bool {
 }
 
 fn execute(template: &Template, object: &Value) -> Result<String, Failure> {
-    let env = Env { missing: Missing::Error, open_maps: OPEN_MAPS, ..Env::default() };
+    let env = Env {
+        missing: Missing::Error,
+        open_maps: OPEN_MAPS,
+        optional: shape::OPTIONAL,
+        print: Some(&shape::print),
+        ..Env::default()
+    };
     template.execute_in(object, &env).map_err(table::parsing)
 }

@@ -25,6 +25,7 @@ pub mod pull;
 pub mod run;
 pub mod start;
 pub mod stats;
+mod unpack;
 pub mod update;
 pub mod version;
 pub mod volume;

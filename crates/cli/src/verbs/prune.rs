@@ -18,14 +18,11 @@ fn confirm(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-fn permitted(call: &Call, warning: &str, what: &str) -> Outcome {
-    if call.given.on("force") {
-        return Ok(());
-    }
-    match confirm(&format!("WARNING! {warning}\nAre you sure you want to continue?"))? {
-        true => Ok(()),
-        // docker says nothing and exits with 1... unless asked to debug.
-        false => Err(Failure::new(format!("{what} prune has been cancelled"))),
+/// A no is an answer and not a failure: docker says nothing more and exits with 0.
+fn permitted(call: &Call, warning: &str) -> Result<bool, Failure> {
+    match call.given.on("force") {
+        true => Ok(true),
+        false => confirm(&format!("WARNING! {warning}\nAre you sure you want to continue?")),
     }
 }
 
@@ -102,7 +99,9 @@ fn wanted(call: &Call) -> Vec<String> {
 
 /// `container prune`
 pub async fn containers(call: Call) -> Outcome {
-    permitted(&call, "This will remove all stopped containers.", "container")?;
+    if !permitted(&call, "This will remove all stopped containers.")? {
+        return Ok(());
+    }
     report(prune_containers(call.client()?, &wanted(&call)).await?, true)
 }
 
@@ -113,7 +112,9 @@ pub async fn images(call: Call) -> Outcome {
         true => "This will remove all images without at least one container associated to them.",
         false => "This will remove all dangling images.",
     };
-    permitted(&call, warning, "image")?;
+    if !permitted(&call, warning)? {
+        return Ok(());
+    }
     report(prune_images(call.client()?, &wanted(&call), all).await?, true)
 }
 
@@ -132,17 +133,18 @@ pub async fn volumes(call: Call) -> Outcome {
     if all {
         list.push("all=true".to_owned());
     }
-    permitted(&call, warning, "volume")?;
+    if !permitted(&call, warning)? {
+        return Ok(());
+    }
     report(prune_volumes(call.client()?, &list).await?, true)
 }
 
 /// `network prune`
 pub async fn networks(call: Call) -> Outcome {
-    permitted(
-        &call,
-        "This will remove all custom networks not used by at least one container.",
-        "network",
-    )?;
+    let warning = "This will remove all custom networks not used by at least one container.";
+    if !permitted(&call, warning)? {
+        return Ok(());
+    }
     report(prune_networks(call.client()?, &wanted(&call)).await?, false)
 }
 
@@ -154,7 +156,9 @@ pub async fn system(call: Call) -> Outcome {
     if volumes && list.iter().any(|f| f.starts_with("until=")) {
         return Err("ERROR: The \"until\" filter is not supported with \"--volumes\"".into());
     }
-    permitted(&call, &system_warning(all, volumes, &list), "system")?;
+    if !permitted(&call, &system_warning(all, volumes, &list))? {
+        return Ok(());
+    }
     let client = call.client()?;
     let mut bytes = 0.0;
     let mut done =
@@ -180,6 +184,7 @@ fn system_warning(all: bool, volumes: bool, filters: &[String]) -> String {
         true => "all images without at least one container associated to them",
         false => "all dangling images",
     });
+    lines.push(if all { "all build cache" } else { "unused build cache" });
     let list = |lines: &[&str]| lines.iter().map(|l| format!("\n  - {l}")).collect::<String>();
     let mut text = format!("This will remove:{}\n", list(&lines));
     if !filters.is_empty() {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Outcome, ago, count, items, joined_labels, list_format, real, text};
 use crate::api::{filters, url};
-use crate::app::Call;
+use crate::app::{Call, warn};
 use crate::out::{Report, Row, ellipsis, short_id};
 use crate::parse::{quote, reference, size, time};
 
@@ -35,6 +35,9 @@ const TABLE: &str = "table {{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}
 /// `ps [OPTIONS]`
 pub async fn ps(call: Call) -> Outcome {
     let given = &call.given;
+    if given.on("quiet") && given.changed("format") {
+        warn("WARNING: Ignoring custom format, because both --format and --quiet are set.");
+    }
     let format = format_of(&call);
     let mentions_size = wharf_template::Template::parse(&format).is_ok_and(|t| t.mentions("Size"));
     let latest = given.on("latest");

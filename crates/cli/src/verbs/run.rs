@@ -192,8 +192,10 @@ async fn start_and_wait(call: &Call, client: &Client, container: &Container, id:
         detach_keys: keys(call),
     };
     if !(streams.stdin || streams.stdout || streams.stderr) {
-        start(client, id).await.map_err(|e| explain(e.into()))?;
-        return say_line(id);
+        let started = start(client, id).await;
+        // The container is there even if it could not be started.
+        say_line(id)?;
+        return started.map_err(|e| explain(e.into()));
     }
     let (connection, _) = client.hijack(&attach_path(id, &streams), None).await?;
     let removed = call.given.on("rm");
@@ -201,7 +203,7 @@ async fn start_and_wait(call: &Call, client: &Client, container: &Container, id:
     if let Err(error) = start(client, id).await {
         if removed {
             // Once it is gone, its name is free again.
-            drop(wait.status().await);
+            _ = wait.status().await;
         }
         return Err(explain(error.into()));
     }

@@ -68,7 +68,7 @@ async fn attached(call: &Call) -> Outcome {
         let wait = Waiting::begin(client, &id, removed).await?;
         if let Err(error) = run::start(client, &id).await {
             if removed {
-                drop(wait.status().await);
+                _ = wait.status().await;
             }
             return Err(error.into());
         }

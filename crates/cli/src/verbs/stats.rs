@@ -52,7 +52,7 @@ async fn names(call: &Call) -> Result<Vec<String>, Failure> {
     }
     let all = if call.given.on("all") { "1" } else { "" };
     let list = call.client()?.get(&url("/containers/json", &[("all", all)])).await?;
-    Ok(items(&list).iter().map(|c| text(c, "Id").to_owned()).collect())
+    Ok(items(&list).iter().map(|c| short_id(text(c, "Id"))).collect())
 }
 
 async fn once(call: &Call, report: &Report<'_>, trunc: bool) -> Outcome {

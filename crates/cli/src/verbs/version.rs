@@ -21,16 +21,16 @@ pub async fn version(call: Call) -> Outcome {
     let server = client.get("/version").await;
     let own = json!({
         "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": client.version(),
-        "DefaultAPIVersion": API_VERSION, "GitCommit": "wharf", "GoVersion": "none, this is Rust",
-        "Os": "linux", "Arch": arch(), "BuildTime": "",
+        "DefaultAPIVersion": API_VERSION, "GitCommit": "unknown", "GoVersion": "none",
+        "Os": "linux", "Arch": arch(), "BuildTime": "unknown",
         "Context": context::current(&call.session),
     });
     let answer = server.as_ref().ok();
     match template {
         Some(template) => {
-            let mut client = own.clone();
-            client["APIVersion"] = own["ApiVersion"].clone();
-            let data = json!({"Client": client, "Server": answer.map(with_names)});
+            let data = json!({"Client": own, "Server": answer.map(dated)});
+            // JSON shows the fields by one name, Go's templates by another.
+            let data = if table::is_json(format) { data } else { with_names(data) };
             say_line(template.execute(&data).map_err(table::parsing)?)?;
         }
         None => say(align(&plain(&own, answer), 20, 1))?,
@@ -39,9 +39,23 @@ pub async fn version(call: Call) -> Outcome {
 }
 
 /// The name that Go's templates use beside the one of the JSON.
-fn with_names(server: &Value) -> Value {
+fn with_names(mut data: Value) -> Value {
+    for side in ["Client", "Server"] {
+        if data[side].is_object() {
+            data[side]["APIVersion"] = data[side]["ApiVersion"].clone();
+        }
+    }
+    data
+}
+
+/// The answer with the build times of its components as C prints them.
+fn dated(server: &Value) -> Value {
     let mut server = server.clone();
-    server["APIVersion"] = server["ApiVersion"].clone();
+    for component in server["Components"].as_array_mut().into_iter().flatten() {
+        if let Some(Value::String(time)) = component["Details"].get_mut("BuildTime") {
+            *time = built(time);
+        }
+    }
     server
 }
 
@@ -57,9 +71,12 @@ fn arch() -> &'static str {
 fn plain(client: &Value, server: Option<&Value>) -> String {
     let of = |name: &str| text(client, name);
     let mut out = format!(
-        "Client:\n Version:\t{}\n API version:\t{}\n OS/Arch:\t{}/{}\n Context:\t{}\n",
+        "Client:\n Version:\t{}\n API version:\t{}\n Go version:\t{}\n Git commit:\t{}\n Built:\t{}\n OS/Arch:\t{}/{}\n Context:\t{}\n",
         of("Version"),
         of("ApiVersion"),
+        of("GoVersion"),
+        of("GitCommit"),
+        of("BuildTime"),
         of("Os"),
         of("Arch"),
         of("Context")

@@ -153,7 +153,7 @@ async fn the_default_bridge_publishes_ports(h: Host) {
 }
 
 /// Asks until the server in the container listens.
-async fn fetch(at: &str) -> String {
+pub(crate) async fn fetch(at: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     for _ in 0..200 {
         let mut text = String::new();

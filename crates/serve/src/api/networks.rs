@@ -7,7 +7,7 @@ use wharf_engine::filters::{NETWORKS, PRUNE};
 use wharf_spec::docker;
 
 use super::system::{CREATED, now};
-use super::{Door, blocking};
+use super::{Door, blocking, complete};
 use crate::call::Call;
 use crate::fault::Fault;
 use crate::reply::{self, Reply};
@@ -46,11 +46,26 @@ pub(super) async fn network(
             let report = blocking(move || networks.prune(&filters, now())).await?;
             Ok(reply::ok(&report))
         }
-        NetworkAction::Connect(name) | NetworkAction::Disconnect(name) => {
-            networks.inspect(&name)?;
-            Err(Fault::not_implemented(
-                "this version of wharf connects containers to networks when they are created: use docker run --network",
-            ))
+        NetworkAction::Connect(name) => {
+            let request: docker::NetworkConnectRequest = body(&mut call).await?;
+            complete(async move {
+                let settings = request.endpoint_config.unwrap_or_default();
+                door.engine.connect(&name, &request.container, settings).await
+            })
+            .await?;
+            Ok(reply::status(StatusCode::OK))
+        }
+        NetworkAction::Disconnect(name) => {
+            let request: docker::NetworkDisconnectRequest = body(&mut call).await?;
+            complete(async move { door.engine.disconnect(&name, &request.container).await })
+                .await?;
+            Ok(reply::status(StatusCode::OK))
         }
     }
+}
+
+/// A body that must be there.
+async fn body<T: serde::de::DeserializeOwned>(call: &mut Call) -> Result<T, Fault> {
+    let missing = || Fault::invalid("invalid JSON: got EOF while reading request body");
+    call.json().await?.ok_or_else(missing)
 }

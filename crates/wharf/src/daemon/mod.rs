@@ -38,8 +38,7 @@ const IDLE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs the daemon with the arguments after `daemon`.
 pub(crate) fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
-    let command = written::command().bin_name("wharf daemon").version(info::VERSION);
-    let matches = match command.try_get_matches_from(args) {
+    let matches = match command().bin_name("wharf daemon").try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(e) => return usage(&e),
     };
@@ -54,6 +53,11 @@ pub(crate) fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The daemon's flags.
+pub(crate) fn command() -> clap::Command {
+    written::command().version(info::VERSION)
 }
 
 fn usage(e: &clap::Error) -> ExitCode {

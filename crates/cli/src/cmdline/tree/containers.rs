@@ -1,7 +1,7 @@
 //! The verbs that act on containers.
 
 use crate::cmdline::Kind::*;
-use crate::cmdline::{Args, Flag, Item, Verb, alias, flag};
+use crate::cmdline::{Args, Flag, Item, Verb, alias, deprecated, flag};
 use crate::verbs;
 
 /// What `run` and `create` share.
@@ -440,7 +440,7 @@ pub(super) const VERBS: &[Verb] = &[
         flags: &[&[
             flag(Str, "s", "signal", "Signal to send to the container"),
             flag(Int, "t", "timeout", "Seconds to wait before killing the container"),
-            alias(Int, "time", "timeout"),
+            deprecated(Int, "time", "timeout"),
         ]],
         run: |call| Box::pin(verbs::lifecycle::restart(call)),
     },
@@ -504,7 +504,7 @@ pub(super) const VERBS: &[Verb] = &[
         flags: &[&[
             flag(Str, "s", "signal", "Signal to send to the container"),
             flag(Int, "t", "timeout", "Seconds to wait before killing the container"),
-            alias(Int, "time", "timeout"),
+            deprecated(Int, "time", "timeout"),
         ]],
         run: |call| Box::pin(verbs::lifecycle::stop(call)),
     },

@@ -88,6 +88,13 @@ pub const GROUPS: &[Group] = &[
 pub const COMMON: &[&str] =
     &["run", "exec", "ps", "pull", "images", "login", "logout", "search", "version", "info"];
 
+/// What the binary can be besides a command line; a program named `docker` is only that.
+pub const PARTS: &[(&str, &str)] = &[
+    ("daemon", "Run the engine that containers live in"),
+    ("man", "Write the manual pages into a directory"),
+    ("oci", "Run one container without an engine, with runc's command line"),
+];
+
 /// Docker's words that wharf does not have yet, and what to say about each.
 const LATER: &[(&str, &str)] = &[
     ("build", "building images is not implemented yet; load or pull an image instead"),
@@ -146,7 +153,7 @@ pub fn later(path: &str) -> Option<&'static str> {
 pub fn verbs_of(group: &str) -> Vec<(&'static str, &'static Verb)> {
     let prefix = format!("{group} ");
     let mut list: Vec<(&'static str, &'static Verb)> = all()
-        .filter(|v| v.paths[0] != "system dial-stdio")
+        .filter(|v| !["system dial-stdio", "volume update"].contains(&v.paths[0]))
         .filter_map(|v| {
             let path = v.paths.iter().find_map(|p| p.strip_prefix(&prefix))?;
             Some((path, v))
