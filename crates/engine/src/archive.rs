@@ -30,7 +30,8 @@ impl Inner {
         path: &str,
     ) -> Result<docker::PathStat> {
         let path = path.to_owned();
-        self.blocking(move |inner| inner.confined(&c, Purpose::Read, |root| stat(root, &path, &c))).await
+        self.blocking(move |inner| inner.confined(&c, Purpose::Read, |root| stat(root, &path, &c)))
+            .await
     }
 
     pub(crate) async fn archive_get(

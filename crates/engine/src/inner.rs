@@ -170,7 +170,9 @@ impl Inner {
             let db = inner.db.clone();
             match tokio::task::spawn_blocking(move || db.sync()).await {
                 Ok(Ok(())) => (),
-                Ok(Err(e)) => tracing::error!(error = %wharf_base::error::chain(&e), "state was not synced"),
+                Ok(Err(e)) => {
+                    tracing::error!(error = %wharf_base::error::chain(&e), "state was not synced")
+                }
                 Err(e) => tracing::error!(error = %e, "state was not synced"),
             }
         });
