@@ -41,7 +41,9 @@ impl Inner {
         });
         let record = self.record(id, name, &image, request, &mut warnings)?;
         let record = self.furnish(record, &image, &mut undo)?;
-        record::store(&self.db, &record, &Life::default())?;
+        let cgroup = self.cgroup_path(&record);
+        record::store_new(&self.db, &record, &Life::default(), &cgroup.to_string_lossy())?;
+        self.sync_soon();
         undo.disarm();
         let id = record.id.to_string();
         self.emit(&record, "create", &[]);
@@ -254,8 +256,22 @@ impl Inner {
             let (inner, id) = (self.clone(), record.id.clone());
             move || drop(inner.images.unpin(id.as_str()))
         });
+        self.pin_mounts(&record, undo)?;
         self.make_volumes(&mut record, undo)?;
         Ok(record)
+    }
+
+    /// Images that are mounted stay, like the container's own.
+    fn pin_mounts(self: &Arc<Self>, record: &Record, undo: &mut Undo) -> Result<()> {
+        for point in &record.mounts {
+            let MountKind::Image { reference, .. } = &point.kind else { continue };
+            let image = self.images.resolve(reference).map_err(EngineError::from)?;
+            let owner = mount_pin(record, point);
+            self.images.pin(&owner, &image).map_err(EngineError::from)?;
+            let inner = self.clone();
+            undo.push("let go of a mounted image", move || drop(inner.images.unpin(&owner)));
+        }
+        Ok(())
     }
 
     fn make_volumes(self: &Arc<Self>, record: &mut Record, undo: &mut Undo) -> Result<()> {
@@ -281,6 +297,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Who pins an image that a container mounts.
+pub(crate) fn mount_pin(record: &Record, point: &MountPoint) -> String {
+    format!("{}:{}", record.id, point.destination)
 }
 
 fn check_source(point: &MountPoint) -> Result<()> {
