@@ -27,10 +27,18 @@ pub struct Registry {
 
 struct Shelf {
     /// `name/manifests/reference` → manifest, and `name/blobs/digest` → blob.
-    things: HashMap<String, (&'static str, Vec<u8>)>,
+    things: HashMap<String, Thing>,
     fault: Option<Fault>,
     faulted: Mutex<Vec<String>>,
     seen: Arc<Mutex<Vec<String>>>,
+}
+
+/// What is served under one path.
+#[derive(Clone)]
+struct Thing {
+    kind: &'static str,
+    digest: String,
+    body: Vec<u8>,
 }
 
 impl Registry {
@@ -61,16 +69,18 @@ impl Registry {
     }
 }
 
-fn things(images: &[&Image]) -> HashMap<String, (&'static str, Vec<u8>)> {
-    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+fn things(images: &[&Image]) -> HashMap<String, Thing> {
     let mut all = HashMap::new();
     for image in images {
         let (name, tag) = image.name.split_once(':').unwrap();
-        let manifest = image.manifest();
-        all.insert(format!("{name}/manifests/{tag}"), (MANIFEST, manifest.clone()));
-        all.insert(format!("{name}/manifests/{}", digest(&manifest)), (MANIFEST, manifest));
-        for (digest, blob) in image.blobs() {
-            all.insert(format!("{name}/blobs/{digest}"), ("application/octet-stream", blob));
+        let body = image.manifest();
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = Thing { kind, digest: digest(&body), body };
+        all.insert(format!("{name}/manifests/{}", manifest.digest), manifest.clone());
+        all.insert(format!("{name}/manifests/{tag}"), manifest);
+        for (digest, body) in image.blobs() {
+            let kind = "application/octet-stream";
+            all.insert(format!("{name}/blobs/{digest}"), Thing { kind, digest, body });
         }
     }
     all
@@ -105,7 +115,7 @@ impl Shelf {
         if key.is_empty() {
             return to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").ok();
         }
-        let Some((kind, body)) = self.things.get(key) else {
+        let Some(Thing { kind, digest, body }) = self.things.get(key) else {
             let (code, what) = match key.contains("/manifests/") {
                 true => ("MANIFEST_UNKNOWN", "manifest unknown"),
                 false => ("BLOB_UNKNOWN", "blob unknown to registry"),
@@ -126,7 +136,7 @@ impl Shelf {
         let start: usize = start.unwrap_or(0).min(body.len());
         let status = if range.is_empty() { "200 OK" } else { "206 Partial Content" };
         let mut head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n");
-        head.push_str(&format!("Docker-Content-Digest: {}\r\n", digest(body)));
+        head.push_str(&format!("Docker-Content-Digest: {digest}\r\n"));
         head.push_str(&format!("Content-Length: {}\r\n", body.len() - start));
         if !range.is_empty() {
             let (last, all) = (body.len() - 1, body.len());

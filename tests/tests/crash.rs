@@ -103,9 +103,8 @@ impl Victim {
             }
             Victim::Keeper => {
                 let witness = host.inspect("witness", "{{.State.Pid}}").parse().unwrap();
-                let spared = Pid::from_raw(parent(witness)).unwrap();
-                let keepers: Vec<Pid> =
-                    named(host, "wharf-keeper").into_iter().filter(|p| *p != spared).collect();
+                let mut keepers = named(host, "wharf-keeper");
+                keepers.retain(|k| !keeps(*k, witness));
                 if let Some(at) = dice.below(keepers.len() as u64 + 1).checked_sub(1) {
                     // It may have ended on its own since it was seen.
                     _ = kill_process(keepers[usize::try_from(at).unwrap()], Signal::KILL);
@@ -130,10 +129,16 @@ fn named(host: &Host, name: &str) -> Vec<Pid> {
     found
 }
 
-/// The parent of a process that is named by its pid on this machine's side.
-fn parent(pid: i32) -> i32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+/// Whether `keeper` is the parent of the process that its host knows as `pid`.
+fn keeps(keeper: Pid, pid: i32) -> bool {
+    let children = format!("/proc/{0}/task/{0}/children", keeper.as_raw_nonzero());
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    children.split_whitespace().any(|child| {
+        let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+        // The pids of a process in each namespace, this machine's first and its host's second.
+        let ids = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default();
+        ids.split_whitespace().nth(1) == Some(pid.to_string().as_str())
+    })
 }
 
 /// What is known of a container from the answers that arrived.

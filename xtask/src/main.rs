@@ -7,7 +7,9 @@
     reason = "a development tool: it runs programs, measures and talks to a person"
 )]
 
+mod bench;
 mod debian;
+mod demo;
 mod machine;
 mod sh;
 mod suites;
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["demo"] => demo::run(),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["bench-serve"] => bench::serve(),
+        ["bench-race", rounds, commands] => bench::race_programs(rounds, commands),
         ["tools", rest @ ..] => tools::install(rest).map(|()| true),
         ["test", rest @ ..] => suites::run(rest),
         ["vm", rest @ ..] => vm::run(rest),

@@ -35,15 +35,21 @@ pub(crate) fn dir() -> PathBuf {
     root().join("target/tools")
 }
 
-/// The stock docker CLI, docker-py and busybox: what the acceptance tests drive.
-pub(crate) fn clients() -> Result<()> {
+/// Debian's static busybox: what a host of the demo and of the tests sets itself up with.
+pub(crate) fn busybox() -> Result<()> {
     let dir = dir();
     fs::create_dir_all(&dir)?;
     let stable =
         debian::folder(&dir, "busybox-deb", Suite::Configured, &["busybox-static"], |f| {
             f.starts_with("busybox")
         })?;
-    link(&stable.join("bin/busybox"), &dir.join("busybox"))?;
+    link(&stable.join("bin/busybox"), &dir.join("busybox"))
+}
+
+/// The stock docker CLI, docker-py and busybox: what the acceptance tests drive.
+pub(crate) fn clients() -> Result<()> {
+    let dir = dir();
+    busybox()?;
     let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
     launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
     let python = ["python3", "python3-docker"];

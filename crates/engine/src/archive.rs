@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use wharf_spec::docker;
 use wharf_sys::root::{Kind, Metadata, Root};
 
+use crate::confined::Purpose;
 use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::inner::Inner;
@@ -29,7 +30,8 @@ impl Inner {
         path: &str,
     ) -> Result<docker::PathStat> {
         let path = path.to_owned();
-        self.blocking(move |inner| inner.confined(&c, |root| stat(root, &path, &c))).await
+        self.blocking(move |inner| inner.confined(&c, Purpose::Read, |root| stat(root, &path, &c)))
+            .await
     }
 
     pub(crate) async fn archive_get(
@@ -54,7 +56,7 @@ impl Inner {
                 }
                 Ok(())
             };
-            if let Err(e) = inner.confined(&of, work)
+            if let Err(e) = inner.confined(&of, Purpose::Read, work)
                 && let Some(told) = told.take()
             {
                 drop(told.send(Err(e)));
@@ -80,7 +82,7 @@ impl Inner {
         let (of, to) = (c.clone(), path.to_owned());
         let unpack = self.blocking(move |inner| {
             let owner = inner.owner(&of, options)?;
-            inner.confined(&of, |root| {
+            inner.confined(&of, Purpose::Write, |root| {
                 let target = directory(root, &to, &of)?;
                 Unpack { root, target, owner, strict: options.no_overwrite_dir_non_dir }
                     .run(ChunkReader::new(chunks))

@@ -33,11 +33,7 @@ impl Inner {
             _ => (),
         }
         let keys = DetachKeys::parse(options.detach_keys.as_deref().unwrap_or_default())?;
-        let past = match options.logs {
-            true => Some(self.logs(c, past(&options)).await?),
-            false => None,
-        };
-        let stream = options.stream;
+        let (stream, logs) = (options.stream, options.logs.then(|| past(&options)));
         let (ours, theirs) = pair()?;
         if stream {
             let options = KeeperOptions {
@@ -49,6 +45,14 @@ impl Inner {
             };
             self.connect(c, options, theirs).await?;
         }
+        // Read when the stream is connected, so that nothing falls between the two.
+        let past = match logs {
+            Some(past) => {
+                let until = Some(self.clock.unix_nanos());
+                Some(self.logs(c, LogOptions { until, ..past }).await?)
+            }
+            None => None,
+        };
         self.emit(&record, "attach", &[]);
         let mut session = session(ours, record.config.tty)?;
         if let Some(past) = past {

@@ -19,12 +19,21 @@ use crate::inner::Inner;
 use crate::record::Record;
 use crate::spec::mounts::{HostMount, Source};
 
+/// What a tree is entered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Reading. The container may be started meanwhile, so its own layer must not be mounted for writing.
+    Read,
+    /// Writing. The caller holds the turn of a container that does not run.
+    Write,
+}
+
 impl Inner {
-    /// Runs `work` on the tree of `c`. Blocks. Of a container that does not run the caller holds the turn if
-    /// `work` writes.
+    /// Runs `work` on the tree of `c`. Blocks.
     pub(crate) fn confined<T: Send>(
         self: &Arc<Self>,
         c: &Container,
+        purpose: Purpose,
         work: impl FnOnce(&Root) -> Result<T> + Send,
     ) -> Result<T> {
         if let Some(run) = c.state().run() {
@@ -38,7 +47,7 @@ impl Inner {
         let record = c.record();
         std::thread::scope(|scope| {
             let entered = scope.spawn(|| {
-                let root = self.assemble(&record)?;
+                let root = self.assemble(&record, purpose)?;
                 work(&root)
             });
             entered.join().unwrap_or_else(|_| {
@@ -48,7 +57,7 @@ impl Inner {
     }
 
     /// Called in a thread of its own, which ends after the work.
-    fn assemble(&self, record: &Record) -> Result<Root> {
+    fn assemble(&self, record: &Record, purpose: Purpose) -> Result<Root> {
         let failed = |what: &str| {
             let what = format!("look into container {}: {what}", record.id.short());
             move |e: std::io::Error| EngineError::system(what, e)
@@ -59,7 +68,11 @@ impl Inner {
         unshare(NEWNS).map_err(failed("leave the host's mounts"))?;
         let private = Attr { propagation: propagation::PRIVATE, ..Attr::default() };
         mount::set_attr_at(c"/", true, private).map_err(failed("make mounts private"))?;
-        let overlay = self.writable(record).map_err(failed("mount its layers"))?;
+        let overlay = match purpose {
+            Purpose::Write => self.writable(record),
+            Purpose::Read => self.readable(record, &stage),
+        };
+        let overlay = overlay.map_err(failed("mount its layers"))?;
         let on = File::open(&stage).map_err(failed("open the place to mount on"))?;
         mount::attach(&overlay, on).map_err(failed("attach its layers"))?;
         let root = Root::open(&stage).map_err(failed("open its root"))?;
@@ -80,6 +93,29 @@ impl Inner {
         crate::view::add_lowers(&fs, &lowers.iter().collect::<Vec<_>>())?;
         fs.set("upperdir", dir.join("upper").as_path())?;
         fs.set("workdir", dir.join("work").as_path())?;
+        fs.mount(0)
+    }
+
+    /// All of the container's layers as they are, with an empty one in memory above them, which takes the
+    /// mount points that the image does not have.
+    fn readable(&self, record: &Record, stage: &Path) -> std::io::Result<std::os::fd::OwnedFd> {
+        let memory = Fs::open("tmpfs")?;
+        memory.set("source", "tmpfs")?;
+        memory.set("mode", "0700")?;
+        mount::attach(&memory.mount(0)?, File::open(stage)?)?;
+        let (upper, work) = (stage.join("upper"), stage.join("work"));
+        std::fs::create_dir(&upper)?;
+        std::fs::create_dir(&work)?;
+        let own = self.dir(&record.id).join("upper");
+        // The root directory of the merged tree is that of the top layer.
+        let top = std::fs::metadata(&own)?;
+        std::fs::set_permissions(&upper, top.permissions())?;
+        let lowers = self.lowers(record).map_err(|e| std::io::Error::other(e.message()))?;
+        let fs = Fs::open("overlay")?;
+        fs.set("source", "overlay")?;
+        crate::view::add_lowers(&fs, &std::iter::once(&own).chain(&lowers).collect::<Vec<_>>())?;
+        fs.set("upperdir", upper.as_path())?;
+        fs.set("workdir", work.as_path())?;
         fs.mount(0)
     }
 

@@ -41,7 +41,9 @@ impl Inner {
         });
         let record = self.record(id, name, &image, request, &mut warnings)?;
         let record = self.furnish(record, &image, &mut undo)?;
-        record::store(&self.db, &record, &Life::default())?;
+        let cgroup = self.cgroup_path(&record);
+        record::store_new(&self.db, &record, &Life::default(), &cgroup.to_string_lossy())?;
+        self.sync_soon();
         undo.disarm();
         let id = record.id.to_string();
         self.emit(&record, "create", &[]);
@@ -146,7 +148,7 @@ impl Inner {
         if host_config.network_mode.starts_with("container:") {
             config.hostname = String::new();
         }
-        self.pin_joined(&mut host_config)?;
+        self.pin_joined(&mut host_config);
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
@@ -177,13 +179,15 @@ impl Inner {
     }
 
     /// Names of containers whose namespaces are joined become ids, so that a rename does not redirect.
-    fn pin_joined(&self, h: &mut docker::HostConfig) -> Result<()> {
+    /// A name that is not there yet is left to the start, as Docker does: answered 404 here, clients would pull the image.
+    fn pin_joined(&self, h: &mut docker::HostConfig) {
         for mode in [&mut h.network_mode, &mut h.pid_mode, &mut h.ipc_mode] {
-            if let Some(name) = mode.strip_prefix("container:") {
-                *mode = format!("container:{}", self.find(name)?.id);
+            if let Some(name) = mode.strip_prefix("container:")
+                && let Ok(joined) = self.find(name)
+            {
+                *mode = format!("container:{}", joined.id);
             }
         }
-        Ok(())
     }
 
     /// All mount points: those of other containers, then binds, mounts, and volumes of the image.
@@ -252,8 +256,22 @@ impl Inner {
             let (inner, id) = (self.clone(), record.id.clone());
             move || drop(inner.images.unpin(id.as_str()))
         });
+        self.pin_mounts(&record, undo)?;
         self.make_volumes(&mut record, undo)?;
         Ok(record)
+    }
+
+    /// Images that are mounted stay, like the container's own.
+    fn pin_mounts(self: &Arc<Self>, record: &Record, undo: &mut Undo) -> Result<()> {
+        for point in &record.mounts {
+            let MountKind::Image { reference, .. } = &point.kind else { continue };
+            let image = self.images.resolve(reference).map_err(EngineError::from)?;
+            let owner = mount_pin(record, point);
+            self.images.pin(&owner, &image).map_err(EngineError::from)?;
+            let inner = self.clone();
+            undo.push("let go of a mounted image", move || drop(inner.images.unpin(&owner)));
+        }
+        Ok(())
     }
 
     fn make_volumes(self: &Arc<Self>, record: &mut Record, undo: &mut Undo) -> Result<()> {
@@ -279,6 +297,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Who pins an image that a container mounts.
+pub(crate) fn mount_pin(record: &Record, point: &MountPoint) -> String {
+    format!("{}:{}", record.id, point.destination)
 }
 
 fn check_source(point: &MountPoint) -> Result<()> {

@@ -68,7 +68,9 @@ impl Inner {
             core.life.state = state.exited(exit.code, exit.oom, exit.at);
             let stopped = core.life.stopped_by_user;
             let delay = core.restarts.after_exit(record.policy(), exit.code, ran, stopped);
-            if delay.is_some() {
+            if let Some(delay) = delay {
+                let pause = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+                core.life.due = exit.at.saturating_add(pause);
                 core.life.state = std::mem::take(&mut core.life.state).will_restart();
                 core.life.restarts = core.restarts.count();
             }

@@ -20,6 +20,8 @@ pub struct Facts {
     pub capabilities: HashSet<Capability>,
     /// AppArmor is in force.
     pub apparmor: bool,
+    /// SELinux is in force.
+    pub selinux: bool,
     /// This machine's instruction set, for seccomp.
     pub arch: Arch,
     /// Hard limits of this process that it cannot raise, by kind; empty if it can.
@@ -43,6 +45,7 @@ impl Facts {
             kernel: kernel(&text("/proc/sys/kernel/osrelease")?),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             capabilities,
+            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
             apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|t| t.starts_with('Y')),
             arch: arch(),

@@ -1,6 +1,6 @@
 //! Which answer the errors of the lower floors deserve.
 
-use wharf_image::{ArchiveError, PullError, StoreError};
+use wharf_image::{ArchiveError, LoginError, PullError, RegistryError, StoreError};
 use wharf_net::NetError;
 
 use crate::error::{EngineError, Kind};
@@ -23,10 +23,27 @@ impl From<ArchiveError> for EngineError {
     }
 }
 
+impl From<LoginError> for EngineError {
+    fn from(e: LoginError) -> EngineError {
+        flat(image_kind(e.kind()), &e)
+    }
+}
+
+impl From<RegistryError> for EngineError {
+    fn from(e: RegistryError) -> EngineError {
+        let kind = match e {
+            RegistryError::Setting { .. } => Kind::Invalid,
+            _ => Kind::System,
+        };
+        flat(kind, &e)
+    }
+}
+
 fn image_kind(kind: wharf_image::ErrorKind) -> Kind {
     match kind {
         wharf_image::ErrorKind::Invalid => Kind::Invalid,
         wharf_image::ErrorKind::NotFound => Kind::NotFound,
+        wharf_image::ErrorKind::Unauthorized => Kind::Unauthorized,
         wharf_image::ErrorKind::Conflict => Kind::Conflict,
         wharf_image::ErrorKind::System => Kind::System,
     }

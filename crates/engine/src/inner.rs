@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +44,12 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     pub(crate) index: Mutex<Index>,
+    /// A sync of the database is on its way.
+    sync_is_due: AtomicBool,
 }
+
+/// How long creations and removals gather before they are synced together.
+const SYNC_AFTER: Duration = Duration::from_millis(200);
 
 /// The containers in memory, by id and by name.
 #[derive(Debug, Default)]
@@ -76,6 +83,7 @@ impl Inner {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             index: Mutex::default(),
+            sync_is_due: AtomicBool::new(false),
         })
     }
 
@@ -141,6 +149,31 @@ impl Inner {
                 biased;
                 () = stopping.cancelled() => (),
                 () = task => (),
+            }
+        });
+    }
+
+    /// Makes what was written durable against loss of power a moment later, for all writes of that moment at once:
+    /// nobody waits for the disk.
+    pub(crate) fn sync_soon(self: &Arc<Self>) {
+        if self.sync_is_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = self.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(SYNC_AFTER) => (),
+                () = inner.stopping.cancelled() => (),
+            }
+            // Before the work: what is written from here on asks for another.
+            inner.sync_is_due.store(false, Ordering::Release);
+            let db = inner.db.clone();
+            match tokio::task::spawn_blocking(move || db.sync()).await {
+                Ok(Ok(())) => (),
+                Ok(Err(e)) => {
+                    tracing::error!(error = %wharf_base::error::chain(&e), "state was not synced")
+                }
+                Err(e) => tracing::error!(error = %e, "state was not synced"),
             }
         });
     }

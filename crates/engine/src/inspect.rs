@@ -38,11 +38,7 @@ impl Inner {
             platform: "linux".into(),
             mount_label: String::new(),
             process_label: String::new(),
-            app_armor_profile: if self.facts.apparmor {
-                "docker-default".into()
-            } else {
-                String::new()
-            },
+            app_armor_profile: crate::spec::apparmor_profile(&record.host, &self.facts),
             exec_ids: (!execs.is_empty()).then_some(execs),
             host_config: record.host.clone(),
             graph_driver: self.graph_driver(&record),

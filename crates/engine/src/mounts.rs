@@ -17,7 +17,7 @@ impl Inner {
     pub(crate) fn host_mounts(&self, record: &Record) -> Result<Vec<HostMount>> {
         let mut out = Vec::new();
         for point in &record.mounts {
-            out.push(self.host_mount(point)?);
+            out.push(self.host_mount(record, point)?);
         }
         for (path, options) in record.host.tmpfs.iter().flatten() {
             out.push(HostMount {
@@ -56,7 +56,7 @@ impl Inner {
         self.release_shm(record);
     }
 
-    fn host_mount(&self, point: &MountPoint) -> Result<HostMount> {
+    fn host_mount(&self, record: &Record, point: &MountPoint) -> Result<HostMount> {
         let source = match &point.kind {
             MountKind::Bind { source, create, non_recursive } => {
                 bind_source(source, *create)?;
@@ -67,8 +67,13 @@ impl Inner {
                 Source::Tmpfs(mount_tmpfs(*size, *mode, options)?)
             }
             MountKind::Image { reference, subpath } => {
-                let image = self.images.resolve(reference).map_err(EngineError::from)?;
-                let lowers = self.images.lowers(&image);
+                let owner = crate::create::mount_pin(record, point);
+                let lowers = self.images.pinned_lowers(&owner).ok_or_else(|| {
+                    EngineError::conflict(format!(
+                        "the layers of the mounted image {reference} are gone from the image store: \
+                         remove the container and create it again"
+                    ))
+                })?;
                 match subpath.as_str() {
                     "" => Source::Layers(lowers),
                     sub => self.image_subpath(&lowers, sub)?,

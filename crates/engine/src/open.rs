@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wharf_base::Id;
 use wharf_keeper::Keeper;
 use wharf_keeper::client::KeeperError;
 use wharf_keeper::protocol::State as KeeperState;
+use wharf_runtime::cgroup::Cgroup;
 
 use crate::container::Container;
 use crate::error::{EngineError, Result};
@@ -36,10 +38,14 @@ impl Inner {
         for c in &all {
             self.settle(c, &mut ended).await?;
         }
+        self.blocking(|inner| inner.sweep_cgroups()).await?;
         self.adopt_networks().await?;
         let inner = self.clone();
         self.images
-            .retain_pins(|owner| inner.find(owner).is_ok_and(|c| c.id.as_str() == owner))
+            .retain_pins(|owner| {
+                let id = owner.split(':').next().unwrap_or(owner);
+                inner.find(id).is_ok_and(|c| c.id.as_str() == id)
+            })
             .map_err(EngineError::from)?;
         for (c, exit) in ended {
             self.ended(&c, exit).await;
@@ -144,6 +150,24 @@ impl Inner {
         .await
     }
 
+    /// Ends what is left in cgroups of containers that are gone. Only those that this engine recorded: another
+    /// daemon may have its own beside them.
+    fn sweep_cgroups(&self) -> Result<()> {
+        for (id, path) in record::cgroups(&self.db)? {
+            if id.parse::<Id>().is_ok_and(|id| self.index.lock().by_id.contains_key(&id)) {
+                continue;
+            }
+            let cgroup = Cgroup::at(&self.host, &path);
+            let gone = !cgroup.exists() || cgroup.kill_all().and_then(|()| cgroup.delete()).is_ok();
+            if gone {
+                record::forget_cgroup(&self.db, &id)?;
+            } else {
+                tracing::warn!(cgroup = path, "cgroup of a container that is gone was not removed");
+            }
+        }
+        Ok(())
+    }
+
     async fn adopt_networks(self: &Arc<Self>) -> Result<()> {
         let mut live: BTreeMap<Id, OwnedFd> = BTreeMap::new();
         for c in self.all() {
@@ -173,6 +197,13 @@ impl Inner {
                 _ => false,
             };
             if !due {
+                continue;
+            }
+            if matches!(life.state, State::Restarting(_)) {
+                // The rest of the pause; a clock that was set back does not make it longer than any pause is.
+                let left = u64::try_from(life.due - self.clock.unix_nanos()).unwrap_or(0);
+                let left = Duration::from_nanos(left).min(crate::restart::MAX);
+                self.restart_later(&c, left);
                 continue;
             }
             let inner = self.clone();

@@ -18,6 +18,8 @@ impl Volumes {
         let failed = |e| {
             EngineError::system(format!("fill volume {name} from {destination} of the image"), e)
         };
+        let _one_at_a_time = self.filling.lock();
+        self.empty_half_filled(name)?;
         let to = Root::open(&data).and_then(|r| r.top()).map_err(failed)?;
         if layers.is_empty() || !to.entries().map_err(failed)?.is_empty() {
             return Ok(());
@@ -35,9 +37,37 @@ impl Volumes {
             Err(e) => return Err(failed(e)),
         }
         let from = image.dir(at).map_err(failed)?;
-        Copy { root: Root::open(&data).map_err(failed)?, seen: HashMap::new() }
-            .tree(&from, &to, Path::new(""))
-            .map_err(failed)
+        let mark = self.mark(name);
+        drop(std::fs::File::create(&mark).map_err(failed)?);
+        let mut copy = Copy { root: Root::open(&data).map_err(failed)?, seen: HashMap::new() };
+        match copy.tree(&from, &to, Path::new("")) {
+            Ok(()) => std::fs::remove_file(&mark).map_err(failed),
+            Err(e) => {
+                // Half of an image is worse than nothing: whoever uses the volume next fills it anew.
+                self.empty_half_filled(name)?;
+                Err(failed(e))
+            }
+        }
+    }
+
+    /// Empties a volume whose first fill was cut short by a crash or an error.
+    pub(crate) fn empty_half_filled(&self, name: &str) -> Result<()> {
+        let mark = self.mark(name);
+        if !mark.exists() {
+            return Ok(());
+        }
+        let data = self.data(name);
+        let empty = || -> io::Result<()> {
+            for entry in std::fs::read_dir(&data)? {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => std::fs::remove_dir_all(entry.path())?,
+                    false => std::fs::remove_file(entry.path())?,
+                }
+            }
+            std::fs::remove_file(&mark)
+        };
+        empty().map_err(|e| EngineError::system(format!("empty half-filled volume {name}"), e))
     }
 }
 
@@ -133,6 +163,12 @@ mod tests {
         std::fs::write(layer.join("srv/data/new"), "").unwrap();
         v.populate("vol", std::slice::from_ref(&layer), "/srv/data").unwrap();
         assert!(!data.join("new").exists());
+        std::fs::write(v.mark("vol"), "").unwrap();
+        v.populate("vol", std::slice::from_ref(&layer), "/srv/data").unwrap();
+        assert!(data.join("new").exists(), "a fill that was cut short is begun anew");
+        std::fs::write(v.mark("vol"), "").unwrap();
+        v.collect_garbage().unwrap();
+        assert!(std::fs::read_dir(&data).unwrap().next().is_none() && !v.mark("vol").exists());
         v.provide("other", false, &Map::new(), &Map::new()).unwrap();
         assert!(v.populate("other", &[layer], "/srv/data/sub/a").is_err());
     }

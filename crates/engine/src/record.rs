@@ -16,6 +16,9 @@ const RECORDS: &str = "containers";
 /// Lives by container id: small, because they are written at every transition.
 const LIVES: &str = "container-lives";
 
+/// Paths of cgroups by container id. They outlive the container's record if they could not be removed.
+const CGROUPS: &str = "container-cgroups";
+
 /// A container as created. Changes only by rename and update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -44,6 +47,9 @@ pub struct Life {
     pub state: State,
     /// Restarts by policy since it was last started by hand.
     pub restarts: u32,
+    /// When its policy is to start it again, in nanoseconds since 1970; of no meaning unless it is restarting.
+    #[serde(default)]
+    pub due: i64,
     /// A user stopped it, and has not started it since.
     pub stopped_by_user: bool,
 }
@@ -108,6 +114,27 @@ pub fn load(db: &Db) -> Result<Vec<(Record, Life)>> {
         .collect())
 }
 
+/// Stores a new container and where its cgroup will be.
+pub(crate) fn store_new(db: &Db, record: &Record, life: &Life, cgroup: &str) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.put(RECORDS, record.id.as_str(), record)?;
+    batch.put(LIVES, record.id.as_str(), life)?;
+    batch.put(CGROUPS, record.id.as_str(), cgroup)?;
+    Ok(db.write(batch, Durability::Process)?)
+}
+
+/// Every cgroup that may exist, by container id.
+pub(crate) fn cgroups(db: &Db) -> Result<Vec<(String, String)>> {
+    Ok(db.scan(CGROUPS)?)
+}
+
+/// Forgets a cgroup that does not exist any more.
+pub(crate) fn forget_cgroup(db: &Db, id: &str) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.delete(CGROUPS, id);
+    Ok(db.write(batch, Durability::Process)?)
+}
+
 /// Stores a new container, or a changed configuration.
 pub fn store(db: &Db, record: &Record, life: &Life) -> Result<()> {
     let mut batch = Batch::new();
@@ -123,10 +150,13 @@ pub fn store_life(db: &Db, id: &Id, life: &Life) -> Result<()> {
     Ok(db.write(batch, Durability::Process)?)
 }
 
-/// Forgets a container.
-pub fn forget(db: &Db, id: &Id) -> Result<()> {
+/// Forgets a container, and its cgroup unless that is still there.
+pub fn forget(db: &Db, id: &Id, cgroup_is_gone: bool) -> Result<()> {
     let mut batch = Batch::new();
     batch.delete(RECORDS, id.as_str());
     batch.delete(LIVES, id.as_str());
+    if cgroup_is_gone {
+        batch.delete(CGROUPS, id.as_str());
+    }
     Ok(db.write(batch, Durability::Process)?)
 }

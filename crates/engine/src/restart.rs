@@ -8,7 +8,8 @@ use wharf_base::backoff::Backoff;
 use crate::error::{EngineError, Result};
 
 const FIRST: Duration = Duration::from_millis(100);
-const MAX: Duration = Duration::from_secs(60);
+/// The longest pause.
+pub(crate) const MAX: Duration = Duration::from_secs(60);
 /// A run this long counts as healthy: the next failure starts again from the first delay.
 const STABLE: Duration = Duration::from_secs(10);
 

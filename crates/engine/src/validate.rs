@@ -18,7 +18,20 @@ pub fn request(r: &CreateRequest, facts: &Facts) -> Result<Vec<String>> {
     {
         warnings.push("AppArmor is not enabled on this host: the profile has no effect.".into());
     }
+    let options = r.host_config.security_opt.as_deref().unwrap_or_default();
+    warnings.extend(labels(&SecurityOptions::parse(options)?.labels, facts.selinux)?);
     Ok(warnings)
+}
+
+/// SELinux labels: `disable` is what wharf does anyway; others need an SELinux that wharf does not speak to yet.
+fn labels(labels: &[String], selinux: bool) -> Result<Option<String>> {
+    let Some(label) = labels.iter().find(|l| *l != "disable") else { return Ok(None) };
+    if selinux {
+        return Err(EngineError::not_implemented(format!(
+            "--security-opt label={label} is not supported by wharf: it does not set SELinux labels; use label=disable"
+        )));
+    }
+    Ok(Some(format!("SELinux is not enabled on this host: label={label} has no effect.")))
 }
 
 /// A container's name, without a slash.

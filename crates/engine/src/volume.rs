@@ -45,6 +45,8 @@ pub(crate) struct Volumes {
     clock: Clock,
     /// Held while a volume is made or removed, so that the two do not cross.
     changing: Mutex<()>,
+    /// Held while a volume is filled, so that nobody takes a half-filled one for whole.
+    pub(crate) filling: Mutex<()>,
 }
 
 impl Volumes {
@@ -53,7 +55,7 @@ impl Volumes {
         wharf_base::fs::private_dir(&root)
             .map_err(|e| EngineError::system(format!("create {}", root.display()), e))?;
         // Users inside containers reach their volumes through this directory's mounts, not its path.
-        Ok(Volumes { root, db, clock, changing: Mutex::new(()) })
+        Ok(Volumes { root, db, clock, changing: Mutex::new(()), filling: Mutex::new(()) })
     }
 
     /// The volume called `name`.
@@ -69,6 +71,11 @@ impl Volumes {
     /// The directory that containers see.
     pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.root.join(name).join("_data")
+    }
+
+    /// Exists while the volume is being filled from an image.
+    pub(crate) fn mark(&self, name: &str) -> PathBuf {
+        self.root.join(name).join("filling")
     }
 
     /// The volume of that name, made if it is not there. An empty name makes one up.
@@ -144,7 +151,7 @@ impl Volumes {
         }
     }
 
-    /// Removes directories that no record owns.
+    /// Removes directories that no record owns, and what a fill that was cut short left in those that one does.
     pub(crate) fn collect_garbage(&self) -> Result<()> {
         let failed = |e| EngineError::system(format!("read {}", self.root.display()), e);
         for entry in std::fs::read_dir(&self.root).map_err(failed)? {
@@ -153,6 +160,8 @@ impl Volumes {
             if self.db.get::<Volume>(TABLE, &name)?.is_none() {
                 tracing::info!(volume = name, "volume without a record removed");
                 drop(std::fs::remove_dir_all(entry.path()));
+            } else {
+                self.empty_half_filled(&name)?;
             }
         }
         Ok(())

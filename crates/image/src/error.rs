@@ -82,6 +82,8 @@ pub enum ErrorKind {
     Invalid,
     /// It is not there (404).
     NotFound,
+    /// The registry does not know these credentials (401).
+    Unauthorized,
     /// It is in use (409).
     Conflict,
     /// This machine or the other side failed (500).

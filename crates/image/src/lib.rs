@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+mod ask;
 mod blobs;
 mod body;
 pub mod builtin;
@@ -39,6 +40,7 @@ mod tarball;
 mod unpack;
 
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
+pub use ask::{Distribution, LoginError};
 pub use changes::ChangeError;
 pub use diff::{Change, ChangeKind, changes, diff_tar, tree_tar};
 pub use error::{ErrorKind, StoreError};

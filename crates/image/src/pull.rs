@@ -698,7 +698,7 @@ fn partial_path(root: &Path, digest: &Digest) -> PathBuf {
     root.join("partial").join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
 }
 
-fn parse(raw: &RawManifest) -> Result<Document, PullError> {
+pub(crate) fn parse(raw: &RawManifest) -> Result<Document, PullError> {
     let digest = raw.digest.clone();
     Document::parse(&raw.bytes, &raw.media_type)
         .map_err(|source| PullError::Document { digest, source })
@@ -714,7 +714,7 @@ fn status(name: &Reference, fresh: bool) -> String {
 }
 
 /// Docker's texts for what a registry refuses.
-fn explain(error: RegistryError, name: &Reference) -> PullError {
+pub(crate) fn explain(error: RegistryError, name: &Reference) -> PullError {
     match error {
         RegistryError::Status { code, message, .. } if code == "MANIFEST_UNKNOWN" => {
             PullError::Unknown { name: name.familiar(), message }

@@ -119,6 +119,9 @@ impl Registry {
         if let Some(refused) = state.refuse(authorization.as_deref()) {
             return refused;
         }
+        if path == "/v2/" {
+            return answer(200, "{}");
+        }
         let parts: Vec<&str> = path.rsplitn(3, '/').collect();
         match parts[..] {
             [what, "manifests", _] => state.manifest(request.method(), what),
@@ -510,6 +513,53 @@ async fn credentials_are_given_as_asked_for() {
         let tokens = registry.gets("/token");
         assert!(tokens <= 3, "a token is shared: {tokens}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_are_tried_at_the_registry() {
+    for kind in [None, Some("Bearer"), Some("Basic")] {
+        let (world, registry) = (World::new(), Registry::start().await);
+        registry.0.lock().auth = kind;
+        let store = world.open();
+        let mut auth = credentials().auth;
+        auth.serveraddress.clone_from(&registry.0.lock().address);
+        assert_eq!(store.login(&auth).await.unwrap(), "", "{kind:?}");
+        auth.password = "wrong".into();
+        let wrong = store.login(&auth).await;
+        match kind {
+            None => assert!(wrong.is_ok()),
+            Some(_) => assert_eq!(wrong.unwrap_err().kind(), wharf_image::ErrorKind::Unauthorized),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_looked_up_without_a_pull() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    let digest = registry.add("1", &two(), |_| {});
+    let store = world.open();
+    let name = registry.name("a/b:1");
+    let found = store.distribution(&name, &AuthConfig::default()).await.unwrap();
+    assert_eq!(found.descriptor.digest, digest);
+    assert!(found.descriptor.size > 0);
+    assert_eq!(found.platforms.len(), 1);
+    assert!(store.list().is_empty());
+    assert!(registry.gets("blobs") == 1, "only the config is read");
+    let absent = store.distribution(&registry.name("a/b:2"), &AuthConfig::default()).await;
+    assert_eq!(absent.unwrap_err().kind(), wharf_image::ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_follow_addresses() {
+    use futures_util::TryStreamExt as _;
+    let (world, registry) = (World::new(), Registry::start().await);
+    let address = registry.0.lock().address.clone();
+    let store = world.open();
+    let body = store.download(&format!("{address}/a/b/tags/list")).await.unwrap();
+    let chunks: Vec<Bytes> = body.try_collect().await.unwrap();
+    assert_eq!(chunks.concat(), br#"{"tags":["1","2"]}"#);
+    assert!(store.download(&format!("http://{address}/absent")).await.is_err());
+    assert!(store.download("ftp://x/y").await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

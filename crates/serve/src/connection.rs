@@ -18,6 +18,7 @@ use wharf_base::sync::Mutex;
 
 use crate::body::Body;
 use crate::hijack::Hijacked;
+use crate::lenient::{Idle, Last, Lenient};
 use crate::socket::Socket;
 
 /// How long a client may take for the head of a request, and how long an idle connection is kept.
@@ -59,16 +60,20 @@ async fn http<A: Answers>(
     shutdown: CancellationToken,
 ) -> Option<(TakeOver, Hijacked)> {
     let wish: Arc<Mutex<Option<TakeOver>>> = Arc::default();
+    let idle = Idle::new();
     let service = {
-        let wish = wish.clone();
-        service_fn(move |request| answer(door.clone(), wish.clone(), request))
+        let (wish, idle) = (wish.clone(), idle.clone());
+        service_fn(move |request| {
+            idle.end();
+            answer(door.clone(), wish.clone(), idle.clone(), request)
+        })
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .title_case_headers(true)
         .max_buf_size(MAX_BUFFER)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(Lenient::new(socket, idle)), service);
     let mut stop = pin!(shutdown.cancelled_owned());
     let mut stopping = false;
     let taken = poll_fn(|cx| {
@@ -90,16 +95,22 @@ async fn http<A: Answers>(
     });
     let take_over = taken.await?;
     let parts = connection.into_parts();
-    Some((take_over, Hijacked { socket: parts.io.into_inner(), early: parts.read_buf }))
+    let Lenient { socket, held, .. } = parts.io.into_inner();
+    let early = match held.is_empty() {
+        true => parts.read_buf,
+        false => [parts.read_buf, held].concat().into(),
+    };
+    Some((take_over, Hijacked { socket, early }))
 }
 
 async fn answer<A: Answers>(
     door: Arc<A>,
     wish: Arc<Mutex<Option<TakeOver>>>,
+    idle: Idle,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Last>, Infallible> {
     match door.answer(request).await {
-        Answer::Response(response) => Ok(response),
+        Answer::Response(response) => Ok(response.map(|body| idle.after(body))),
         Answer::Hijack(take_over) => {
             *wish.lock() = Some(take_over);
             std::future::pending().await
@@ -182,6 +193,20 @@ mod tests {
         let mut rest = String::new();
         client.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "late");
+    }
+
+    #[tokio::test]
+    async fn quotes_in_queries_are_taken_as_dockerd_takes_them() {
+        let (mut client, _rx, _) = connect();
+        for _ in 0..2 {
+            client.write_all(b"GET /?f={\"a\":1} HTTP/1.1\r\n\r\n").await.unwrap();
+            let head = read_until(&mut client, "\r\n\r\nhi").await;
+            assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        }
+        client.write_all(b"POST /raw HTTP/1.1\r\n\r\n").await.unwrap();
+        read_until(&mut client, "SWITCHED ").await;
+        client.write_all(b"GET /?\"x\" HTTP/1.1\r\n\r\n").await.unwrap();
+        assert_eq!(read_until(&mut client, "\r\n\r\n").await, "GET /?\"x\" HTTP/1.1\r\n\r\n");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod compat;
 mod connection;
 mod fault;
 mod hijack;
+mod lenient;
 pub mod listen;
 mod progress;
 mod query;

@@ -7,6 +7,8 @@ use http::Method;
 pub(crate) enum Action {
     /// Are you there, and who are you.
     Ping,
+    /// The same without the words.
+    PingHead,
     /// What the engine can do; any path.
     Options,
     /// Versions of the engine and its parts.
@@ -214,7 +216,8 @@ pub(crate) fn route(method: &Method, path: &str) -> Option<Action> {
 
 fn system(method: &Method, parts: &[&str]) -> Option<Action> {
     Some(match (method.as_str(), parts) {
-        ("GET" | "HEAD", ["_ping"]) => Action::Ping,
+        ("GET", ["_ping"]) => Action::Ping,
+        ("HEAD", ["_ping"]) => Action::PingHead,
         ("GET", ["version"]) => Action::Version,
         ("GET", ["info"]) => Action::Info,
         ("GET", ["events"]) => Action::Events,
@@ -386,7 +389,7 @@ mod tests {
         check("GET /containers/x/attach/ws", one(OneContainer::AttachWebSocket, "x"));
         check("POST /containers/x/attach", one(OneContainer::Attach, "x"));
         check("DELETE /containers/x", one(OneContainer::Remove, "x"));
-        check("HEAD /_ping", Some(Action::Ping));
+        check("HEAD /_ping", Some(Action::PingHead));
     }
 
     #[test]

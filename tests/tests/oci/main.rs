@@ -6,7 +6,7 @@ mod containerd;
 mod podman;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use wharf_test::{Host, tools};
 
@@ -15,11 +15,8 @@ fn host() -> (Host, PathBuf) {
     let host = Host::peers();
     let binary = host.dir().join("wharf");
     fs::copy(tools::wharf(), &binary).unwrap();
-    let runtime = host.write(
-        "wharf-oci",
-        format!("#!/bin/sh\nexec {} oci \"$@\"\n", binary.display()).as_bytes(),
-    );
-    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    let runtime = host.dir().join("wharf-oci");
+    symlink(&binary, &runtime).unwrap();
     (host, runtime)
 }
 

@@ -215,6 +215,14 @@ fn limits(host: &HostConfig, defaults: &Defaults<'_>, facts: &Facts) -> Result<V
     resources::rlimits(own, defaults.ulimits, &|kind| facts.hard_limit(kind))
 }
 
+/// The profile that a container of this configuration runs under, as inspect shows it; empty is none.
+pub(crate) fn apparmor_profile(host: &HostConfig, facts: &Facts) -> String {
+    let options = host.security_opt.as_deref().unwrap_or_default();
+    // The options were checked when the container was created.
+    let security = SecurityOptions::parse(options).unwrap_or_default();
+    apparmor(&security, facts, host.privileged).unwrap_or_default()
+}
+
 /// Without AppArmor on the host a profile has no meaning, as in Docker.
 fn apparmor(security: &SecurityOptions, facts: &Facts, privileged: bool) -> Option<String> {
     if !facts.apparmor {

@@ -42,6 +42,8 @@ struct Answer {
     token: String,
     #[serde(default)]
     access_token: String,
+    #[serde(default)]
+    refresh_token: String,
     expires_in: Option<u64>,
 }
 
@@ -62,16 +64,8 @@ impl Tokens {
         remote: &Remote<'_>,
         challenges: &[String],
     ) -> Result<Option<String>, RegistryError> {
-        let challenges: Vec<Challenge> = challenges.iter().flat_map(|c| parse(c)).collect();
-        let named = |name: &str| challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case(name));
-        let (authorization, lifetime) = if let Some(bearer) = named("bearer") {
-            let (token, lifetime) = fetch(remote, &bearer.parameters).await?;
-            (format!("Bearer {token}"), lifetime)
-        } else if let (Some(_), Some((user, password))) = (named("basic"), remote.auth.basic()) {
-            (basic(&user, &password), 3600)
-        } else {
-            return Ok(None);
-        };
+        let Some(granted) = ask_for(remote, challenges).await? else { return Ok(None) };
+        let Granted { authorization, lifetime, .. } = granted;
         // A little before its end, so that it does not end on the way.
         let lifetime = Duration::from_secs(lifetime.saturating_sub(5).max(1));
         let until = remote.client.settings.clock.instant() + lifetime;
@@ -79,6 +73,40 @@ impl Tokens {
         self.0.lock().insert(key(remote), token);
         Ok(Some(authorization))
     }
+
+    /// As [`Tokens::obtain`] for a login, whose answer is not kept: the password may be wrong.
+    pub(super) async fn log_in(
+        &self,
+        remote: &Remote<'_>,
+        challenges: &[String],
+    ) -> Result<Option<Granted>, RegistryError> {
+        ask_for(remote, challenges).await
+    }
+}
+
+/// What answers a challenge.
+pub(super) struct Granted {
+    pub(super) authorization: String,
+    /// To send in place of the password from now on; empty if there is none.
+    pub(super) identity: String,
+    /// Seconds.
+    lifetime: u64,
+}
+
+async fn ask_for(
+    remote: &Remote<'_>,
+    challenges: &[String],
+) -> Result<Option<Granted>, RegistryError> {
+    let challenges: Vec<Challenge> = challenges.iter().flat_map(|c| parse(c)).collect();
+    let named = |name: &str| challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case(name));
+    if let Some(bearer) = named("bearer") {
+        return fetch(remote, &bearer.parameters).await.map(Some);
+    }
+    let (Some(_), Some((user, password))) = (named("basic"), remote.auth.basic()) else {
+        return Ok(None);
+    };
+    let authorization = basic(&user, &password);
+    Ok(Some(Granted { authorization, identity: String::new(), lifetime: 3600 }))
 }
 
 fn key(remote: &Remote<'_>) -> Key {
@@ -94,7 +122,7 @@ fn basic(user: &str, password: &str) -> String {
 async fn fetch(
     remote: &Remote<'_>,
     parameters: &HashMap<String, String>,
-) -> Result<(String, u64), RegistryError> {
+) -> Result<Granted, RegistryError> {
     let host = remote.host();
     let wrong = |what: &str| RegistryError::Protocol { host: host.clone(), what: what.into() };
     let realm = parameters.get("realm").ok_or_else(|| wrong("with a challenge without realm"))?;
@@ -102,12 +130,25 @@ async fn fetch(
         return Err(wrong("with a realm that is no address"));
     }
     let service = parameters.get("service").map_or("", String::as_str);
-    let default = format!("repository:{}:pull", remote.repository);
+    // A login is about no repository, and wants a token that lasts.
+    let login = remote.repository.is_empty();
+    let default = match login {
+        true => String::new(),
+        false => format!("repository:{}:pull", remote.repository),
+    };
     let scope = parameters.get("scope").map_or(default.as_str(), String::as_str);
+    let offline = if login && !remote.auth.is_anonymous() { "true" } else { "" };
+    let client = if offline.is_empty() { "" } else { "wharf" };
+    let account = remote.auth.basic().map(|(user, _)| user).unwrap_or_default();
+    let account = if login { account.as_str() } else { "" };
     let fields = [("service", service), ("scope", scope)];
     let ask = if remote.auth.identitytoken.is_empty() {
+        let query: Vec<_> = fields
+            .into_iter()
+            .chain([("account", account), ("offline_token", offline), ("client_id", client)])
+            .collect();
         let mark = if realm.contains('?') { '&' } else { '?' };
-        let mut ask = Ask::new(Method::GET, &format!("{realm}{mark}{}", encode(&fields)))?;
+        let mut ask = Ask::new(Method::GET, &format!("{realm}{mark}{}", encode(&query)))?;
         ask.authorization = remote.auth.basic().map(|(user, password)| basic(&user, &password));
         ask
     } else {
@@ -134,7 +175,11 @@ async fn fetch(
     if token.is_empty() || token.contains(|c: char| c.is_control()) {
         return Err(wrong("with a malformed token"));
     }
-    Ok((token, answer.expires_in.unwrap_or(LIFETIME).max(LIFETIME)))
+    Ok(Granted {
+        authorization: format!("Bearer {token}"),
+        identity: answer.refresh_token,
+        lifetime: answer.expires_in.unwrap_or(LIFETIME).max(LIFETIME),
+    })
 }
 
 /// `key=value&…`, percent-encoded.

@@ -170,6 +170,34 @@ impl Client {
             .collect())
     }
 
+    /// The addresses of the registry `domain` itself, for questions about no repository.
+    pub(crate) fn origins(
+        &self,
+        domain: &str,
+        auth: &AuthConfig,
+    ) -> Result<Vec<Remote<'_>>, RegistryError> {
+        let endpoints = endpoint::endpoints(domain, &self.settings.registries)?;
+        let own = endpoints.into_iter().filter(|e| !e.mirror);
+        Ok(own
+            .map(|endpoint| Remote {
+                client: self,
+                endpoint,
+                repository: String::new(),
+                auth: auth.clone(),
+            })
+            .collect())
+    }
+
+    /// What is at an address that is no registry's.
+    pub(crate) async fn download(&self, uri: Uri) -> Result<Response<Incoming>, RegistryError> {
+        let host = host_of(&uri);
+        let response = self.send(&Ask::new(Method::GET, &uri.to_string())?).await?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED => Err(failure(&host, response).await),
+            _ => Ok(response),
+        }
+    }
+
     /// One exchange, without retries; follows redirects. `Authorization` stays with the origin it was meant
     /// for (CVE-2020-15157).
     async fn exchange(&self, request: &Ask) -> Result<Response<Incoming>, RegistryError> {
@@ -262,6 +290,31 @@ impl Remote<'_> {
     /// Who is asked, for messages.
     pub(crate) fn host(&self) -> String {
         self.endpoint.host().to_owned()
+    }
+
+    /// Where the registry's API begins.
+    pub(crate) fn root(&self) -> String {
+        format!("{}/", self.endpoint.base())
+    }
+
+    /// Tries the credentials; returns the identity token, if one is given for them.
+    pub(crate) async fn login(&self) -> Result<String, RegistryError> {
+        let ask = Ask::new(Method::GET, &self.root())?;
+        let response = self.client.send(&ask).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(String::new());
+        }
+        let challenges = challenges(&response);
+        let denied = failure(&self.host(), response).await;
+        let Some(granted) = self.client.tokens.log_in(self, &challenges).await? else {
+            return Err(denied);
+        };
+        let ask = Ask { authorization: Some(granted.authorization), ..ask };
+        let response = self.client.send(&ask).await?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED => Err(failure(&self.host(), response).await),
+            _ => Ok(granted.identity),
+        }
     }
 
     /// The digest that `what` (a tag or digest) has there, without fetching it: a HEAD does not count against pull
@@ -370,12 +423,7 @@ impl Remote<'_> {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        let challenges: Vec<String> = response
-            .headers()
-            .get_all(header::WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|v| v.to_str().ok().map(str::to_owned))
-            .collect();
+        let challenges = challenges(&response);
         let denied = failure(&self.host(), response).await;
         let Some(authorization) = self.client.tokens.obtain(self, &challenges).await? else {
             return Err(denied);
@@ -396,6 +444,11 @@ impl Remote<'_> {
         let stall = self.client.settings.registries.stall;
         read(&self.host(), response, limit, stall).await
     }
+}
+
+fn challenges(response: &Response<Incoming>) -> Vec<String> {
+    let all = response.headers().get_all(header::WWW_AUTHENTICATE);
+    all.iter().filter_map(|v| v.to_str().ok().map(str::to_owned)).collect()
 }
 
 async fn read(

@@ -46,7 +46,11 @@ impl Keep {
             Request::Attach(options) => self.attach(id, options, fds),
             Request::Resize(size) => self.done(id, self.pump.resize(size)),
             Request::Signal(signal) => {
-                let sent = child::signal(&self.pidfd, signal);
+                // A process that has just ended is no error: the news of its end is on the way.
+                let sent = match child::signal(&self.pidfd, signal) {
+                    Err(e) if e.raw_os_error() == Some(wharf_sys::errno::SRCH) => Ok(()),
+                    other => other,
+                };
                 self.done(id, sent.map_err(|e| format!("signal the container: {e}")));
             }
             Request::Exec(request) => self.exec(id, &request, fds),

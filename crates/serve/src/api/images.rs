@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use http::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_engine::EngineError;
 use wharf_engine::filters::{IMAGES, PRUNE_IMAGES};
 use wharf_engine::images::{self as ops, Images, ListImages, RemoveImage};
-use wharf_image::{ImportOptions, LoadOptions, Loaded, PullOptions, Pulled};
+use wharf_image::{ImportOptions, LoadOptions, Loaded, PullError, PullOptions, Pulled};
 use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
@@ -71,10 +72,24 @@ pub(super) async fn image(
     }
 }
 
-pub(super) async fn distribution(name: String) -> Result<Reply, Fault> {
-    Err(Fault::not_implemented(format!(
-        "this version of wharf does not look up {name} in its registry without pulling it; use docker pull"
-    )))
+pub(super) async fn distribution(
+    door: Arc<Door>,
+    name: String,
+    call: Call,
+) -> Result<Reply, Fault> {
+    let name = Reference::parse(&name)
+        .map_err(|e| Fault::invalid(format!("invalid reference format: {e}")))?;
+    let auth = AuthConfig::from_header(call.header("X-Registry-Auth")).unwrap_or_default();
+    let found = door.images.store().distribution(&name, &auth).await;
+    let found = found.map_err(|e| match e {
+        // Unlike a pull, this question has an answer of its own for who may not ask.
+        PullError::Denied { .. } => Fault::new(StatusCode::UNAUTHORIZED, e.to_string()),
+        e => EngineError::from(e).into(),
+    })?;
+    Ok(reply::ok(&serde_json::json!({
+        "Descriptor": found.descriptor,
+        "Platforms": found.platforms,
+    })))
 }
 
 async fn list(door: &Door, call: &Call) -> Result<Reply, Fault> {
@@ -246,11 +261,6 @@ async fn save(door: &Door, names: Vec<String>, call: &Call) -> Result<Reply, Fau
 async fn import(door: &Door, call: Call) -> Result<Reply, Fault> {
     let query = &call.query;
     let source = query.text("fromSrc");
-    if source != "-" {
-        return Err(Fault::not_implemented(format!(
-            "wharf does not fetch {source:?} to import it; download it and pipe it in: docker import -"
-        )));
-    }
     let options = ImportOptions {
         name: ops::target(&query.text("repo"), &query.text("tag"))?,
         message: query.some("message").unwrap_or_else(|| format!("Imported from {source}")),
@@ -262,8 +272,16 @@ async fn import(door: &Door, call: Call) -> Result<Reply, Fault> {
     };
     let images = door.images.clone();
     let (_, out, lines) = progress::channel();
-    let body = call.into_stream();
     let work = async move {
+        let body = match source.as_str() {
+            "-" => call.into_stream(),
+            address => {
+                let body = images.store().download(address).await.map_err(EngineError::from)?;
+                // Nobody reads any more if the client is gone.
+                let _gone = out.send(progress::status(format!("Downloading from {address}")));
+                body
+            }
+        };
         let image = images.store().import(body, options).await.map_err(EngineError::from)?;
         let id = image.id().to_string();
         images.tell("import", &id, &id, Some(&image));

@@ -92,13 +92,14 @@ impl Door {
         let door = self;
         match action {
             Action::Ping => responds(system::ping()),
+            Action::PingHead => responds(system::ping_head()),
             Action::Options => responds(async { Ok(reply::status(StatusCode::OK)) }),
             Action::Version => responds(system::version(door)),
             Action::Info => responds(system::info(door, call)),
             Action::Events => responds(system::events(door, call)),
-            Action::Auth => responds(system::auth(call)),
+            Action::Auth => responds(system::auth(door, call)),
             Action::DiskUsage => responds(system::disk_usage(door, call)),
-            Action::Distribution(name) => responds(images::distribution(name)),
+            Action::Distribution(name) => responds(images::distribution(door, name, call)),
             Action::Commit => responds(containers::commit(door, call)),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
             Action::PluginInspect(name) => responds(async move {

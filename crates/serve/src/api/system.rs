@@ -5,14 +5,17 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::header::{ACCEPT, CACHE_CONTROL, PRAGMA};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, PRAGMA};
 use http::{HeaderValue, StatusCode};
+use wharf_engine::EngineError;
 use wharf_engine::events::{self, Event, Subscription};
 use wharf_engine::filters::{EVENTS, Filters};
 use wharf_engine::info::{self, Usage};
 use wharf_spec::docker;
+use wharf_spec::dockerconfig::AuthConfig;
 
 use super::{Door, versions};
+use crate::body::Body;
 use crate::call::Call;
 use crate::compat;
 use crate::fault::Fault;
@@ -29,6 +32,14 @@ pub(super) async fn ping() -> Result<Reply, Fault> {
     Ok(response)
 }
 
+/// As GET, with the length of no body at all: what Go's handlers answer here.
+pub(super) async fn ping_head() -> Result<Reply, Fault> {
+    let mut response = ping().await?;
+    *response.body_mut() = Body::Empty;
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    Ok(response)
+}
+
 pub(super) async fn version(door: Arc<Door>) -> Result<Reply, Fault> {
     let (max, min) = versions();
     Ok(reply::ok(&info::version(&max, &min, door.system().experimental)))
@@ -39,11 +50,10 @@ pub(super) async fn info(door: Arc<Door>, call: Call) -> Result<Reply, Fault> {
     Ok(reply::ok(&compat::info(info, call.version)))
 }
 
-pub(super) async fn auth(mut call: Call) -> Result<Reply, Fault> {
-    let _credentials: docker::AuthConfig = call.json().await?.unwrap_or_default();
-    Err(Fault::not_implemented(
-        "this version of wharf does not check registry credentials; the docker CLI keeps them itself after `docker login` against a registry that answers, and pulls send them",
-    ))
+pub(super) async fn auth(door: Arc<Door>, mut call: Call) -> Result<Reply, Fault> {
+    let credentials: AuthConfig = call.json().await?.unwrap_or_default();
+    let token = door.images.store().login(&credentials).await.map_err(EngineError::from)?;
+    Ok(reply::ok(&docker::AuthResponse { status: "Login Succeeded".into(), identity_token: token }))
 }
 
 pub(super) async fn disk_usage(door: Arc<Door>, call: Call) -> Result<Reply, Fault> {
