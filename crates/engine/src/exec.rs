@@ -432,7 +432,13 @@ impl Inner {
         let record = exec.container.record();
         let action = match action {
             "exec_die" => action.to_owned(),
-            _ => format!("{action}: {}", exec.request.cmd.as_deref().unwrap_or_default().join(" ")),
+            _ => {
+                // Docker's space between program and arguments is there without arguments, too.
+                let command = exec.request.cmd.as_deref().unwrap_or_default();
+                let (program, arguments) = command.split_first().unzip();
+                let program = program.map(String::as_str).unwrap_or_default();
+                format!("{action}: {program} {}", arguments.unwrap_or_default().join(" "))
+            }
         };
         let more: Vec<(&str, &str)> =
             more.iter().copied().chain([("execID", exec.id.as_str())]).collect();

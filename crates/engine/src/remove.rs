@@ -144,7 +144,8 @@ impl Inner {
     fn remove_anonymous(&self, record: &Record) {
         for point in &record.mounts {
             let MountKind::Volume { name, anonymous: true, .. } = &point.kind else { continue };
-            if !self.volume_users(name).is_empty() {
+            // The container itself is still listed while it is being removed.
+            if self.volume_users(name).iter().any(|user| *user != record.id.as_str()) {
                 continue;
             }
             match self.volumes.remove(name) {

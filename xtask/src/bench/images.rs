@@ -55,6 +55,7 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
 fn compare(lab: &Lab, plain: &dyn Fn(), words: [[&str; 2]; 2]) -> Vec<(&'static str, f64)> {
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..if lab.quick { 2 } else { 4 } {
+        settle();
         times[0].push(milliseconds(plain));
         for (index, host) in [&lab.wharf, &lab.docker].into_iter().enumerate() {
             let [verb, source] = words[index];
@@ -64,6 +65,7 @@ fn compare(lab: &Lab, plain: &dyn Fn(), words: [[&str; 2]; 2]) -> Vec<(&'static 
                 "import" => c.args(["import", source, "big:latest"]),
                 _ => c.args(["pull", "-q", source]),
             };
+            settle();
             times[index + 1].push(milliseconds(|| must(&mut c)));
             let name = if verb == "pull" { source } else { "big:latest" };
             host.docker(["rmi", "-f", name]).ok();
@@ -74,6 +76,11 @@ fn compare(lab: &Lab, plain: &dyn Fn(), words: [[&str; 2]; 2]) -> Vec<(&'static 
         times.remove(0);
     }
     ["tar", "wharf", "docker"].into_iter().zip(times.map(median)).collect()
+}
+
+/// Lets the disk finish what the one before left to be written.
+fn settle() {
+    must(&mut cmd("sync"));
 }
 
 /// Copies programs, libraries and Python's many small files until the tree is big enough.

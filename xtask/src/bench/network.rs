@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use wharf_test::image::{Image, Tar};
 use wharf_test::namespace::in_network;
@@ -124,24 +123,23 @@ impl Place {
     /// Requests a second, and the milliseconds within which 99 of 100 are answered.
     fn requests(&self, time: Duration) -> (f64, f64) {
         let streams: Vec<TcpStream> = (0..CLIENTS).map(|_| self.connect(self.pages)).collect();
-        let all = Mutex::new(Vec::new());
         let begin = Instant::now();
-        std::thread::scope(|scope| {
-            for mut stream in streams {
-                let all = &all;
-                scope.spawn(move || {
-                    let mut times = Vec::new();
-                    while begin.elapsed() < time {
-                        let asked = Instant::now();
-                        ask(&mut stream);
-                        times.push(asked.elapsed().as_secs_f64() * 1e3);
-                    }
-                    all.lock().expect("no thread panics with it").extend(times);
-                });
+        let ask_all = |mut stream: TcpStream| {
+            let mut times = Vec::new();
+            while begin.elapsed() < time {
+                let asked = Instant::now();
+                ask(&mut stream);
+                times.push(asked.elapsed().as_secs_f64() * 1e3);
             }
+            times
+        };
+        let mut times: Vec<f64> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                streams.into_iter().map(|stream| scope.spawn(move || ask_all(stream))).collect();
+            let results = threads.into_iter().map(|thread| thread.join().expect("a client works"));
+            results.flatten().collect()
         });
         let took = begin.elapsed().as_secs_f64();
-        let mut times = all.into_inner().expect("no thread panics with it");
         times.sort_by(f64::total_cmp);
         let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or(f64::NAN);
         (times.len() as f64 / took, p99)

@@ -1,7 +1,5 @@
 //! What was measured, beside what was aimed for, as a table.
 
-use std::fmt::Write as _;
-
 /// A number and whose it is.
 pub(crate) struct Figure {
     pub(crate) who: &'static str,
@@ -82,7 +80,7 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let mut line = format!("{:<58} {:>10} {}", self.work, number(self.wharf), self.unit);
         for Figure { who, value } in &self.peers {
-            let _ = write!(line, "  {who} {} ({})", number(*value), ratio(self.wharf / value));
+            line += &format!("  {who} {} ({})", number(*value), ratio(self.wharf / value));
         }
         match self.verdict() {
             Verdict::Met(aim) => line + "  aim " + &aim + ": met",
@@ -107,20 +105,14 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
         let (aim, word) = match row.verdict() {
             Verdict::Met(aim) => (aim, "met"),
             Verdict::Missed(aim) => {
-                let _ = writeln!(
-                    missed,
-                    "- {}: {} {}; aim {aim}",
-                    row.work,
-                    number(row.wharf),
-                    row.unit
-                );
+                missed +=
+                    &format!("- {}: {} {}; aim {aim}\n", row.work, number(row.wharf), row.unit);
                 (aim, "**missed**")
             }
             Verdict::Open(aim) => (aim, ""),
         };
-        let _ = writeln!(
-            text,
-            "| {} | {} {} | {} | {aim} | {word} |",
+        text += &format!(
+            "| {} | {} {} | {} | {aim} | {word} |\n",
             row.work,
             number(row.wharf),
             row.unit,
