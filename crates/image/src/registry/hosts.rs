@@ -107,9 +107,10 @@ pub(super) fn trust(host: &str, dir: &Path) -> Result<Trust, RegistryError> {
     for entry in dirs.flatten() {
         let dir = entry.path();
         let Some(file) = read(&dir.join("hosts.toml"))? else { continue };
-        let server = file.server.clone().unwrap_or_else(|| {
-            format!("https://{}", entry.file_name().to_string_lossy())
-        });
+        let server = file
+            .server
+            .clone()
+            .unwrap_or_else(|| format!("https://{}", entry.file_name().to_string_lossy()));
         if names(&server, host) {
             trust.take(&dir, file.skip_verify, file.ca.as_ref(), file.client.as_ref())?;
         }
