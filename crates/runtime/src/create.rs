@@ -231,7 +231,11 @@ fn bear(plan: &Plan, io: Io, gate: Gate) -> Result<Born, CreateError> {
         process::clone3(new, group)
     });
     match forked.map_err(sys("clone3"))? {
-        Fork::Child => birth.run(),
+        Fork::Child => {
+            // Else the gate would never tell this process that its parent was killed.
+            drop(parent);
+            birth.run()
+        }
         Fork::Parent { pid, pidfd } => Ok((pid, pidfd, parent)),
     }
 }
