@@ -41,9 +41,14 @@ impl Inner {
     /// Ends a container whose keeper was killed.
     pub(crate) async fn bury(self: &Arc<Self>, c: &Arc<Container>) -> Exit {
         let dir = self.run_dir(&c.id);
+        let cgroup = self.cgroup(&c.record());
         let buried = self
             .blocking(move |inner| {
-                Ok(wharf_keeper::client::bury(&dir, &inner.clock).unwrap_or_else(|e| {
+                let buried = wharf_keeper::client::bury(&dir, &inner.clock).and_then(|exit| {
+                    // The keeper may have died before it noted the cgroup that it had made.
+                    wharf_keeper::client::bury_unborn(&cgroup).map(|()| exit)
+                });
+                Ok(buried.unwrap_or_else(|e| {
                     let error = wharf_base::error::chain(&e).to_string();
                     tracing::error!(dir = %dir.display(), error, "container without keeper was not ended");
                     None

@@ -85,6 +85,8 @@ impl Inner {
         let launched = match self.launcher.launch(launch, clients).await {
             Ok(launched) => launched,
             Err(e) => {
+                // Before the run directory goes: it tells what is to be ended. No program ran, so there is no status.
+                self.bury(c).await;
                 // Undoing withdraws ports and addresses, which blocks.
                 drop(tokio::task::spawn_blocking(move || drop(undo)).await);
                 return Err(self.explain(c, e).await);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use wharf_base::clock::Clock;
-use wharf_runtime::cgroup::CgroupError;
+use wharf_runtime::cgroup::{Cgroup, CgroupError};
 
 use crate::protocol::{EXIT_FILE, Exit, RECORD_FILE, Record};
 use crate::{record, remains};
@@ -54,6 +54,12 @@ pub fn bury(dir: &Path, clock: &Clock) -> Result<Option<Exit>, BuryError> {
         Ok(()) => Ok(Some(exit)),
         Err(source) => Err(BuryError::File { path, source }),
     }
+}
+
+/// Ends what is in `cgroup` and removes it: for a container whose keeper died before it wrote down what there is to
+/// [`bury`]. Blocks as that does; may be called again after an error, and for a cgroup that never was.
+pub fn bury_unborn(cgroup: &Cgroup) -> Result<(), BuryError> {
+    Ok(remains::end(cgroup)?)
 }
 
 fn read<T: DeserializeOwned>(path: PathBuf) -> Result<Option<T>, BuryError> {

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use wharf_base::sync::Mutex;
-use wharf_sys::channel;
 use wharf_sys::own::OwnProgram;
+use wharf_sys::{channel, process};
 
 use crate::client::KeeperError;
 use crate::client::connection::{Connection, gone};
@@ -157,11 +157,25 @@ impl Launcher {
     /// Starts a new launcher if the old one has ended; an old one that merely lost one keeper stays.
     fn restart(&self) -> io::Result<()> {
         let mut running = self.shared.running.lock();
-        if running.child.try_wait()?.is_some() {
+        if running.has_ended()? {
             tracing::warn!(pid = running.child.id(), "launcher died, starting another");
             *running = start(&self.shared.program)?;
         }
         Ok(())
+    }
+}
+
+impl Running {
+    /// Whether the launcher has ended, and then reaps it.
+    fn has_ended(&mut self) -> io::Result<bool> {
+        // It says nothing on its socket, so that is readable only at its end: a dying process closes it a moment
+        // before it can be reaped.
+        let closed = process::poll_readable(&[self.socket.as_fd()], 0)?;
+        if closed.contains(&true) {
+            self.child.wait()?;
+            return Ok(true);
+        }
+        Ok(self.child.try_wait()?.is_some())
     }
 }
 

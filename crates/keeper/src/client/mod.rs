@@ -5,7 +5,7 @@ mod estate;
 mod keeper;
 mod launcher;
 
-pub use estate::{BuryError, bury, exit_on_file};
+pub use estate::{BuryError, bury, bury_unborn, exit_on_file};
 pub use keeper::{Attachment, Event, Exec, ExecError, Keeper, LogSignal, Watch};
 pub use launcher::{LaunchError, Launched, Launcher, Program};
 

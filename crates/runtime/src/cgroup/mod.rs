@@ -85,6 +85,14 @@ pub enum CgroupError {
     Unsupported(String),
 }
 
+impl CgroupError {
+    /// Whether a cgroup was not removed because a process is still counted in it.
+    pub fn is_busy(&self) -> bool {
+        let busy = |e: &io::Error| e.raw_os_error() == Some(wharf_sys::errno::BUSY);
+        matches!(self, Self::Io { source, .. } if busy(source))
+    }
+}
+
 impl Cgroup {
     /// The cgroup of that path: absolute from the root of each tree, otherwise below the caller's own.
     pub fn at(host: &HostFacts, path: &str) -> Self {
