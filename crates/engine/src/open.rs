@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_base::Id;
-use wharf_keeper::Keeper;
 use wharf_keeper::client::KeeperError;
 use wharf_keeper::protocol::State as KeeperState;
+use wharf_keeper::{Exit, Keeper};
 use wharf_runtime::cgroup::Cgroup;
 
 use crate::container::Container;
@@ -61,7 +61,7 @@ impl Inner {
     async fn settle(
         self: &Arc<Self>,
         c: &Arc<Container>,
-        ended: &mut Vec<(Arc<Container>, wharf_keeper::Exit)>,
+        ended: &mut Vec<(Arc<Container>, Exit)>,
     ) -> Result<()> {
         let over = match c.state() {
             State::Removing(_) => true,
@@ -79,7 +79,7 @@ impl Inner {
             return Ok(());
         }
         match Keeper::reconnect(self.run_dir(&c.id)).await {
-            Ok((keeper, state)) => self.adopt(c, keeper, &state).await,
+            Ok((keeper, state)) => self.adopt(c, keeper, &state, ended).await,
             Err(KeeperError::Gone) if c.state().run().is_some() => {
                 let exit = self.bury(c).await;
                 ended.push((c.clone(), exit));
@@ -101,6 +101,7 @@ impl Inner {
         c: &Arc<Container>,
         keeper: Keeper,
         told: &KeeperState,
+        ended: &mut Vec<(Arc<Container>, Exit)>,
     ) -> Result<()> {
         let run = Run { pid: told.started.pid, started: told.started.at };
         let known = c.state().run();
@@ -114,10 +115,16 @@ impl Inner {
         });
         record::store_life(&self.db, &c.id, &life)?;
         c.tell(|news| news.running = true);
-        let watch = keeper
-            .watch()
-            .await
-            .map_err(|e| EngineError::system("watch a container that runs", e))?;
+        let watch = match keeper.watch().await {
+            Ok(watch) => watch,
+            // The container has ended since its keeper was asked, and nobody watched, so the keeper went too.
+            Err(KeeperError::Gone) => {
+                let exit = self.bury(c).await;
+                ended.push((c.clone(), exit));
+                return Ok(());
+            }
+            Err(e) => return Err(EngineError::system("watch a container that runs", e)),
+        };
         self.watch_container(c, watch);
         self.adopt_execs(c, &keeper, &told.execs).await?;
         if told.exit.is_none() {
