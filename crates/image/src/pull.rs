@@ -30,6 +30,8 @@ use crate::store::{Inner, NewImage};
 use crate::unpack::UnpackError;
 use crate::{ErrorKind, Image, ImageStore, StoreError, builtin};
 
+/// `ENOSPC`, in place of an error that has no number.
+const NO_SPACE: i32 = 28;
 /// Most breaks that one download is worth, however much each of them brought.
 const BREAKS_MAX: u32 = 100;
 /// Bytes between two reports of a download.
@@ -164,6 +166,17 @@ impl PullError {
             }
             Self::Document { .. } | Self::NotAnImage { .. } => ErrorKind::Invalid,
             _ => ErrorKind::System,
+        }
+    }
+
+    /// Whether what arrived is not what was promised.
+    fn is_wrong_content(&self) -> bool {
+        match self {
+            Self::Size { .. } => true,
+            Self::Layer { source, .. } => {
+                matches!(source, LayerError::Store(StoreError::Digest { .. }))
+            }
+            _ => false,
         }
     }
 }
@@ -462,13 +475,28 @@ impl Pull<'_> {
         taken.map(Some).map_err(|source| PullError::Layer { digest: layer.digest.clone(), source })
     }
 
-    /// Downloads a blob, and unpacks it as it arrives.
+    /// Downloads a blob, going on from what an earlier pull has left.
     async fn fetch(&self, layer: &Descriptor, unpack: bool) -> Result<Option<Taken>, PullError> {
-        let inner = self.store.0.clone();
-        let path = partial_path(&inner.root, &layer.digest);
+        let path = partial_path(&self.store.0.root, &layer.digest);
         let have = fs::metadata(&path).map_or(0, |m| m.len());
         // A partial file as long as the blob was whole and wrong, or died just before its rename.
         let have = if have > layer.size { 0 } else { have };
+        match self.fetch_from(layer, have, unpack).await {
+            // A power cut or a broken disk may have spoiled what was left here: that is no fault of the registry's.
+            Err(e) if have > 0 && e.is_wrong_content() => self.fetch_from(layer, 0, unpack).await,
+            done => done,
+        }
+    }
+
+    /// Downloads a blob from `have` on, and unpacks it as it arrives.
+    async fn fetch_from(
+        &self,
+        layer: &Descriptor,
+        have: u64,
+        unpack: bool,
+    ) -> Result<Option<Taken>, PullError> {
+        let inner = self.store.0.clone();
+        let path = partial_path(&inner.root, &layer.digest);
         let (sender, reader) = body::reader();
         let receive =
             Receive::open(&path, have, reader, layer).map_err(|e| layer_error(layer, e))?;
@@ -605,6 +633,8 @@ struct Receive {
     count: u64,
     /// The transfer itself broke, so what follows from that is no news.
     cut: bool,
+    /// The file took no more, for this reason.
+    full: Option<i32>,
 }
 
 /// Why a blob was not received.
@@ -644,6 +674,7 @@ impl Receive {
             size: layer.size,
             count: 0,
             cut: false,
+            full: None,
         })
     }
 
@@ -682,12 +713,27 @@ impl Receive {
     }
 }
 
+impl Receive {
+    /// Adds to the file. A later attempt goes on from its length, so it never holds half of a piece, and nothing
+    /// follows a piece that did not fit.
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(code) = self.full {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        self.file.write_all(bytes).inspect_err(|e| {
+            self.full = Some(e.raw_os_error().unwrap_or(NO_SPACE));
+            // If even this fails, the next attempt meets a wrong digest and begins again.
+            drop(self.file.set_len(self.count));
+        })
+    }
+}
+
 impl Read for Receive {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut n = self.old.read(out)?;
         if n == 0 {
             n = self.reader.read(out).inspect_err(|_| self.cut = true)?;
-            self.file.write_all(&out[..n])?;
+            self.keep(&out[..n])?;
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&out[..n]);
