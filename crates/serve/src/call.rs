@@ -1,15 +1,19 @@
 //! One request, decoded as far as every handler needs it.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyDataStream, BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 use wharf_engine::options::{ByteReader, ByteStream};
 
 use crate::fault::Fault;
@@ -18,6 +22,10 @@ use crate::version::ApiVersion;
 
 /// The most that a JSON body may measure.
 const MAX_JSON: usize = 16 << 20;
+/// The most that is read of an archive after its fate is known.
+const MAX_DISCARD: usize = 1 << 30;
+/// How long that may take.
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(30);
 
 /// A request whose path has been understood.
 #[derive(Debug)]
@@ -68,12 +76,48 @@ impl Call {
 
     /// The body as blocks.
     pub(crate) fn into_stream(self) -> ByteStream {
-        Box::pin(self.body.into_data_stream().map_err(io::Error::other))
+        Box::pin(Upload(Some(self.body.into_data_stream())).map_err(io::Error::other))
     }
 
     /// The body as a reader.
     pub(crate) fn into_reader(self) -> ByteReader {
         Box::pin(tokio_util::io::StreamReader::new(self.into_stream()))
+    }
+}
+
+/// A long body. What its reader leaves is read and thrown away, within bounds: most clients look for an answer only
+/// after they have sent everything, and would see a broken pipe in its place.
+struct Upload(Option<BodyDataStream<Incoming>>);
+
+impl Stream for Upload {
+    type Item = Result<Bytes, hyper::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let next = std::task::ready!(Pin::new(body).poll_next(cx));
+        if !matches!(next, Some(Ok(_))) {
+            self.0 = None;
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Without a runtime the daemon is at its end, and the connection with it.
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(MAX_DISCARD_TIME, discard(rest)));
+        }
+    }
+}
+
+async fn discard(mut rest: BodyDataStream<Incoming>) {
+    let mut discarded = 0;
+    while let Some(Ok(block)) = rest.next().await {
+        discarded += block.len();
+        if discarded > MAX_DISCARD {
+            return;
+        }
     }
 }
 
