@@ -38,6 +38,7 @@ impl Inner {
         for c in &all {
             self.settle(c, &mut ended).await?;
         }
+        self.forget_ended_execs()?;
         self.blocking(|inner| inner.sweep_cgroups()).await?;
         self.adopt_networks().await?;
         let inner = self.clone();
@@ -118,6 +119,7 @@ impl Inner {
             .await
             .map_err(|e| EngineError::system("watch a container that runs", e))?;
         self.watch_container(c, watch);
+        self.adopt_execs(c, &keeper, &told.execs).await?;
         if told.exit.is_none() {
             self.begin_health(c);
         }

@@ -6,6 +6,7 @@
 mod auth;
 mod dns;
 mod endpoint;
+mod hosts;
 mod transport;
 
 use std::time::Duration;
