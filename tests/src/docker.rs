@@ -26,6 +26,14 @@ impl Output {
         Output::new(words.join(" "), &program::run(c, stdin))
     }
 
+    /// Runs a command line to its end.
+    #[track_caller]
+    pub fn run(c: &mut Command, stdin: &[u8]) -> Output {
+        let words = std::iter::once(c.get_program()).chain(c.get_args());
+        let words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
+        Output::new(words.join(" "), &program::run(c, stdin))
+    }
+
     pub(crate) fn new(line: String, done: &Finished) -> Output {
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let code = done.status.code().unwrap_or_else(|| 128 + done.status.signal().unwrap_or(0));

@@ -6,7 +6,7 @@ use crate::image::{self, Image};
 use crate::namespace::in_network;
 use crate::program::{self, Talk};
 use crate::terminal::Terminal;
-use crate::world::World;
+use crate::world::{World, parent_of};
 use crate::{PATIENCE, eventually, tools};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
@@ -357,7 +357,7 @@ impl Host {
 
     /// Everything that the engine could leak, as it is now.
     pub fn world(&self) -> World {
-        World::see(self.init, &self.dir, &self.cgroup())
+        World::see(self.init, self.daemon.as_ref().map(|d| d.pid), &self.dir, &self.cgroup())
     }
 
     /// Removes every container and volume, and insists that the host is as it was at the start.
@@ -458,10 +458,7 @@ fn child_of(pid: u32) -> Option<u32> {
         let Some(candidate) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // "PID (NAME) STATE PPID": the name may hold anything, even brackets.
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
-        if parent.and_then(|p| p.parse::<u32>().ok()) == Some(pid) {
+        if parent_of(&entry.path()) == Some(pid) {
             return Some(candidate);
         }
     }

@@ -13,12 +13,14 @@ pub struct World {
 
 impl World {
     /// Looks at the host of process `init`, whose engine lives in `dir` and under `cgroup`.
-    pub fn see(init: u32, dir: &Path, cgroup: &str) -> World {
+    ///
+    /// `engine` and its children are left out: after a crash they are others than before.
+    pub fn see(init: u32, engine: Option<u32>, dir: &Path, cgroup: &str) -> World {
         let mut entries = BTreeSet::new();
         mounts(init, &mut entries);
         links(init, &mut entries);
         rules(init, &mut entries);
-        processes(init, &mut entries);
+        processes(init, engine, &mut entries);
         for at in cgroups(cgroup) {
             entries.insert(format!("cgroup {}", at.display()));
         }
@@ -102,10 +104,13 @@ fn rules(init: u32, entries: &mut BTreeSet<String>) {
 }
 
 /// Processes by host pid and name; a zombie counts, for nobody else will reap it.
-fn processes(init: u32, entries: &mut BTreeSet<String>) {
+fn processes(init: u32, engine: Option<u32>, entries: &mut BTreeSet<String>) {
     let Ok(own) = fs::read_link(format!("/proc/{init}/ns/pid")) else { return };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        if engine.is_some_and(|e| e == pid || parent_of(&entry.path()) == Some(e)) {
+            continue;
+        }
         // A container's processes live in namespaces below; their keeper is here.
         if fs::read_link(entry.path().join("ns/pid")).is_ok_and(|ns| ns == own) {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
@@ -115,6 +120,14 @@ fn processes(init: u32, entries: &mut BTreeSet<String>) {
             }
         }
     }
+}
+
+/// The parent of the process whose folder in `/proc` this is.
+pub(crate) fn parent_of(proc: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    // "PID (NAME) STATE PPID": the name may hold anything, even brackets.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(1)?.parse().ok()
 }
 
 /// Every cgroup strictly below `parent`, in every hierarchy, parents first.

@@ -22,6 +22,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "house", engine: false, run: |s| test(s, &["-p", "xtask"], &[]) },
     Suite { name: "unit", engine: false, run: unit },
     Suite { name: "acceptance", engine: true, run: |s| suite(s, &["acceptance"]) },
+    Suite { name: "cli", engine: true, run: |s| suite(s, &["cli"]) },
     Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
     Suite { name: "clients", engine: true, run: |s| suite(s, &["clients"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },

@@ -187,7 +187,8 @@ fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
         return match tree::verb(&format!("{first} {second}")) {
             Some(verb) => prepare(verb, format!("{first} {second}"), &rest[2..], session),
             None => Err(Failure::new(format!(
-                "{name}: unknown command: {name} {first} {second}\n\n{usage}"
+                "{name}: unknown command: {name} {first} {second}\n\n{}",
+                usage.replace(" COMMAND\n", "\n")
             ))),
         };
     }

@@ -148,7 +148,7 @@ impl Inner {
         if host_config.network_mode.starts_with("container:") {
             config.hostname = String::new();
         }
-        self.pin_joined(&mut host_config)?;
+        self.pin_joined(&mut host_config);
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
@@ -179,13 +179,15 @@ impl Inner {
     }
 
     /// Names of containers whose namespaces are joined become ids, so that a rename does not redirect.
-    fn pin_joined(&self, h: &mut docker::HostConfig) -> Result<()> {
+    /// A name that is not there yet is left to the start, as Docker does: answered 404 here, clients would pull the image.
+    fn pin_joined(&self, h: &mut docker::HostConfig) {
         for mode in [&mut h.network_mode, &mut h.pid_mode, &mut h.ipc_mode] {
-            if let Some(name) = mode.strip_prefix("container:") {
-                *mode = format!("container:{}", self.find(name)?.id);
+            if let Some(name) = mode.strip_prefix("container:")
+                && let Ok(joined) = self.find(name)
+            {
+                *mode = format!("container:{}", joined.id);
             }
         }
-        Ok(())
     }
 
     /// All mount points: those of other containers, then binds, mounts, and volumes of the image.

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use wharf_base::Id;
+use wharf_base::db::Batch;
+use wharf_base::fs::Durability;
 use wharf_base::sync::Mutex;
 use wharf_keeper::client::{Exec as Running, ExecError};
 use wharf_keeper::protocol::{ExecIo, ExecRequest, Exit, FaultKind};
@@ -23,8 +26,19 @@ use crate::options::{ExecStart, Session};
 use crate::record::Record;
 use crate::spec::{self, ExecInput};
 
+const KILL: i32 = 9;
 /// How long a finished exec can still be inspected.
 const KEEP: Duration = Duration::from_secs(300);
+
+/// Requests of execs that run, by exec id: what a daemon that takes over needs to go on with them.
+const RUNNING: &str = "execs";
+
+/// As stored in [`RUNNING`].
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    container: Id,
+    request: docker::ExecCreateRequest,
+}
 
 /// The execs of all containers, by id.
 #[derive(Debug, Default)]
@@ -138,6 +152,7 @@ impl Inner {
         size: Option<[u32; 2]>,
         stream: Option<OwnedFd>,
     ) -> Result<()> {
+        self.remember(exec)?;
         match self.exec_launch(exec, size, stream).await {
             Ok(running) => {
                 exec.set(ExecState::Running { pid: running.pid });
@@ -147,6 +162,7 @@ impl Inner {
             Err(e) => {
                 let code = e.exit_code().unwrap_or(FaultKind::NotExecutable.exit_code());
                 exec.set(ExecState::Ended { pid: 0, code, at: self.clock.instant() });
+                self.forget_exec(&exec.id);
                 self.emit_exec(exec, "exec_die", &[("exitCode", &code.to_string())]);
                 Err(e)
             }
@@ -196,8 +212,76 @@ impl Inner {
                 // The container ended, and its keeper with it.
                 Err(_) => 137,
             };
+            inner.forget_exec(&exec.id);
             inner.exec_ended(&exec, running.pid, code);
         });
+    }
+
+    fn remember(&self, exec: &Exec) -> Result<()> {
+        let (container, request) = (exec.container.id.clone(), exec.request.clone());
+        let mut batch = Batch::new();
+        batch.put(RUNNING, &exec.id, &Stored { container, request })?;
+        Ok(self.db.write(batch, Durability::Process)?)
+    }
+
+    fn forget_exec(&self, id: &str) {
+        let mut batch = Batch::new();
+        batch.delete(RUNNING, id);
+        if let Err(e) = self.db.write(batch, Durability::Process) {
+            tracing::error!(exec = id, error = %wharf_base::error::chain(&e), "exec was not forgotten");
+        }
+    }
+
+    /// Goes on with the execs that an earlier daemon started. A probe among them has nobody left who waits for it
+    /// and would run for ever if it hangs: it is ended.
+    pub(crate) async fn adopt_execs(
+        self: &Arc<Self>,
+        c: &Arc<Container>,
+        keeper: &wharf_keeper::Keeper,
+        told: &[wharf_keeper::protocol::ExecState],
+    ) -> Result<()> {
+        for one in told {
+            let stored: Option<Stored> = self.db.get(RUNNING, &one.id)?;
+            if stored.is_none() && one.exit.is_none() {
+                drop(keeper.exec_signal(&one.id, KILL).await);
+            }
+            let running = keeper
+                .exec_watch(&one.id, one.pid)
+                .await
+                .map_err(|e| EngineError::system("watch a process in a container", e))?;
+            let request = match stored {
+                Some(stored) => stored.request,
+                None => {
+                    self.collect_probe(running);
+                    continue;
+                }
+            };
+            let exec = Arc::new(Exec {
+                id: one.id.clone(),
+                container: c.clone(),
+                request,
+                state: Mutex::new(ExecState::Running { pid: one.pid }),
+            });
+            self.execs.0.lock().insert(one.id.clone(), exec.clone());
+            c.with(|core| core.execs.push(one.id.clone()));
+            self.watch_exec(exec, running);
+        }
+        Ok(())
+    }
+
+    /// Takes the result of a probe that nobody waits for, so that the keeper forgets it.
+    fn collect_probe(self: &Arc<Self>, mut running: Running) {
+        self.spawn(async move { drop(running.ended().await) });
+    }
+
+    /// Forgets execs that no keeper told of: they ended with their container.
+    pub(crate) fn forget_ended_execs(&self) -> Result<()> {
+        for (id, _) in self.db.scan::<Stored>(RUNNING)? {
+            if self.execs.find(&id).is_err() {
+                self.forget_exec(&id);
+            }
+        }
+        Ok(())
     }
 
     fn exec_ended(&self, exec: &Exec, pid: i32, code: i32) {
@@ -348,7 +432,13 @@ impl Inner {
         let record = exec.container.record();
         let action = match action {
             "exec_die" => action.to_owned(),
-            _ => format!("{action}: {}", exec.request.cmd.as_deref().unwrap_or_default().join(" ")),
+            _ => {
+                // Docker's space between program and arguments is there without arguments, too.
+                let command = exec.request.cmd.as_deref().unwrap_or_default();
+                let (program, arguments) = command.split_first().unzip();
+                let program = program.map(String::as_str).unwrap_or_default();
+                format!("{action}: {program} {}", arguments.unwrap_or_default().join(" "))
+            }
         };
         let more: Vec<(&str, &str)> =
             more.iter().copied().chain([("execID", exec.id.as_str())]).collect();

@@ -38,6 +38,7 @@ impl Inner {
         for c in &all {
             self.settle(c, &mut ended).await?;
         }
+        self.forget_ended_execs()?;
         self.blocking(|inner| inner.sweep_cgroups()).await?;
         self.adopt_networks().await?;
         let inner = self.clone();
@@ -118,6 +119,7 @@ impl Inner {
             .await
             .map_err(|e| EngineError::system("watch a container that runs", e))?;
         self.watch_container(c, watch);
+        self.adopt_execs(c, &keeper, &told.execs).await?;
         if told.exit.is_none() {
             self.begin_health(c);
         }
@@ -158,11 +160,13 @@ impl Inner {
                 continue;
             }
             let cgroup = Cgroup::at(&self.host, &path);
-            let gone = !cgroup.exists() || cgroup.kill_all().and_then(|()| cgroup.delete()).is_ok();
-            if gone {
-                record::forget_cgroup(&self.db, &id)?;
-            } else {
-                tracing::warn!(cgroup = path, "cgroup of a container that is gone was not removed");
+            let emptied = if cgroup.exists() { cgroup.kill_all() } else { Ok(()) };
+            match emptied.and_then(|()| cgroup.delete()) {
+                Ok(()) => record::forget_cgroup(&self.db, &id)?,
+                Err(e) => {
+                    let error = wharf_base::error::chain(&e).to_string();
+                    tracing::warn!(cgroup = path, error, "cgroup of a removed container stays");
+                }
             }
         }
         Ok(())

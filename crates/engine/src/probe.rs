@@ -63,10 +63,9 @@ impl Inner {
         };
         let pid = running.pid;
         let mut output = Vec::new();
-        let done = async {
-            collect(session, &mut output).await;
-            running.ended().await
-        };
+        // The keeper ends the output once the end has been heard, and `running` is closed.
+        let end = async move { running.ended().await };
+        let done = async { tokio::join!(collect(session, &mut output), end).1 };
         let ended = tokio::time::timeout(check.timeout, done).await;
         let (code, text) = match ended {
             Ok(Ok(exit)) => (exit.code, String::from_utf8_lossy(&output).into_owned()),

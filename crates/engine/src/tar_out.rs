@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Read as _, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
@@ -18,7 +19,7 @@ pub(crate) fn write(root: &Root, path: &Path, out: &mut impl Write) -> io::Resul
         (false, Some(name)) => PathBuf::from(name),
         _ => PathBuf::from("."),
     };
-    let mut tar = Tar { out: Builder::new(out), seen: HashMap::new() };
+    let mut tar = Tar { out: Builder::new(out), seen: HashMap::new(), extended: Vec::new() };
     let meta = if follows { root.stat(path)? } else { root.lstat(path)? };
     if meta.kind == Kind::Dir {
         tar.tree(&root.dir(path)?, &meta, &base)?;
@@ -32,12 +33,13 @@ struct Tar<'a, W: Write> {
     out: Builder<&'a mut W>,
     /// First place of each file that has several names.
     seen: HashMap<(u64, u64), PathBuf>,
+    /// Extended attributes of the next entry.
+    extended: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl<W: Write> Tar<'_, W> {
     fn tree(&mut self, dir: &Dir, meta: &Metadata, here: &Path) -> io::Result<()> {
-        let mut header = header(meta, EntryType::Directory);
-        self.out.append_data(&mut header, here.join(""), io::empty())?;
+        self.append(header(meta, EntryType::Directory), &here.join(""), None, io::empty())?;
         let mut names = dir.entries()?;
         names.sort_unstable();
         for name in names {
@@ -54,16 +56,16 @@ impl<W: Write> Tar<'_, W> {
         }
         if meta.nlink > 1 {
             if let Some(first) = self.seen.get(&(meta.dev, meta.ino)) {
-                let mut header = header(meta, EntryType::Link);
-                return self.out.append_link(&mut header, at, first);
+                let first = first.clone();
+                return self.append(header(meta, EntryType::Link), at, Some(&first), io::empty());
             }
             self.seen.insert((meta.dev, meta.ino), at.to_owned());
         }
         match meta.kind {
             Kind::File => self.file(dir, name, meta, at),
             Kind::Symlink => {
-                let mut header = header(meta, EntryType::Symlink);
-                self.out.append_link(&mut header, at, Path::new(&dir.read_link(name)?))
+                let target = PathBuf::from(dir.read_link(name)?);
+                self.append(header(meta, EntryType::Symlink), at, Some(&target), io::empty())
             }
             Kind::CharDevice => self.node(meta, EntryType::Char, at),
             Kind::BlockDevice => self.node(meta, EntryType::Block, at),
@@ -77,14 +79,13 @@ impl<W: Write> Tar<'_, W> {
         let file = dir.read(name)?;
         let key = OsStr::new("security.capability");
         if let Some(value) = dir.xattr(name, key)? {
-            let record = [("SCHILY.xattr.security.capability", value.as_slice())];
-            self.out.append_pax_extensions(record)?;
+            self.extended.push(("SCHILY.xattr.security.capability", value));
         }
         let mut header = header(meta, EntryType::Regular);
         header.set_size(meta.size);
         // A file that grows meanwhile is cut, one that shrinks is filled up: the header has been sent.
         let content = file.take(meta.size).chain(io::repeat(0)).take(meta.size);
-        self.out.append_data(&mut header, at, content)
+        self.append(header, at, None, content)
     }
 
     fn node(&mut self, meta: &Metadata, kind: EntryType, at: &Path) -> io::Result<()> {
@@ -92,8 +93,42 @@ impl<W: Write> Tar<'_, W> {
         let (major, minor) = meta.device();
         header.set_device_major(major)?;
         header.set_device_minor(minor)?;
-        self.out.append_data(&mut header, at, io::empty())
+        self.append(header, at, None, io::empty())
     }
+
+    /// Names stay as they are: `./a` must not become `a`, because clients replace that first component
+    /// by the name of the copy. What does not fit into the header goes before it.
+    fn append(
+        &mut self,
+        mut header: Header,
+        at: &Path,
+        target: Option<&Path>,
+        content: impl io::Read,
+    ) -> io::Result<()> {
+        let mut extended = std::mem::take(&mut self.extended);
+        let at = at.as_os_str().as_bytes();
+        if !fits(&mut header.as_old_mut().name, at) {
+            extended.push(("path", at.to_vec()));
+        }
+        if let Some(target) = target.map(|t| t.as_os_str().as_bytes())
+            && !fits(&mut header.as_old_mut().linkname, target)
+        {
+            extended.push(("linkpath", target.to_vec()));
+        }
+        if !extended.is_empty() {
+            let records = extended.iter().map(|(key, value)| (*key, value.as_slice()));
+            self.out.append_pax_extensions(records)?;
+        }
+        header.set_cksum();
+        self.out.append(&header, content)
+    }
+}
+
+/// Puts as much of `text` into a header's field as there is room for.
+fn fits(field: &mut [u8], text: &[u8]) -> bool {
+    let len = text.len().min(field.len());
+    field[..len].copy_from_slice(&text[..len]);
+    len == text.len()
 }
 
 fn header(meta: &Metadata, kind: EntryType) -> Header {

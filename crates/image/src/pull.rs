@@ -30,6 +30,8 @@ use crate::store::{Inner, NewImage};
 use crate::unpack::UnpackError;
 use crate::{ErrorKind, Image, ImageStore, StoreError, builtin};
 
+/// Most breaks that one download is worth, however much each of them brought.
+const BREAKS_MAX: u32 = 100;
 /// Bytes between two reports of a download.
 const REPORT: u64 = 512 << 10;
 
@@ -499,7 +501,7 @@ impl Pull<'_> {
         let settings = &self.store.0.settings;
         let registries = &settings.registries;
         let mut backoff = Backoff::new(registries.retry_pause, registries.retry_pause_max);
-        let (mut at, mut attempt) = (have, 1);
+        let (mut at, mut attempt, mut breaks) = (have, 1, 0);
         while at < layer.size {
             let before = at;
             let error = match self.stream(layer, &mut at, &sender).await {
@@ -510,8 +512,9 @@ impl Pull<'_> {
             };
             // Progress earns new attempts: a long download may break often.
             attempt = if at > before { 2 } else { attempt + 1 };
-            if attempt > settings.download_attempts {
-                let (digest, attempts) = (layer.digest.clone(), settings.download_attempts);
+            breaks += 1;
+            if attempt > settings.download_attempts || breaks >= BREAKS_MAX {
+                let (digest, attempts) = (layer.digest.clone(), breaks);
                 return Err(match error {
                     Broken::Refused(error) => explain(error, self.name),
                     Broken::Transfer(source) => PullError::Interrupted { digest, attempts, source },

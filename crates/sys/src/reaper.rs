@@ -34,6 +34,7 @@ fn come_to_foreground() -> io::Result<()> {
 fn init(program: i32) -> i32 {
     let all: Vec<i32> = (1..32).collect();
     let Ok(set) = block_signals(&all) else { return 125 };
+    drop(child::set_name("wharf-init")); // For `ps`; nothing depends on it.
     if child::close_all_but(&[]).is_err() || child::quiet_stdio().is_err() {
         child::close_stdio();
     }

@@ -1,5 +1,6 @@
 //! What docker's command line parses itself: sizes, ports, mounts, networks, variables.
 
+pub mod capabilities;
 pub mod device;
 pub mod duration;
 pub mod files;

@@ -6,6 +6,7 @@ use super::Outcome;
 use crate::app::Call;
 use crate::cmdline::parse::Given;
 use crate::failure::Failure;
+use crate::parse::capabilities;
 use crate::parse::{self, device, files, gpus, item, mount, network, ports, size, ulimit, volume};
 
 /// What the engine is asked to make.
@@ -308,6 +309,9 @@ fn host_config(
         [] => Value::Null,
         list => list.into(),
     };
+    let (cap_add, cap_drop) = capabilities::effective(given.all("cap-add"), given.all("cap-drop"));
+    let or_null = |list: Vec<String>| if list.is_empty() { Value::Null } else { list.into() };
+    let (cap_add, cap_drop) = (or_null(cap_add), or_null(cap_drop));
     let tmpfs: Map<String, Value> = given
         .all("tmpfs")
         .iter()
@@ -326,8 +330,8 @@ fn host_config(
         "VolumeDriver": given.text("volume-driver"),
         "VolumesFrom": list("volumes-from"),
         "ConsoleSize": [size.0, size.1],
-        "CapAdd": list("cap-add"),
-        "CapDrop": list("cap-drop"),
+        "CapAdd": cap_add,
+        "CapDrop": cap_drop,
         "CgroupnsMode": given.text("cgroupns"),
         "Dns": given.all("dns"),
         "DnsOptions": given.all("dns-option"),

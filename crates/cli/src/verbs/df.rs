@@ -157,5 +157,7 @@ fn verbose_template(
     });
     let text = if format == "json" { "{{json .}}" } else { format };
     let shown = crate::out::table::parse(text)?.execute(&data);
-    say_line(shown.map_err(|e| Failure::new(e.to_string()))?)
+    let shown = shown.map_err(|e| Failure::new(e.to_string()))?;
+    // docker ends no line here.
+    say(if text == "{{json .}}" { crate::out::html_safe(&shown) } else { shown })
 }

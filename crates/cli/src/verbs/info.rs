@@ -4,17 +4,18 @@ use serde_json::{Value, json};
 
 use super::{Outcome, count, items, real, text};
 use crate::app::{Call, say, say_line, warn};
-use crate::conf::context;
 use crate::failure::Failure;
 use crate::out::table;
 use crate::parse::size;
 
 /// `info`
 pub async fn info(call: Call) -> Outcome {
-    let client = json!({
-        "Debug": call.session.globals.on("debug"), "Version": env!("CARGO_PKG_VERSION"),
-        "Context": context::current(&call.session), "Plugins": [], "Warnings": null,
-    });
+    let mut client = json!({"Debug": call.session.globals.on("debug")});
+    if let Value::Object(own) = super::version::own(&call, None) {
+        client.as_object_mut().into_iter().for_each(|c| c.extend(own.clone()));
+    }
+    client["Plugins"] = json!([]);
+    client["Warnings"] = Value::Null;
     let server = call.client()?.get("/info").await;
     match call.given.text("format") {
         "" => plain(&client, &server),

@@ -13,12 +13,10 @@ use crate::parse::quote;
 /// Fields whose objects have keys of the user's choice: asking for a missing one gives no value.
 const OPEN_MAPS: &[&str] = &[
     "Annotations",
-    "Config",
     "Containers",
     "Data",
     "DriverOpts",
     "ExposedPorts",
-    "IPAM",
     "Labels",
     "Networks",
     "OnBuild",
@@ -136,7 +134,7 @@ async fn inspect(call: &Call, kinds: &[Kind], size: bool) -> Outcome {
         match fetch(call, client, kinds, name, size).await {
             Ok(object) => match &template {
                 None => found.push(object),
-                Some(template) => match execute(template, &object) {
+                Some(template) => match execute(template, &typed(object)) {
                     Ok(text) => texts.push_str(&format!("{text}\n")),
                     Err(failure) => failures.push(failure),
                 },
@@ -188,6 +186,21 @@ fn skippable(error: &ApiError) -> bool {
     error.is_not_found()
         || text.contains("not supported")
         || text.contains("invalid reference format")
+}
+
+/// The object with the empty fields that docker's types print even when the engine leaves them out.
+fn typed(mut object: Value) -> Value {
+    if let Some(Value::Object(config)) = object.get_mut("Config")
+        && config.contains_key("Entrypoint")
+        && !config.contains_key("OnBuild")
+    {
+        let fields = std::mem::take(config).into_iter();
+        config.extend(fields.flat_map(|(name, value)| {
+            let after = (name == "Entrypoint").then(|| ("OnBuild".to_owned(), Value::Null));
+            [(name, value)].into_iter().chain(after)
+        }));
+    }
+    object
 }
 
 fn execute(template: &Template, object: &Value) -> Result<String, Failure> {

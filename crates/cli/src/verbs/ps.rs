@@ -39,7 +39,9 @@ pub async fn ps(call: Call) -> Outcome {
         warn("WARNING: Ignoring custom format, because both --format and --quiet are set.");
     }
     let format = format_of(&call);
-    let mentions_size = wharf_template::Template::parse(&format).is_ok_and(|t| t.mentions("Size"));
+    // The whole row as JSON has the size in it, though docker's word `json` alone does not ask for it.
+    let mentions_size = format == "{{json .}}"
+        || wharf_template::Template::parse(&format).is_ok_and(|t| t.mentions("Size"));
     let latest = given.on("latest");
     let last = if latest { 1 } else { given.int_or("last", -1) };
     let bit = |on: bool| if on { "1" } else { "" };

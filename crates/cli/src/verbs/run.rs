@@ -203,7 +203,7 @@ async fn start_and_wait(call: &Call, client: &Client, container: &Container, id:
     if let Err(error) = start(client, id).await {
         if removed {
             // Once it is gone, its name is free again.
-            _ = wait.status().await;
+            wait.gone().await;
         }
         return Err(explain(error.into()));
     }
@@ -266,6 +266,11 @@ impl Waiting {
         let path = url(&format!("/containers/{}/wait", segment(id)), &[("condition", condition)]);
         let answer = client.send(Method::POST, &path, Payload::Empty, &[]).await?;
         Ok(Self { answer })
+    }
+
+    /// The end, whatever it was: the start has failed and says why itself.
+    pub async fn gone(self) {
+        drop(crate::api::collect(self.answer).await);
     }
 
     /// The exit status; 125 when the engine cannot tell.

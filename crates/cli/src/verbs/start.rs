@@ -68,7 +68,7 @@ async fn attached(call: &Call) -> Outcome {
         let wait = Waiting::begin(client, &id, removed).await?;
         if let Err(error) = run::start(client, &id).await {
             if removed {
-                _ = wait.status().await;
+                wait.gone().await;
             }
             return Err(error.into());
         }

@@ -19,12 +19,7 @@ pub async fn version(call: Call) -> Outcome {
     };
     let client = call.client()?;
     let server = client.get("/version").await;
-    let own = json!({
-        "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": client.version(),
-        "DefaultAPIVersion": API_VERSION, "GitCommit": "unknown", "GoVersion": "none",
-        "Os": "linux", "Arch": arch(), "BuildTime": "unknown",
-        "Context": context::current(&call.session),
-    });
+    let own = own(&call, Some(client.version()));
     let answer = server.as_ref().ok();
     match template {
         Some(template) => {
@@ -57,6 +52,26 @@ fn dated(server: &Value) -> Value {
         }
     }
     server
+}
+
+/// What wharf says of itself, in docker's order.
+pub fn own(call: &Call, asked: Option<String>) -> Value {
+    let mut own = json!({"Version": env!("CARGO_PKG_VERSION")});
+    if let Some(version) = asked {
+        own["ApiVersion"] = version.into();
+    }
+    for (name, value) in [
+        ("DefaultAPIVersion", API_VERSION),
+        ("GitCommit", "unknown"),
+        ("GoVersion", "none"),
+        ("Os", "linux"),
+        ("Arch", arch()),
+        ("BuildTime", "unknown"),
+        ("Context", &context::current(&call.session)),
+    ] {
+        own[name] = value.into();
+    }
+    own
 }
 
 /// The processor as Go names it.

@@ -1,12 +1,8 @@
 //! Where a registry is: its mirrors, its own address, and whether TLS may be missing.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 
-use serde::Deserialize;
-
-use super::RegistryError;
+use super::{RegistryError, hosts};
 use crate::settings::RegistrySettings;
 
 /// Docker Hub's registry is not at `docker.io`.
@@ -48,36 +44,17 @@ impl Endpoint {
     }
 }
 
-/// A `hosts.toml`, as containerd has them.
-#[derive(Debug, Default, Deserialize)]
-struct HostsFile {
-    server: Option<String>,
-    #[serde(default)]
-    host: BTreeMap<String, HostEntry>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct HostEntry {
-    capabilities: Option<Vec<String>>,
-    #[serde(default)]
-    override_path: bool,
-    #[serde(default)]
-    skip_verify: bool,
-}
-
-/// The addresses of the registry `domain`, in the order to try them: mirrors, itself, and itself without TLS where
-/// that is allowed.
+/// The addresses of the registry `domain`, in the order to try them: mirrors as their file lists them, itself, and
+/// itself without TLS where that is allowed.
 pub(super) fn endpoints(
     domain: &str,
     settings: &RegistrySettings,
 ) -> Result<Vec<Endpoint>, RegistryError> {
-    let file = hosts_file(domain, &settings.hosts_dir)?;
+    let file = hosts::of(domain, &settings.hosts_dir)?;
     let mut all = Vec::new();
-    for (url, entry) in file.host.iter() {
-        let can =
-            |what: &str| entry.capabilities.as_ref().is_none_or(|c| c.iter().any(|c| c == what));
-        if can("pull") {
-            all.push(mirror(url, domain, entry.override_path, can("resolve"))?);
+    for (url, entry) in file.in_order() {
+        if entry.can("pull") {
+            all.push(mirror(url, domain, entry.override_path, entry.can("resolve"))?);
         }
     }
     if domain == wharf_spec::reference::DOCKER_HUB {
@@ -89,7 +66,7 @@ pub(super) fn endpoints(
     let host = if domain == wharf_spec::reference::DOCKER_HUB { HUB_HOST } else { domain };
     let own = |base: String| Endpoint { base, namespace: None, mirror: false, resolves: true };
     match file.server {
-        Some(server) => all.push(own(versioned(&server, false)?)),
+        Some(server) => all.push(own(versioned(&server, file.override_path)?)),
         None => {
             all.push(own(format!("https://{host}/v2")));
             if is_insecure(host, settings) {
@@ -112,32 +89,6 @@ fn versioned(url: &str, exact: bool) -> Result<String, RegistryError> {
         return Err(RegistryError::Setting { what: url });
     }
     Ok(if exact || url.ends_with("/v2") { url } else { format!("{url}/v2") })
-}
-
-fn hosts_file(domain: &str, dir: &Path) -> Result<HostsFile, RegistryError> {
-    for name in [domain, "_default"] {
-        let path = dir.join(name).join("hosts.toml");
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            return toml::from_str(&text)
-                .map_err(|e| RegistryError::Setting { what: format!("{} ({e})", path.display()) });
-        }
-    }
-    Ok(HostsFile::default())
-}
-
-/// Whether a certificate of `host` (with or without port) need not verify.
-pub(super) fn skips_verification(host: &str, settings: &RegistrySettings) -> bool {
-    if is_insecure(host, settings) {
-        return true;
-    }
-    let Ok(dirs) = std::fs::read_dir(&settings.hosts_dir) else { return false };
-    dirs.flatten().any(|dir| {
-        let text = std::fs::read_to_string(dir.path().join("hosts.toml")).unwrap_or_default();
-        let file: HostsFile = toml::from_str(&text).unwrap_or_default();
-        let names =
-            |url: &str| url.split("://").last().unwrap_or(url).split('/').next() == Some(host);
-        file.host.iter().any(|(url, entry)| entry.skip_verify && names(url))
-    })
 }
 
 /// Whether `host` (with or without port) may be spoken to without TLS. Loopback always may.
@@ -206,7 +157,7 @@ mod tests {
         assert_eq!(urls("ghcr.io", &settings), ["https://ghcr.io/v2/a/b/blobs/x"]);
         let entry = dir.path().join("ghcr.io");
         std::fs::create_dir(&entry).unwrap();
-        let text = "server = \"https://up.example\"\n[host.\"http://m:5000/proxy\"]\ncapabilities = [\"pull\"]\noverride_path = true\n[host.\"https://x\"]\ncapabilities = [\"push\"]\n";
+        let text = "server = \"https://up.example\"\n[host.\"http://m:5000/proxy\"]\ncapabilities = [\"pull\"]\noverride_path = true\n[host.\"https://x\"]\ncapabilities = [\"push\"]\n[host.\"https://a.example\"]\n";
         std::io::Write::write_all(
             &mut std::fs::File::create(entry.join("hosts.toml")).unwrap(),
             text.as_bytes(),
@@ -214,7 +165,12 @@ mod tests {
         .unwrap();
         assert_eq!(
             urls("ghcr.io", &settings),
-            ["http://m:5000/proxy/a/b/blobs/x?ns=ghcr.io", "https://up.example/v2/a/b/blobs/x"]
+            [
+                "http://m:5000/proxy/a/b/blobs/x?ns=ghcr.io",
+                "https://a.example/v2/a/b/blobs/x?ns=ghcr.io",
+                "https://up.example/v2/a/b/blobs/x"
+            ],
+            "in the order of the file"
         );
         assert!(!endpoints("ghcr.io", &settings).unwrap()[0].resolves);
     }

@@ -28,7 +28,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wharf_base::sync::Mutex;
 
-use super::{RegistryError, dns, endpoint, host_of};
+use super::{RegistryError, dns, endpoint, host_of, hosts};
 use crate::settings::{RegistrySettings, Settings};
 
 /// For a connection to come about, TLS included.
@@ -165,8 +165,16 @@ fn build_tls(name: &str, settings: &RegistrySettings) -> io::Result<ClientConfig
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
-    let files = CertFiles::read(&settings.certs_dir.join(name))?;
-    let builder = if endpoint::skips_verification(name, settings) {
+    let mut files = CertFiles::read(&settings.certs_dir.join(name))?;
+    let trust = hosts::trust(name, &settings.hosts_dir).map_err(io::Error::other)?;
+    for path in &trust.authorities {
+        files.authorities.extend(certificates(path)?);
+    }
+    if let Some((chain, key)) = &trust.own {
+        let key = PrivateKeyDer::from_pem_file(key).map_err(wrong(key))?;
+        files.own = Some((certificates(chain)?, key));
+    }
+    let builder = if trust.skip_verify || endpoint::is_insecure(name, settings) {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
         let mut roots = RootCertStore::empty();
@@ -195,23 +203,29 @@ impl CertFiles {
         let Ok(entries) = std::fs::read_dir(dir) else { return Ok(files) };
         for entry in entries {
             let path = entry?.path();
-            let certificates = || -> io::Result<Vec<_>> {
-                let all: Result<Vec<_>, _> =
-                    CertificateDer::pem_file_iter(&path).map_err(wrong(&path))?.collect();
-                all.map_err(wrong(&path))
-            };
             match path.extension().and_then(|e| e.to_str()) {
-                Some("crt") => files.authorities.extend(certificates()?),
+                Some("crt") => files.authorities.extend(certificates(&path)?),
                 Some("cert") => {
                     let key = path.with_extension("key");
                     let key = PrivateKeyDer::from_pem_file(&key).map_err(wrong(&key))?;
-                    files.own = Some((certificates()?, key));
+                    files.own = Some((certificates(&path)?, key));
                 }
                 _ => {}
             }
         }
         Ok(files)
     }
+}
+
+/// Every certificate of a file; none at all is a mistake of whoever named it.
+fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let all: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(wrong(path))?.collect();
+    let all = all.map_err(wrong(path))?;
+    if all.is_empty() {
+        return Err(io::Error::other(format!("{} has no certificate", path.display())));
+    }
+    Ok(all)
 }
 
 fn wrong<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> io::Error {

@@ -127,10 +127,14 @@ impl Pump {
     pub(super) fn attach(
         &mut self,
         events: &Events,
-        options: AttachOptions,
+        mut options: AttachOptions,
         stream: OwnedFd,
         reporter: Option<u32>,
     ) -> Result<(), String> {
+        if self.config.tty.is_none() {
+            // What is piped in is data: only a terminal has keys.
+            options.detach_keys.clear();
+        }
         if self.clients.len() >= MAX_ATTACHED {
             return Err(format!("{MAX_ATTACHED} clients are attached already: detach one first"));
         }
