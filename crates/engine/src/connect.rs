@@ -115,8 +115,11 @@ impl Inner {
     fn edit_hosts(&self, record: &Record, edit: impl FnOnce(&str) -> String) -> Result<()> {
         let path = self.dir(&record.id).join("hosts");
         let change = |path: &Path| -> std::io::Result<()> {
+            use std::io::Write as _;
             let text = std::fs::read_to_string(path)?;
-            std::fs::write(path, edit(&text))
+            // Not atomically: a new file would not be the one that the container has mounted.
+            let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(path)?;
+            file.write_all(edit(&text).as_bytes())
         };
         change(&path).map_err(|e| EngineError::system(format!("write {}", path.display()), e))
     }

@@ -167,11 +167,13 @@ impl Inner {
                 continue;
             }
             let cgroup = Cgroup::at(&self.host, &path);
-            let gone = !cgroup.exists() || cgroup.kill_all().and_then(|()| cgroup.delete()).is_ok();
-            if gone {
-                record::forget_cgroup(&self.db, &id)?;
-            } else {
-                tracing::warn!(cgroup = path, "cgroup of a container that is gone was not removed");
+            let emptied = if cgroup.exists() { cgroup.kill_all() } else { Ok(()) };
+            match emptied.and_then(|()| cgroup.delete()) {
+                Ok(()) => record::forget_cgroup(&self.db, &id)?,
+                Err(e) => {
+                    let error = wharf_base::error::chain(&e).to_string();
+                    tracing::warn!(cgroup = path, error, "cgroup of a removed container stays");
+                }
             }
         }
         Ok(())

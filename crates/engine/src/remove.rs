@@ -94,7 +94,9 @@ impl Inner {
     pub(crate) fn erase(self: &Arc<Self>, record: &Record, volumes: bool) -> Result<()> {
         self.bin(&self.run_dir(&record.id), "run", &record.id)?;
         self.bin(&self.dir(&record.id), "data", &record.id)?;
-        record::forget(&self.db, &record.id, !self.cgroup(record).exists())?;
+        // On cgroup v1 each controller has a directory of its own.
+        let lingers = self.cgroup(record).dirs().iter().any(|(_, dir)| dir.is_dir());
+        record::forget(&self.db, &record.id, !lingers)?;
         self.images.unpin(record.id.as_str()).map_err(EngineError::from)?;
         for point in record.mounts.iter().filter(|p| matches!(p.kind, MountKind::Image { .. })) {
             let owner = crate::create::mount_pin(record, point);

@@ -298,8 +298,8 @@ impl Inner {
 
     /// A namespace of another container, which must run.
     pub(crate) fn namespace_of(&self, id: &str, kind: &str) -> Result<PathBuf> {
-        let other = self.find(id).map_err(|_| {
-            EngineError::conflict(format!("cannot join {kind} of a container that is gone: {id}"))
+        let other = self.find(id).map_err(|e| {
+            EngineError::conflict(format!("joining {kind} namespace of container")).because(e)
         })?;
         match other.state().run() {
             Some(run) => Ok(format!("/proc/{}/ns/{kind}", run.pid).into()),

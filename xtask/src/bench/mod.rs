@@ -29,7 +29,6 @@ type Part = (&'static str, fn(&Lab) -> Result<Vec<Row>>);
 const PARTS: &[Part] = &[
     ("size", |lab| lab.size()),
     ("memory", memory::measure),
-    ("oci", runtime::measure),
     ("engine", clients::engine),
     ("run", clients::run),
     ("many", clients::many),
@@ -37,6 +36,8 @@ const PARTS: &[Part] = &[
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
+    // Last, because it has to build the runtime's examples.
+    ("oci", runtime::measure),
 ];
 
 /// `cargo xtask bench [--quick] [FILTER]`; writes the table unless a filter left parts out.
@@ -68,11 +69,12 @@ pub(crate) fn run(args: &[&str]) -> Result<bool> {
                 failed.push(format!("- {name}: {}", problem.lines().next().unwrap_or_default()));
             }
         }
+        // Now and not at the end, so that a run that is cut short leaves what it has.
+        if filter.is_none() {
+            record(&lab, &rows, &failed)?;
+        }
     }
     println!("\nmeasured in {}", seconds(begin.elapsed()));
-    if filter.is_none() {
-        record(&lab, &rows, &failed)?;
-    }
     Ok(failed.is_empty())
 }
 
@@ -104,7 +106,6 @@ fn record(lab: &Lab, rows: &[Row], failed: &[String]) -> Result<()> {
         text += &format!("\nParts that failed and have no figures:\n\n{}\n", failed.join("\n"));
     }
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-    println!("wrote {}", path.display());
     Ok(())
 }
 
@@ -117,7 +118,7 @@ fn setting(lab: &Lab) -> Result<String> {
     let load = load.split(' ').next().unwrap_or("?");
     let mode = if lab.quick { "quick run (fewer rounds)" } else { "full run" };
     Ok(format!(
-        "{}: {cores} cores, Linux {}, cgroup {}, load average at the end {load}; {mode}.\n\n{}\n",
+        "{}: {cores} cores, Linux {}, cgroup {}, load average {load}; {mode}.\n\n{}\n",
         date.trim(),
         kernel.trim(),
         machine::cgroup(),

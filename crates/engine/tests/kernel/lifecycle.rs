@@ -1,6 +1,6 @@
 //! Containers from creation to removal.
 
-use wharf_engine::options::{RemoveOptions, StopOptions, WaitCondition};
+use wharf_engine::options::{AttachOptions, RemoveOptions, StopOptions, WaitCondition};
 
 use crate::host::{Host, Test, drain, request, run_to_end};
 
@@ -64,9 +64,13 @@ async fn start_failures_have_docker_s_codes(h: Host) {
 
 async fn stop_kill_and_restart(h: Host) {
     let engine = h.open().await;
-    let r = request(&["sh", "-c", "trap 'exit 5' TERM; while true; do sleep 0.05; done"]);
-    let id = engine.create(None, r, None).await.unwrap().id;
+    let script = "trap 'exit 5' TERM; echo ready; while true; do sleep 0.05; done";
+    let id = engine.create(None, request(&["sh", "-c", script]), None).await.unwrap().id;
+    let attach = AttachOptions { stdout: true, stream: true, ..Default::default() };
+    let mut ready = engine.attach(&id, attach).await.unwrap();
     engine.start(&id).await.unwrap();
+    // Before its trap the first process of a container ignores the signal.
+    futures_util::StreamExt::next(&mut ready.output).await.unwrap().unwrap();
     assert_eq!(engine.start(&id).await.unwrap_err().kind(), wharf_engine::Kind::NotModified);
     engine.pause(&id).await.unwrap();
     assert_eq!(engine.inspect(&id, false).await.unwrap().state.status, "paused");

@@ -14,6 +14,7 @@ mod files;
 mod host;
 mod lifecycle;
 mod networks;
+mod runs;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     host::isolate();
-    let tests: Vec<Test> = [lifecycle::TESTS, files::TESTS, networks::TESTS].concat();
+    let tests: Vec<Test> = [lifecycle::TESTS, files::TESTS, networks::TESTS, runs::TESTS].concat();
     let mut failed = Vec::new();
     for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
         println!("test {name} ...");

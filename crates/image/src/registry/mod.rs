@@ -102,6 +102,14 @@ pub enum RegistryError {
         /// What.
         what: String,
     },
+    /// The connection broke within an answer.
+    #[error("{host} answered with a body that cannot be read ({why})")]
+    Broken {
+        /// Who answered.
+        host: String,
+        /// What broke.
+        why: String,
+    },
     /// The content is not what was asked for.
     #[error("{host} sent content with digest {found}, expected {expected}")]
     Digest {
@@ -124,7 +132,7 @@ impl RegistryError {
     /// Whether the same request may succeed later.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } => true,
+            Self::Connect { .. } | Self::Broken { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504),
             _ => false,
         }
@@ -359,14 +367,32 @@ impl Remote<'_> {
         digest: &Digest,
         size: u64,
     ) -> Result<Bytes, RegistryError> {
-        let response = self.blob(digest, 0).await?;
         let limit = usize::try_from(size).unwrap_or(usize::MAX).min(2 * MANIFEST_MAX);
-        let bytes = self.read(response, limit).await?;
+        let bytes = self.whole_blob(digest, limit).await?;
         if digest.matches(&bytes) {
             return Ok(bytes);
         }
         let (expected, found) = (digest.clone(), Digest::sha256(&bytes));
         Err(RegistryError::Digest { host: self.host(), expected, found })
+    }
+
+    /// Asks again when the connection breaks within the answer, which `send` has let go by then.
+    async fn whole_blob(&self, digest: &Digest, limit: usize) -> Result<Bytes, RegistryError> {
+        let settings = &self.client.settings;
+        let registries = &settings.registries;
+        let mut backoff = Backoff::new(registries.retry_pause, registries.retry_pause_max);
+        let mut attempt = 1;
+        loop {
+            let response = self.blob(digest, 0).await?;
+            match self.read(response, limit).await {
+                Err(RegistryError::Broken { .. }) if attempt < settings.download_attempts => {
+                    attempt += 1;
+                    let pause = backoff.step_jittered().min(registries.retry_pause_max);
+                    tokio::time::sleep(pause).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// A blob from byte `from` on. The answer may be the whole all the same: 200 instead of 206.
@@ -462,7 +488,12 @@ async fn read(
     let wrong = |what: String| RegistryError::Protocol { host: host.to_owned(), what };
     match tokio::time::timeout(patience, collect).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) => Err(wrong(format!("with a body that cannot be read ({error})"))),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(wrong(format!("with more than {limit} bytes")))
+        }
+        Ok(Err(error)) => {
+            Err(RegistryError::Broken { host: host.to_owned(), why: error.to_string() })
+        }
         Err(_) => Err(wrong("too slowly".into())),
     }
 }
