@@ -146,9 +146,7 @@ impl Words {
             "ridmap" => (self.idmap, self.idmap_recursive) = (true, true),
             "tmpcopyup" => self.copy_up = true,
             // Words of /etc/fstab, and mount(8)'s default.
-            "defaults" | "async" | "nouser" | "noauto" | "auto" | "nofail" | "loud" | "silent" => {
-                ()
-            }
+            "defaults" | "async" | "nouser" | "noauto" | "auto" | "nofail" | "loud" | "silent" => {}
             _ => {
                 if let Some((kind, recursive)) = propagation_word(option) {
                     self.propagation = Some((kind, recursive));
