@@ -35,7 +35,7 @@ impl Bundle {
             format!("wharf-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&id);
         let rootfs = dir.join("rootfs");
-        for name in ["bin", "proc", "sys", "dev", "etc", "tmp", "root", "work"] {
+        for name in ["bin", "proc", "sys", "dev", "etc", "tmp", "root", "pad"] {
             fs::create_dir_all(rootfs.join(name)).unwrap();
         }
         fs::copy(busybox(), rootfs.join("bin/busybox")).unwrap();

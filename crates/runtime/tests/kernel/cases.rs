@@ -56,7 +56,7 @@ fn runs_and_reports_the_exit_code() {
 }
 
 fn create_waits_and_start_runs() {
-    let b = Bundle::shell("echo ran > /work/ran; sleep 1000");
+    let b = Bundle::shell("echo ran > /pad/ran; sleep 1000");
     b.ok(&["create", "--pid-file", "pid", &b.id]);
     assert_eq!(b.state()["status"], "created");
     let pid = fs::read_to_string(b.dir.join("pid")).unwrap();
@@ -127,10 +127,10 @@ fn with_userns(b: &mut Bundle) {
 
 fn user_namespace_maps_identities() {
     let mut b = Bundle::shell(
-        "cat /proc/self/uid_map; id -u; stat -c %u /work; echo x > /dev/null; ls /dev/null",
+        "cat /proc/self/uid_map; id -u; stat -c %u /pad; echo x > /dev/null; ls /dev/null",
     );
     with_userns(&mut b);
-    std::os::unix::fs::chown(b.rootfs().join("work"), Some(200_005), Some(300_000)).unwrap();
+    std::os::unix::fs::chown(b.rootfs().join("pad"), Some(200_005), Some(300_000)).unwrap();
     let out = b.output();
     let words: Vec<&str> = out.split_whitespace().collect();
     assert_eq!(words, ["0", "200000", "65536", "0", "5", "/dev/null"]);
@@ -170,7 +170,7 @@ fn devices_and_links_are_there() {
     let wanted = "/dev/null 1:3 666\n/dev/zero 1:5 666\n/dev/full 1:7 666\n/dev/random 1:8 666\n/dev/urandom 1:9 666\n/dev/tty 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/1\n1777\n1";
     assert_eq!(out, wanted);
     let mut b = Bundle::shell(
-        "stat -c '%t:%T %a %u' /dev/mine /dev/deep/fifo; dd if=/dev/mine of=/work/x 2>&1 | grep -c permitted",
+        "stat -c '%t:%T %a %u' /dev/mine /dev/deep/fifo; dd if=/dev/mine of=/pad/x 2>&1 | grep -c permitted",
     );
     b.set(
         "/linux/devices",
@@ -291,7 +291,7 @@ fn shared_propagation_reaches_the_host() {
 
 fn readonly_root_refuses_writes() {
     let mut b =
-        Bundle::shell("touch /work/x 2>&1 | grep -c 'Read-only'; touch /dev/shm/y && echo tmpfs");
+        Bundle::shell("touch /pad/x 2>&1 | grep -c 'Read-only'; touch /dev/shm/y && echo tmpfs");
     b.set("/root/readonly", json!(true));
     assert_eq!(b.output(), "1\ntmpfs");
 }
@@ -368,7 +368,7 @@ fn rlimits_umask_nice_and_io() {
 }
 
 fn hooks_run_in_order() {
-    let mut b = Bundle::shell("cat /work/inside");
+    let mut b = Bundle::shell("cat /pad/inside");
     let log = b.dir.join("log");
     let rootfs = b.rootfs();
     let note = |name: &str| {
@@ -378,7 +378,7 @@ fn hooks_run_in_order() {
         );
         json!({"path": "/bin/busybox", "args": ["sh", "-c", script]})
     };
-    let inside = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo fromhook > /work/inside"], "env": ["PATH=/bin"]});
+    let inside = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo fromhook > /pad/inside"], "env": ["PATH=/bin"]});
     let visible = json!({"path": "/bin/busybox", "args": ["sh", "-c", format!("/bin/busybox test -e {}/dev/null && echo mounts visible >> {}", rootfs.display(), log.display())]});
     b.spec["hooks"] = json!({"prestart": [note("prestart")], "createRuntime": [note("createRuntime")],
         "createContainer": [note("createContainer"), visible], "startContainer": [inside],
@@ -422,7 +422,7 @@ fn exec_joins_the_container() {
         "-e",
         "A=b",
         "--cwd",
-        "/work",
+        "/pad",
         &b.id,
         "sh",
         "-c",
@@ -430,7 +430,7 @@ fn exec_joins_the_container() {
     ]);
     assert_eq!(
         text(&out.stdout),
-        "1000\n7\nb\n/work\nCapInh:\t0000000000000000\n",
+        "1000\n7\nb\n/pad\nCapInh:\t0000000000000000\n",
         "{}",
         text(&out.stderr)
     );
@@ -478,7 +478,7 @@ fn kill_pause_resume_delete() {
 }
 
 fn no_pivot_works() {
-    let b = Bundle::shell("ls /work; pwd");
+    let b = Bundle::shell("ls /pad; pwd");
     let out = b.call(&["run", "--no-pivot", &b.id]);
     assert_eq!(text(&out.stdout), "/\n", "{}", text(&out.stderr));
 }
@@ -521,10 +521,10 @@ fn by_library(b: &Bundle, root: Root) -> (Exit, String) {
 }
 
 fn overlay_root_exists_only_inside() {
-    let b = Bundle::shell("cat /lowest; echo new > /work/new; rm /etc/passwd; exit 3");
+    let b = Bundle::shell("cat /lowest; echo new > /pad/new; rm /etc/passwd; exit 3");
     let (exit, said) = by_library(&b, overlay(&b));
     assert_eq!((exit, said.as_str()), (Exit::Code(3), "low\n"));
-    assert!(b.dir.join("upper/work/new").exists() && !b.rootfs().join("work/new").exists());
+    assert!(b.dir.join("upper/pad/new").exists() && !b.rootfs().join("pad/new").exists());
     assert!(b.rootfs().join("etc/passwd").exists(), "layers are not written to");
     assert!(!host_mounts().contains(&b.id));
 }

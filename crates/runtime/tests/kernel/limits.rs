@@ -75,7 +75,7 @@ fn pids_limit_holds() {
 
 fn devices_are_limited() {
     let out = Bundle::shell(
-        "mknod /work/kmsg c 1 11; cat /work/kmsg 2>&1 | head -1; echo x > /dev/null && echo null",
+        "mknod /pad/kmsg c 1 11; cat /pad/kmsg 2>&1 | head -1; echo x > /dev/null && echo null",
     )
     .output();
     assert!(out.contains("not permitted") && out.ends_with("null"), "{out}");
@@ -83,7 +83,7 @@ fn devices_are_limited() {
 
 fn account_is_reported() {
     let b = Bundle::sleeping();
-    b.call(&["exec", &b.id, "sh", "-c", "head -c 10000000 /dev/zero > /work/big"]);
+    b.call(&["exec", &b.id, "sh", "-c", "head -c 10000000 /dev/zero > /pad/big"]);
     let event: Value = serde_json::from_str(&b.ok(&["events", "--stats", &b.id])).unwrap();
     let data = &event["data"];
     assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{data}");
