@@ -26,10 +26,17 @@ impl Inner {
         }
         let (inner, c) = (self.clone(), c.clone());
         self.finish(async move {
-            if c.state().run().is_some() || matches!(c.state(), State::Restarting(_)) {
-                inner.end_for_removal(&c, options.force).await?;
-            }
-            let _turn = c.turn.lock().await;
+            let alive = || c.state().run().is_some() || matches!(c.state(), State::Restarting(_));
+            let _turn = loop {
+                if alive() {
+                    inner.end_for_removal(&c, options.force).await?;
+                }
+                let turn = c.turn.lock().await;
+                // A restart policy may have been quicker than the removal.
+                if !alive() || !options.force {
+                    break turn;
+                }
+            };
             if options.force && inner.find(c.id.as_str()).is_err() {
                 // --rm was quicker.
                 return Ok(());

@@ -201,7 +201,6 @@ pub(crate) const RESTARTS: &[&str] = &[
     "update --cpus 1 --cpu-period 100 aa",
     "update --memory 1 aa",
     "update --memory bogus aa",
-    "top aa",
     r#"inspect -f "{{.HostConfig.RestartPolicy.Name}}" aa"#,
     "stop -t 0 aa",
     "rm aa",

@@ -99,6 +99,8 @@ fn session(sides: &Sides, side: Side, verb: &[&str], leave: &str) -> (i32, Strin
     terminal.send(leave);
     let (code, text) = terminal.finish();
     // How often the shell had to look is a matter of time.
+    // So is whether it repaints its prompt for the new size before the end.
+    let text = text.replace("\r/ # \u{1b}[J", "");
     let text = text.lines().last().unwrap_or_default().replace("docker", "wharf");
     (code, text)
 }
