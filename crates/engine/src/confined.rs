@@ -90,7 +90,7 @@ impl Inner {
         let lowers = self.lowers(record).map_err(|e| std::io::Error::other(e.message()))?;
         let fs = Fs::open("overlay")?;
         fs.set("source", "overlay")?;
-        crate::view::add_lowers(&fs, &lowers.iter().collect::<Vec<_>>())?;
+        fs.set_lowers(lowers.iter().map(|l| l.as_path()))?;
         fs.set("upperdir", dir.join("upper").as_path())?;
         fs.set("workdir", dir.join("work").as_path())?;
         fs.mount(0)
@@ -113,7 +113,7 @@ impl Inner {
         let lowers = self.lowers(record).map_err(|e| std::io::Error::other(e.message()))?;
         let fs = Fs::open("overlay")?;
         fs.set("source", "overlay")?;
-        crate::view::add_lowers(&fs, &std::iter::once(&own).chain(&lowers).collect::<Vec<_>>())?;
+        fs.set_lowers(std::iter::once(&own).chain(&lowers).map(|l| l.as_path()))?;
         fs.set("upperdir", upper.as_path())?;
         fs.set("workdir", work.as_path())?;
         fs.mount(0)

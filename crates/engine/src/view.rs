@@ -86,25 +86,8 @@ pub(crate) fn merged<'a>(layers: impl Iterator<Item = &'a PathBuf>) -> Result<Ro
 fn overlay(layers: &[&PathBuf]) -> io::Result<OwnedFd> {
     let fs = Fs::open("overlay")?;
     fs.set("source", "overlay")?;
-    add_lowers(&fs, layers)?;
+    fs.set_lowers(layers.iter().map(|l| l.as_path()))?;
     fs.mount(wharf_sys::mount::attr::RDONLY | wharf_sys::mount::attr::NODEV)
-}
-
-/// Names the layers of an overlay, top first.
-pub(crate) fn add_lowers(fs: &Fs, layers: &[&PathBuf]) -> io::Result<()> {
-    for (index, layer) in layers.iter().enumerate() {
-        match fs.set("lowerdir+", layer.as_path()) {
-            // Before 6.7 there is only the joint option, with colons escaped.
-            Err(e) if index == 0 && e.kind() == io::ErrorKind::InvalidInput => {
-                let escape =
-                    |l: &&PathBuf| l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
-                let joint: Vec<String> = layers.iter().map(escape).collect();
-                return fs.set("lowerdir", joint.join(":").as_str());
-            }
-            other => other?,
-        }
-    }
-    Ok(())
 }
 
 /// A small text file of the tree; missing is empty, larger than any real one is refused.

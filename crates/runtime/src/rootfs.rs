@@ -439,20 +439,7 @@ fn overlay(
     label: Option<&str>,
 ) -> io::Result<OwnedFd> {
     fs.set("source", "overlay")?;
-    for (index, lower) in lowers.iter().enumerate() {
-        match fs.set("lowerdir+", lower) {
-            // Before 6.7 there is only the joint option, with colons escaped.
-            Err(e) if index == 0 && e.raw_os_error() == Some(errno::INVAL) => {
-                let escaped: Vec<String> = lowers
-                    .iter()
-                    .map(|l| l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:"))
-                    .collect();
-                fs.set("lowerdir", escaped.join(":").as_str())?;
-                break;
-            }
-            other => other?,
-        }
-    }
+    fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
     fs.set("upperdir", upper)?;
     fs.set("workdir", work)?;
     if let Some(label) = label {

@@ -73,6 +73,20 @@ impl Fs {
         Ok(rustix::mount::fsconfig_set_string(self.0.as_fd(), key, value)?)
     }
 
+    /// Names the lower layers of an overlay, top first.
+    ///
+    /// From Linux 6.7 on, one by one, whatever their number and names. Before, joined by colons into
+    /// an option of at most a page; that kernel takes any option and refuses it only when it mounts,
+    /// so its version decides and not its answer.
+    pub fn set_lowers<'a>(&self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        if crate::host::kernel_version() >= (6, 7) {
+            return lowers.into_iter().try_for_each(|lower| self.set("lowerdir+", lower));
+        }
+        let escaped: Vec<String> =
+            lowers.map(|l| l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:")).collect();
+        self.set("lowerdir", escaped.join(":").as_str())
+    }
+
     /// Sets an option without a value.
     pub fn flag(&self, key: &str) -> io::Result<()> {
         Ok(rustix::mount::fsconfig_set_flag(self.0.as_fd(), key)?)
