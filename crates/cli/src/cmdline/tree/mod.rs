@@ -103,7 +103,7 @@ const LATER: &[(&str, &str)] = &[
     ("checkpoint", "checkpoints are not implemented"),
     (
         "compose",
-        "Compose projects are not implemented yet; the stock docker compose works against wharf",
+        "Compose projects are not implemented yet; start the containers one by one with run",
     ),
     ("config", "it belongs to Swarm, which wharf does not implement"),
     ("manifest", "manifest lists are not implemented yet"),
