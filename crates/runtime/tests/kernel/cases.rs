@@ -88,7 +88,8 @@ fn program_faults_have_runcs_texts() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    assert!(b.refusal().contains("exec /bad: exec format error"));
+    let said = b.refusal();
+    assert!(said.contains("exec /bad: exec format error"), "{said}");
 }
 
 fn namespaces_are_new() {
