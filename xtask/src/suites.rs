@@ -136,6 +136,7 @@ fn clippy(_: &Selection) -> Result<Tally> {
 
 /// Unit and kernel tests of every crate that ships.
 fn unit(s: &Selection) -> Result<Tally> {
+    tools::clients()?;
     test(s, &["--workspace", "--exclude", "xtask", "--exclude", "wharf-test"], &[])
 }
 

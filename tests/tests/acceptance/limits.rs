@@ -23,7 +23,11 @@ fn memory_beyond_the_limit_is_an_oom_kill() {
     assert_eq!(host.inspect("box", "{{.State.OOMKilled}}"), "true");
     // The kernel may need more than one victim before memory suffices.
     let told = host.events("event=oom", "{{.Action}}");
-    assert!(!told.is_empty(), "no oom event; all: {:?}", host.events("container=box", "{{.Action}}"));
+    assert!(
+        !told.is_empty(),
+        "no oom event; all: {:?}",
+        host.events("container=box", "{{.Action}}")
+    );
 }
 
 #[test]
