@@ -117,7 +117,12 @@ pub struct Run<'a, E, P> {
 
 impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
     /// A run that knows the containers that there are.
-    pub fn new(engine: &'a E, project: &'a Project, observed: &'a Observed, progress: &'a P) -> Self {
+    pub fn new(
+        engine: &'a E,
+        project: &'a Project,
+        observed: &'a Observed,
+        progress: &'a P,
+    ) -> Self {
         let mut made = Made::new();
         for container in observed.containers.iter().filter(|c| !observe::is_oneoff(c)) {
             let service = observe::label(container, labels::SERVICE).to_owned();
@@ -204,8 +209,13 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
                     }
                 };
                 let subject = format!("Network {name}");
-                if let Some(why) = self.told(subject.clone(), ["Removing", "Removed"], work).await? {
-                    self.tell(&subject, Status::Warning, &format!("Resource is still in use: {why}"));
+                if let Some(why) = self.told(subject.clone(), ["Removing", "Removed"], work).await?
+                {
+                    self.tell(
+                        &subject,
+                        Status::Warning,
+                        &format!("Resource is still in use: {why}"),
+                    );
                 }
                 Ok(())
             }
@@ -315,9 +325,8 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
                 // Another up of the same project may have been faster.
                 Err(EngineError::Conflict(why)) => {
                     let found = self.engine.network(&network.name).await?;
-                    let own = found.is_some_and(|n| {
-                        n.labels.get(labels::PROJECT) == Some(&self.project.name)
-                    });
+                    let own = found
+                        .is_some_and(|n| n.labels.get(labels::PROJECT) == Some(&self.project.name));
                     if own { Ok(()) } else { Err(EngineError::Conflict(why).into()) }
                 }
                 other => Ok(other.map(drop)?),
@@ -355,7 +364,9 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
         let complete = resolve(&mut service, &|name| self.id_of(name, None));
         match complete {
             true => Ok(service),
-            false => Err(PlanError::Missing { what: "namespaces", service: name.to_owned() }.into()),
+            false => {
+                Err(PlanError::Missing { what: "namespaces", service: name.to_owned() }.into())
+            }
         }
     }
 
@@ -391,10 +402,11 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
             let replaced = last.strip_prefix(&project).unwrap_or(last);
             context.labels.insert(labels::REPLACE.to_owned(), replaced.to_owned());
         }
-        let before = old.filter(|(_, inherit)| *inherit).and_then(|(id, _)| {
-            self.observed.containers.iter().find(|c| c.id == id)
-        });
-        let image = self.observed.images.get(&service.image_or_default(&self.project.name, service_name));
+        let before = old
+            .filter(|(_, inherit)| *inherit)
+            .and_then(|(id, _)| self.observed.containers.iter().find(|c| c.id == id));
+        let image =
+            self.observed.images.get(&service.image_or_default(&self.project.name, service_name));
         let declared = declared_volumes(image);
         let inherited = match before {
             Some(before) => Inherited { mounts: &before.mounts, declared: &declared },
@@ -451,8 +463,8 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
 
     /// Puts secrets and configs that are no files of the host into a container.
     pub async fn inject(&self, name: &str, service: &Service, id: &str) -> Result<(), ApplyError> {
-        let archive =
-            mounts::carried(self.project, service).map_err(|_| ApplyError::Pack(name.to_owned()))?;
+        let archive = mounts::carried(self.project, service)
+            .map_err(|_| ApplyError::Pack(name.to_owned()))?;
         match archive {
             Some(archive) => Ok(self.engine.upload(id, "/", archive).await?),
             None => Ok(()),

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use wharf_spec::compose::model::{DeviceRequest, Endpoint, Resource, Service};
 use wharf_spec::compose::{Project, model};
 use wharf_spec::docker::{
-    self, ContainerConfig, CreateRequest, Empty, EndpointIpamConfig, EndpointSettings, HealthConfig,
-    HostConfig, LogConfig, NetworkingConfig, PortBinding, Resources, RestartPolicy, StrList,
+    self, ContainerConfig, CreateRequest, Empty, EndpointIpamConfig, EndpointSettings,
+    HealthConfig, HostConfig, LogConfig, NetworkingConfig, PortBinding, Resources, RestartPolicy,
+    StrList,
 };
 
 use crate::labels;
@@ -370,7 +371,8 @@ fn resources(service: &Service) -> Resources {
     blkio(service, &mut out);
     let mut requests: Vec<docker::DeviceRequest> = Vec::new();
     if let Some(deploy) = &service.deploy {
-        let Resource { cpus, memory, pids, .. } = deploy.resources.limits.clone().unwrap_or_default();
+        let Resource { cpus, memory, pids, .. } =
+            deploy.resources.limits.clone().unwrap_or_default();
         if memory.0 != 0 {
             out.memory = memory.0;
         }
@@ -392,7 +394,11 @@ fn resources(service: &Service) -> Resources {
     let mapping = |d: &&model::DeviceMapping| docker::DeviceMapping {
         path_on_host: d.source.clone(),
         path_in_container: if d.target.is_empty() { d.source.clone() } else { d.target.clone() },
-        cgroup_permissions: if d.permissions.is_empty() { "rwm".into() } else { d.permissions.clone() },
+        cgroup_permissions: if d.permissions.is_empty() {
+            "rwm".into()
+        } else {
+            d.permissions.clone()
+        },
     };
     out.devices = Some(mapped.iter().map(mapping).collect());
     if !cdi.is_empty() {

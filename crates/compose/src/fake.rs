@@ -83,7 +83,8 @@ impl FakeEngine {
     /// The names of all containers with their states.
     pub fn states(&self) -> Vec<String> {
         let world = self.world.borrow();
-        let state = |(c, _): &(ContainerSummary, CreateRequest)| format!("{} {}", c.names[0], c.state);
+        let state =
+            |(c, _): &(ContainerSummary, CreateRequest)| format!("{} {}", c.names[0], c.state);
         let mut all: Vec<String> = world.containers.values().map(state).collect();
         all.sort();
         all
@@ -105,7 +106,8 @@ impl FakeEngine {
 
     fn name_of(&self, id: &str) -> String {
         let world = self.world.borrow();
-        let found = world.containers.get(id).map(|(c, _)| c.names[0].trim_start_matches('/').to_owned());
+        let found =
+            world.containers.get(id).map(|(c, _)| c.names[0].trim_start_matches('/').to_owned());
         found.unwrap_or_else(|| id.to_owned())
     }
 

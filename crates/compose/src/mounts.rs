@@ -76,9 +76,10 @@ fn short_where_possible(
                 b.create_host_path && b.propagation.is_empty() && b.recursive.is_empty()
             }),
             "volume" => {
-                let plain = own.volume.as_ref().is_none_or(|v| {
-                    v.labels.is_empty() && v.subpath.is_empty() && !v.nocopy
-                });
+                let plain = own
+                    .volume
+                    .as_ref()
+                    .is_none_or(|v| v.labels.is_empty() && v.subpath.is_empty() && !v.nocopy);
                 plain && project.volumes.values().any(|v| v.name == mount.source)
             }
             _ => false,
@@ -203,7 +204,11 @@ pub(crate) fn carried(project: &Project, service: &Service) -> std::io::Result<O
             header.set_uid(reference.uid.parse().unwrap_or(0));
             header.set_gid(reference.gid.parse().unwrap_or(0));
             let target = target_of(reference, dir);
-            archive.append_data(&mut header, target.trim_start_matches('/'), object.content.as_bytes())?;
+            archive.append_data(
+                &mut header,
+                target.trim_start_matches('/'),
+                object.content.as_bytes(),
+            )?;
             any = true;
         }
     }

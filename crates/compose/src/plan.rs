@@ -6,7 +6,6 @@ pub mod up;
 
 use std::fmt;
 
-
 pub use down::{DownOptions, down};
 pub use steps::{Action, Container, Plan, Step};
 pub use up::{Recreate, UpOptions, diverged_volumes, up};
@@ -24,7 +23,9 @@ pub enum PlanError {
     #[error("external volume {0:?} not found")]
     NoVolume(String),
     /// A network of the same name that belongs to something else.
-    #[error("network {name} was found but has incorrect label com.docker.compose.network set to {found:?} (expected: {key:?})")]
+    #[error(
+        "network {name} was found but has incorrect label com.docker.compose.network set to {found:?} (expected: {key:?})"
+    )]
     ForeignNetwork {
         /// Its name.
         name: String,
@@ -52,4 +53,3 @@ impl fmt::Display for Remark {
         f.write_str(&self.0)
     }
 }
-

@@ -90,9 +90,9 @@ fn containers(
     while !left.is_empty() {
         // A service is next when nothing that is left depends on it; a cycle in labels ends at any.
         let free = |s: &&&str| {
-            !left.iter().any(|other| {
-                other != *s && depends.get(*other).is_some_and(|d| d.contains(**s))
-            })
+            !left
+                .iter()
+                .any(|other| other != *s && depends.get(*other).is_some_and(|d| d.contains(**s)))
         };
         let Some(next) = left.iter().find(free).or(left.iter().next()).copied() else { break };
         left.remove(next);
@@ -133,13 +133,17 @@ fn depends_on(containers: &[&ContainerSummary]) -> BTreeMap<String, BTreeSet<Str
     out
 }
 
-fn remove_networks(plan: &mut Plan, project: &Project, networks: &[NetworkInspect], after: &[usize]) {
+fn remove_networks(
+    plan: &mut Plan,
+    project: &Project,
+    networks: &[NetworkInspect],
+    after: &[usize],
+) {
     let external = |network: &NetworkInspect| {
         project.networks.values().any(|n| n.external && n.name == network.name)
     };
     for network in networks.iter().filter(|n| !external(n)) {
-        let action =
-            Action::RemoveNetwork { id: network.id.clone(), name: network.name.clone() };
+        let action = Action::RemoveNetwork { id: network.id.clone(), name: network.name.clone() };
         plan.add(action, after.to_vec());
     }
 }

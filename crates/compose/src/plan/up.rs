@@ -52,7 +52,8 @@ pub struct UpOptions {
 /// The volumes, by key, that are not as the files say. To make them anew loses their data.
 pub fn diverged_volumes(project: &Project, observed: &Observed) -> Vec<String> {
     let differs = |key: &String| {
-        let (Some(volume), Some(found)) = (project.volumes.get(key), observed.volumes.get(key)) else {
+        let (Some(volume), Some(found)) = (project.volumes.get(key), observed.volumes.get(key))
+        else {
             return false;
         };
         let hash = found.labels.as_ref().and_then(|l| l.get(labels::CONFIG_HASH));
@@ -162,7 +163,8 @@ impl Planner<'_> {
     /// A network that differs goes once its containers have left it, and comes back.
     fn renew_network(&mut self, key: &str, id: &str, name: &str) {
         let uses = |(_, s): &(&String, &Service)| s.networks.contains_key(key);
-        let services: Vec<&String> = self.project.services.iter().filter(uses).map(|(n, _)| n).collect();
+        let services: Vec<&String> =
+            self.project.services.iter().filter(uses).map(|(n, _)| n).collect();
         let mut left = Vec::new();
         for service in services {
             for container in self.observed.of_service(service) {
@@ -213,7 +215,8 @@ impl Planner<'_> {
 
     fn renew_volume(&mut self, key: &str, name: &str) {
         let uses = |(_, s): &(&String, &Service)| s.volumes.iter().any(|v| v.source == key);
-        let services: Vec<&String> = self.project.services.iter().filter(uses).map(|(n, _)| n).collect();
+        let services: Vec<&String> =
+            self.project.services.iter().filter(uses).map(|(n, _)| n).collect();
         let mut gone = Vec::new();
         for service in services {
             for container in self.observed.of_service(service) {
@@ -283,7 +286,8 @@ impl Planner<'_> {
     }
 
     fn must_recreate(&self, name: &str, service: &Service, container: &ContainerSummary) -> bool {
-        let chosen = self.options.services.is_empty() || self.options.services.iter().any(|s| s == name);
+        let chosen =
+            self.options.services.is_empty() || self.options.services.iter().any(|s| s == name);
         match if chosen { self.options.recreate } else { self.options.recreate_dependencies } {
             Recreate::Never => return false,
             Recreate::Force => return true,
@@ -407,7 +411,9 @@ impl Planner<'_> {
         let mut steps = Vec::new();
         for dependent in dependents {
             for container in self.observed.of_service(dependent) {
-                if container.state == "running" && self.lost.insert(format!("stopped {}", container.id)) {
+                if container.state == "running"
+                    && self.lost.insert(format!("stopped {}", container.id))
+                {
                     steps.push(self.stop(container, Vec::new()));
                 }
             }

@@ -2,10 +2,7 @@
 //!
 //! Order and emptiness are part of the hash of a service: a field that moves makes every container
 //! look changed.
-#![allow(
-    missing_docs,
-    reason = "fields carry the names and meaning of the Compose specification"
-)]
+#![allow(missing_docs, reason = "fields carry the names and meaning of the Compose specification")]
 
 use std::collections::BTreeMap;
 
@@ -568,9 +565,8 @@ impl Service {
 
     /// The networks, the one with the highest priority first.
     pub fn networks_by_priority(&self) -> Vec<&str> {
-        let priority = |name: &str| {
-            self.networks.get(name).and_then(Option::as_ref).map_or(0, |n| n.priority)
-        };
+        let priority =
+            |name: &str| self.networks.get(name).and_then(Option::as_ref).map_or(0, |n| n.priority);
         let mut names: Vec<&str> = self.networks.keys().map(String::as_str).collect();
         names.sort_by_key(|name| std::cmp::Reverse(priority(name)));
         names

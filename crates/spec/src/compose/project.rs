@@ -78,8 +78,9 @@ impl Project {
                 continue;
             }
             match reach {
-                Selection::WithDependencies => open
-                    .extend(service.depends_on.iter().map(|(n, dep)| (n.clone(), dep.required))),
+                Selection::WithDependencies => {
+                    open.extend(service.depends_on.iter().map(|(n, dep)| (n.clone(), dep.required)))
+                }
                 Selection::WithDependents => {
                     open.extend(self.dependents(&name).map(|n| (n.to_owned(), false)));
                 }
@@ -153,7 +154,11 @@ pub(super) fn check(project: &mut Project, tree: &Node) -> Result<()> {
         scale(name, service).map_err(place)?;
     }
     for (name, secret) in &project.secrets {
-        if !secret.external && secret.file.is_empty() && secret.environment.is_empty() && secret.driver.is_empty() {
+        if !secret.external
+            && secret.file.is_empty()
+            && secret.environment.is_empty()
+            && secret.driver.is_empty()
+        {
             return Err(Fault::new(format!(
                 "secret {name:?} must declare either `file` or `environment`"
             )));
@@ -172,17 +177,23 @@ fn one(project: &Project, name: &str) -> Result<()> {
     let Some(s) = project.services.get(name) else { return Ok(()) };
     let fail = |what: String| Err(Fault::new(format!("{what}: invalid compose project")));
     if s.build.is_none() && s.image.is_empty() && s.provider.is_none() {
-        return fail(format!("service {name:?} has neither an image nor a build context specified"));
+        return fail(format!(
+            "service {name:?} has neither an image nor a build context specified"
+        ));
     }
-    if s.build.as_ref().is_some_and(|b| !b.dockerfile.is_empty() && !b.dockerfile_inline.is_empty()) {
-        return fail(format!("service {name:?} declares mutually exclusive dockerfile and dockerfile_inline"));
+    if s.build.as_ref().is_some_and(|b| !b.dockerfile.is_empty() && !b.dockerfile_inline.is_empty())
+    {
+        return fail(format!(
+            "service {name:?} declares mutually exclusive dockerfile and dockerfile_inline"
+        ));
     }
     if !s.network_mode.is_empty() && !s.networks.is_empty() {
         return fail(format!(
             "service {name} declares mutually exclusive `network_mode` and `networks`"
         ));
     }
-    let missing = |what: &str, it: &str| fail(format!("service {name:?} refers to undefined {what} {it}"));
+    let missing =
+        |what: &str, it: &str| fail(format!("service {name:?} refers to undefined {what} {it}"));
     if let Some(network) = s.networks.keys().find(|n| !project.networks.contains_key(*n)) {
         return missing("network", network);
     }
@@ -194,7 +205,9 @@ fn one(project: &Project, name: &str) -> Result<()> {
         return missing("config", &config.source);
     }
     let build_secrets = s.build.iter().flat_map(|b| &b.secrets);
-    if let Some(secret) = build_secrets.chain(&s.secrets).find(|c| !project.secrets.contains_key(&c.source)) {
+    if let Some(secret) =
+        build_secrets.chain(&s.secrets).find(|c| !project.secrets.contains_key(&c.source))
+    {
         return missing("secret", &secret.source);
     }
     if let Some(model) = s.models.keys().find(|m| !project.models.contains_key(*m)) {
@@ -228,7 +241,8 @@ fn targets(name: &str, s: &Service) -> Result<()> {
         (t.split(':').next().unwrap_or_default(), format!("services.{name}.tmpfs[{at}]"))
     });
     let volumes = s.volumes.iter().enumerate();
-    let volumes = volumes.map(|(at, v)| (v.target.as_str(), format!("services.{name}.volumes[{at}]")));
+    let volumes =
+        volumes.map(|(at, v)| (v.target.as_str(), format!("services.{name}.volumes[{at}]")));
     let mut seen: BTreeMap<&str, String> = BTreeMap::new();
     for (target, location) in tmpfs.chain(volumes) {
         if let Some(first) = seen.get(target) {

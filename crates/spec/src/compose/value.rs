@@ -75,7 +75,10 @@ impl Field for bool {
 }
 
 impl Field for i64 {
-    #[expect(clippy::cast_possible_truncation, reason = "as Go reads a fraction where it wants none")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "as Go reads a fraction where it wants none"
+    )]
     fn read(node: &Node) -> Result<Self> {
         match &node.value {
             Value::Int(n) => Ok(*n),
@@ -106,9 +109,9 @@ impl Field for f32 {
         match &node.value {
             Value::Int(n) => Ok(*n as f32),
             Value::Float(n) => Ok(*n as f32),
-            Value::Text(text) => text
-                .parse()
-                .map_err(|_| Fault::at(node.span, format!("{text:?} is not a number"))),
+            Value::Text(text) => {
+                text.parse().map_err(|_| Fault::at(node.span, format!("{text:?} is not a number")))
+            }
             _ => wrong(node, "number"),
         }
     }
@@ -263,7 +266,8 @@ wrapper! {
 
 impl Field for Labels {
     fn read(node: &Node) -> Result<Self> {
-        let value = |n: &Node| if n.is_null() { String::new() } else { n.printed().unwrap_or_default() };
+        let value =
+            |n: &Node| if n.is_null() { String::new() } else { n.printed().unwrap_or_default() };
         match &node.value {
             Value::Map(map) => Ok(Self(map.iter().map(|(k, n)| (k.clone(), value(n))).collect())),
             Value::List(list) => Ok(Self(
@@ -417,7 +421,9 @@ pub fn words(line: &str) -> std::result::Result<Vec<String>, String> {
             }
             ')' if !single && !double && !backquote => dollar = !dollar,
             ';' | '&' | '|' | '<' | '>' if !quoted => {
-                if c == '>' && word.as_deref().is_some_and(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
+                if c == '>'
+                    && word.as_deref().is_some_and(|w| w.starts_with(|c: char| c.is_ascii_digit()))
+                {
                     word = None;
                 }
                 break;
@@ -556,7 +562,10 @@ impl fmt::Display for Duration {
 }
 
 /// `1w2d3h4m5s6ms` and any part of it, with fractions, in nanoseconds.
-#[expect(clippy::cast_possible_truncation, reason = "durations are far below 292 years; more saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "durations are far below 292 years; more saturates"
+)]
 pub fn duration(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
@@ -623,7 +632,8 @@ impl Field for Count {
         match node.as_text() {
             Some(text) if text.eq_ignore_ascii_case("all") => Ok(Self(-1)),
             Some(text) if text.parse::<i64>().is_err() => {
-                let why = format!("invalid value {text:?}, the only value allowed is 'all' or a number");
+                let why =
+                    format!("invalid value {text:?}, the only value allowed is 'all' or a number");
                 Err(Fault::at(node.span, why))
             }
             _ => i64::read(node).map(Self),
@@ -737,7 +747,8 @@ impl Extensions {
     }
 
     pub(super) fn write(&self, form: Form) -> Vec<(String, Out)> {
-        match Out::sorted(self.0.iter().map(|(k, n)| (k.clone(), n.written(form))).collect(), form) {
+        match Out::sorted(self.0.iter().map(|(k, n)| (k.clone(), n.written(form))).collect(), form)
+        {
             Out::Map(entries) => entries,
             _ => Vec::new(),
         }

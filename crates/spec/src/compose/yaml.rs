@@ -24,9 +24,8 @@ pub(super) fn parse(file: u32, text: &str) -> Result<Vec<Document>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { file, ..Builder::default() };
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| {
-            Fault::at(builder.span(e.marker()), format!("yaml: {}", e.info()))
-        })?;
+        let (event, span) = event
+            .map_err(|e| Fault::at(builder.span(e.marker()), format!("yaml: {}", e.info())))?;
         builder.take(event, span.start)?;
     }
     Ok(builder.documents)
@@ -228,9 +227,10 @@ fn own_tag(tag: Option<(&str, &str)>, span: Span) -> Result<Tag> {
         Some(("!", "override")) => Ok(Tag::Override),
         // The non-specific tag, and YAML's own.
         None | Some(("" | "!", "")) | Some(("tag:yaml.org,2002:", _)) => Ok(Tag::None),
-        Some((handle, suffix)) => {
-            Err(Fault::at(span, format!("unknown tag {handle}{suffix}; Compose has !reset and !override")))
-        }
+        Some((handle, suffix)) => Err(Fault::at(
+            span,
+            format!("unknown tag {handle}{suffix}; Compose has !reset and !override"),
+        )),
     }
 }
 

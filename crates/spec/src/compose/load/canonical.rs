@@ -129,7 +129,9 @@ fn pairs(node: &mut Node, path: Path<'_>, lenient: bool) -> Result<()> {
     let mut map = Map::new();
     for item in list {
         match item.as_text().and_then(|t| t.split_once('=')) {
-            Some((key, value)) => drop(map.insert(key.to_owned(), item.with(Value::Text(value.into())))),
+            Some((key, value)) => {
+                drop(map.insert(key.to_owned(), item.with(Value::Text(value.into()))))
+            }
             None if lenient => return Ok(()),
             None => {
                 let shown = item.printed().unwrap_or_default();
@@ -249,7 +251,9 @@ fn ssh(node: &mut Node) -> Result<()> {
     for item in list {
         let text = item.as_text().unwrap_or_default();
         match text.split_once('=') {
-            Some((id, path)) => drop(map.insert(id.to_owned(), item.with(Value::Text(path.into())))),
+            Some((id, path)) => {
+                drop(map.insert(id.to_owned(), item.with(Value::Text(path.into()))))
+            }
             None if text == "default" => drop(map.insert(text.to_owned(), item.with(Value::Null))),
             None => return Err(Fault::at(item.span, format!("invalid ssh key {text:?}"))),
         }

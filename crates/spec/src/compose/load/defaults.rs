@@ -40,7 +40,10 @@ pub(in crate::compose) fn apply(node: &mut Node, path: Path<'_>) -> Result<()> {
 /// Contradictions that a schema cannot tell, over the merged files.
 pub(in crate::compose) fn check(root: &Node) -> Result<()> {
     let section = |name: &str| root.get(name).and_then(Node::as_map).into_iter().flatten();
-    for (kind, keys) in [("configs", &["file", "environment", "content"][..]), ("secrets", &["file", "environment"])] {
+    for (kind, keys) in [
+        ("configs", &["file", "environment", "content"][..]),
+        ("secrets", &["file", "environment"]),
+    ] {
         for (name, node) in section(kind) {
             file_object(&format!("{kind}.{name}"), node, keys)?;
         }
@@ -66,7 +69,9 @@ pub(in crate::compose) fn check(root: &Node) -> Result<()> {
             .unwrap_or_default();
         for device in gpus.iter().chain(reserved) {
             if device.get("count").is_some() && device.get("device_ids").is_some() {
-                let text = format!("services.{name}: \"count\" and \"device_ids\" attributes are exclusive");
+                let text = format!(
+                    "services.{name}: \"count\" and \"device_ids\" attributes are exclusive"
+                );
                 return Err(Fault::at(device.span, text));
             }
         }

@@ -71,7 +71,8 @@ impl Loader<'_> {
                 self.extended(base, from, file, scope, chain)?
             }
             None => {
-                let text = format!("cannot extend service {name:?} in {file}: service {base:?} not found");
+                let text =
+                    format!("cannot extend service {name:?} in {file}: service {base:?} not found");
                 return Err(Fault::at(extends.span, text));
             }
             Some(path) => {
@@ -98,7 +99,8 @@ impl Loader<'_> {
 
     /// The services of another file, its paths resolved from where it lies.
     fn foreign(&mut self, path: &str, extends: &Node, scope: &Scope) -> Result<Foreign> {
-        let text = read_file(self.files, path, "extended file").map_err(|f| f.or_at(extends.span))?;
+        let text =
+            read_file(self.files, path, "extended file").map_err(|f| f.or_at(extends.span))?;
         let mark = self.sources.add(path, &text);
         let mut all = Map::new();
         let mut removed = Vec::new();

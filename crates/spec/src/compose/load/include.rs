@@ -19,7 +19,12 @@ struct Entry {
 
 impl Loader<'_> {
     /// Loads what a file includes and adds it to the file's own sections.
-    pub(super) fn include_all(&mut self, root: &mut Node, file: &Text, scope: &Scope) -> Result<()> {
+    pub(super) fn include_all(
+        &mut self,
+        root: &mut Node,
+        file: &Text,
+        scope: &Scope,
+    ) -> Result<()> {
         let Some(list) = root.as_map_mut().and_then(|m| m.remove("include")) else {
             return Ok(());
         };
@@ -48,8 +53,13 @@ impl Loader<'_> {
             }
             let path = scope.base().absolute(path);
             if files.is_empty() && included.contains(&path) {
-                let chain: Vec<&str> = included[1..].iter().chain([&path]).map(String::as_str).collect();
-                let text = format!("include cycle detected:\n{}\n include {}", included[0], chain.join("\n include "));
+                let chain: Vec<&str> =
+                    included[1..].iter().chain([&path]).map(String::as_str).collect();
+                let text = format!(
+                    "include cycle detected:\n{}\n include {}",
+                    included[0],
+                    chain.join("\n include ")
+                );
                 return Err(Fault::at(entry.node.span, text));
             }
             let text = read_file(self.files, &path, "included file")
@@ -82,7 +92,8 @@ impl Loader<'_> {
         }
         let mut env = Env::new();
         for file in files {
-            let text = read_file(self.files, &file, "env file").map_err(|f| f.or_at(entry.node.span))?;
+            let text =
+                read_file(self.files, &file, "env file").map_err(|f| f.or_at(entry.node.span))?;
             dotenv::parse(&text, &scope.env, &mut env)
                 .map_err(|why| Fault::new(format!("failed to read {file}: {why}")))?;
         }
@@ -126,9 +137,8 @@ fn import(from: Node, root: &mut Node, entry: &Node) -> Result<()> {
     let (Value::Map(mut from), Some(to)) = (from.value, root.as_map_mut()) else { return Ok(()) };
     for section in SECTIONS {
         let Some(Value::Map(new)) = from.remove(section).map(|n| n.value) else { continue };
-        let own = to
-            .entry(section.to_owned())
-            .or_insert_with(|| entry.with(Value::Map(Map::new())));
+        let own =
+            to.entry(section.to_owned()).or_insert_with(|| entry.with(Value::Map(Map::new())));
         if own.is_null() {
             own.value = Value::Map(Map::new());
         }

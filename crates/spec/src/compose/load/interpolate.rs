@@ -42,9 +42,8 @@ pub(in crate::compose) fn apply(
     let span = node.span;
     match &mut node.value {
         Value::Text(text) => {
-            let new = substitute(text, variables).map_err(|problem| {
-                Fault::at(span, explain(&problem, &path, text))
-            })?;
+            let new = substitute(text, variables)
+                .map_err(|problem| Fault::at(span, explain(&problem, &path, text)))?;
             node.value = cast(new, &path).map_err(|why| {
                 let at = format!("error while interpolating {path}");
                 Fault::at(span, format!("{at}: failed to cast to expected type: {why}"))
@@ -159,10 +158,9 @@ fn braced(
 /// The length of a variable's name at the beginning of the text.
 fn name_length(text: &str) -> usize {
     match text.bytes().next() {
-        Some(b) if b == b'_' || b.is_ascii_alphabetic() => text
-            .bytes()
-            .position(|b| b != b'_' && !b.is_ascii_alphanumeric())
-            .unwrap_or(text.len()),
+        Some(b) if b == b'_' || b.is_ascii_alphabetic() => {
+            text.bytes().position(|b| b != b'_' && !b.is_ascii_alphanumeric()).unwrap_or(text.len())
+        }
         _ => 0,
     }
 }

@@ -16,9 +16,8 @@ const MARKS: [&str; 3] = ["image", "build", "extends"];
 pub(super) fn is(root: &Node) -> bool {
     let Some(map) = root.as_map() else { return false };
     // A mapping called `version` is a service of that name.
-    let section = |name: &str| {
-        map.get(name).is_some_and(|n| name != "version" || n.as_map().is_none())
-    };
+    let section =
+        |name: &str| map.get(name).is_some_and(|n| name != "version" || n.as_map().is_none());
     let is_service = |n: &Node| MARKS.iter().any(|mark| n.get(mark).is_some());
     !SECTIONS.iter().any(|s| section(s)) && map.values().any(is_service)
 }

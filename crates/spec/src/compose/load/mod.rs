@@ -182,7 +182,10 @@ impl Loader<'_> {
             // What cannot be read is told when the file is loaded.
             let mark = self.sources.add(&file.name, &file.text);
             for document in yaml::parse(mark, &file.text).unwrap_or_default() {
-                let name = document.root.get("name").filter(|n| n.as_text().is_some_and(|t| !t.is_empty()));
+                let name = document
+                    .root
+                    .get("name")
+                    .filter(|n| n.as_text().is_some_and(|t| !t.is_empty()));
                 written = name.cloned().or(written);
             }
         }
@@ -209,8 +212,7 @@ impl Loader<'_> {
         let mut variables = interpolate::Variables { env, unset: BTreeSet::new() };
         interpolate::apply(node, path, &mut variables)?;
         for name in variables.unset {
-            let text =
-                format!("The {name:?} variable is not set. Defaulting to a blank string.");
+            let text = format!("The {name:?} variable is not set. Defaulting to a blank string.");
             self.warnings.insert(text);
         }
         Ok(())

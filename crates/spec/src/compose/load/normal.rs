@@ -8,7 +8,10 @@ use crate::compose::node::{Map, Node, Value};
 pub(super) fn environment(tree: &mut Node, env: &Env) {
     let Some(root) = tree.as_map_mut() else { return };
     let section = |root: &mut Map, name: &str| -> Vec<String> {
-        root.get(name).and_then(Node::as_map).map(|m| m.keys().cloned().collect()).unwrap_or_default()
+        root.get(name)
+            .and_then(Node::as_map)
+            .map(|m| m.keys().cloned().collect())
+            .unwrap_or_default()
     };
     for (kind, target) in [("secrets", CONTENT), ("configs", "content")] {
         for name in section(root, kind) {
@@ -177,8 +180,9 @@ fn networks(root: &mut Map) {
     if !used {
         return;
     }
-    let networks =
-        root.entry("networks".to_owned()).or_insert_with(|| Node::new(Value::Map(Map::new()), span));
+    let networks = root
+        .entry("networks".to_owned())
+        .or_insert_with(|| Node::new(Value::Map(Map::new()), span));
     if networks.is_null() {
         networks.value = Value::Map(Map::new());
     }

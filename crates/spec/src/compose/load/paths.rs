@@ -88,7 +88,8 @@ fn special(rule: Rule, node: &mut Node, base: Base<'_>) -> Result<()> {
             match map.get_mut("source").map(|s| &mut s.value) {
                 Some(Value::Text(source)) => *source = base.absolute(source),
                 _ => {
-                    let why = "invalid mount config for type \"bind\": field Source must not be empty";
+                    let why =
+                        "invalid mount config for type \"bind\": field Source must not be empty";
                     return Err(Fault::at(span, why));
                 }
             }

@@ -153,11 +153,7 @@ fn check<'n>(node: &'n Node, shape: &Shape, path: &mut Vec<&'n str>) -> Checked 
     }
 }
 
-fn wrong_kind<'k>(
-    node: &Node,
-    path: &[&str],
-    kinds: impl Iterator<Item = &'k str>,
-) -> Violation {
+fn wrong_kind<'k>(node: &Node, path: &[&str], kinds: impl Iterator<Item = &'k str>) -> Violation {
     let kinds: BTreeSet<&str> = kinds.collect();
     let kinds: Vec<&str> = kinds.into_iter().collect();
     let what = match kinds.split_last() {

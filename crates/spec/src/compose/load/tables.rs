@@ -169,10 +169,7 @@ const SERVICE: Shape = Shape::Object(&object(&[
         "provider",
         Shape::Object(&needs(
             &["type"],
-            object(&[
-                ("type", TEXT),
-                ("options", Map(&Or(&[SCALAR, List(&SCALAR)]))),
-            ]),
+            object(&[("type", TEXT), ("options", Map(&Or(&[SCALAR, List(&SCALAR)])))]),
         )),
     ),
     ("pull_policy", TEXT),
@@ -296,10 +293,7 @@ const MOUNT: Shape = Shape::Object(&needs(
             "volume",
             Shape::Object(&object(&[("labels", PAIRS), ("nocopy", SWITCH), ("subpath", TEXT)])),
         ),
-        (
-            "tmpfs",
-            Shape::Object(&object(&[("size", Between(0, i64::MAX)), ("mode", AMOUNT)])),
-        ),
+        ("tmpfs", Shape::Object(&object(&[("size", Between(0, i64::MAX)), ("mode", AMOUNT)]))),
         ("image", Shape::Object(&object(&[("subpath", TEXT)]))),
     ]),
 ));

@@ -100,9 +100,7 @@ fn key_of(key: Key, node: &Node, path: &Path<'_>) -> Result<String> {
                 .map(str::to_owned)
                 .ok_or_else(|| missing("a mount target is missing")),
         },
-        Key::Volume => {
-            volume::target(&whole()?).map_err(|why| Fault::at(node.span, why))
-        }
+        Key::Volume => volume::target(&whole()?).map_err(|why| Fault::at(node.span, why)),
         Key::Device => {
             let text = whole()?;
             let mut parts = text.split(':');

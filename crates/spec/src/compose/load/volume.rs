@@ -93,7 +93,8 @@ fn split(spec: &str) -> Result<Mount, String> {
     }
     match <[String; 3]>::try_from(parts) {
         Ok([source, target, options]) => {
-            mount = Mount { source, target, options: options.split(',').map(str::to_owned).collect() };
+            mount =
+                Mount { source, target, options: options.split(',').map(str::to_owned).collect() };
         }
         Err(parts) => match parts.len() {
             1 => (),

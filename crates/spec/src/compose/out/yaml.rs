@@ -242,9 +242,7 @@ fn is_base_60(s: &str) -> bool {
         && first.chars().all(|c| c.is_ascii_digit() || c == '_');
     let rest: Vec<&str> = parts.collect();
     let Some((last, middle)) = rest.split_last().filter(|_| whole) else { return false };
-    let sixty = |p: &str| {
-        matches!(p.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9'])
-    };
+    let sixty = |p: &str| matches!(p.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']);
     let (last, fraction) = last.split_once('.').unwrap_or((last, ""));
     middle.iter().all(|p| sixty(p))
         && sixty(last)
