@@ -22,9 +22,8 @@ pub(in crate::compose) fn apply(node: &mut Node, path: Path<'_>) -> Result<()> {
             map.entry("mode".to_owned()).or_insert_with(|| text("ingress"));
         }
         Value::Map(map) if device.iter().any(|p| path.matches(p)) => {
-            if !map.contains_key("count") && !map.contains_key("device_ids") {
-                map.insert("count".to_owned(), text("all"));
-            }
+            let counted = map.contains_key("count") || map.contains_key("device_ids");
+            map.extend((!counted).then(|| ("count".to_owned(), text("all"))));
         }
         Value::Map(map) => {
             map.iter_mut().try_for_each(|(name, child)| apply(child, path.next(name)))?;

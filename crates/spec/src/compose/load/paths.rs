@@ -76,11 +76,8 @@ fn special(rule: Rule, node: &mut Node, base: Base<'_>) -> Result<()> {
     let span = node.span;
     match (rule, &mut node.value) {
         (Rule::Path, Value::Text(text)) => *text = base.absolute(text),
-        (Rule::Context, Value::Text(text)) => {
-            if !is_remote(text) {
-                *text = base.absolute(text);
-            }
-        }
+        (Rule::Context, Value::Text(text)) if is_remote(text) => (),
+        (Rule::Context, Value::Text(text)) => *text = base.absolute(text),
         (Rule::Mount, Value::Map(map)) => {
             if map.get("type").and_then(Node::as_text) != Some("bind") {
                 return Ok(());

@@ -184,7 +184,7 @@ mod tests {
             let mount = split(spec).unwrap();
             assert_eq!((mount.source.as_str(), mount.target.as_str()), (source, target), "{spec}");
         }
-        assert!(split("a::b").is_err());
+        assert!(split("aa::b").is_err());
         assert!(split("aa:bb:cc:dd").is_err());
     }
 }
