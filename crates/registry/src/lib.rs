@@ -28,7 +28,7 @@ mod upload;
 
 pub use access::{Rule, Rules, RulesError, Subject};
 pub use answer::{OpenError, Registry};
-pub use auth::{Auth, Foreign, Htpasswd, HtpasswdError, Issuer, KeyError};
+pub use auth::{Auth, Foreign, Htpasswd, HtpasswdError, Issuer, KeyError, htpasswd_line};
 pub use body::{Body, Requested, requested};
 pub use serve::serve;
 pub use settings::Settings;

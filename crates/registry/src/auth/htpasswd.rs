@@ -124,6 +124,11 @@ impl Htpasswd {
     }
 }
 
+/// A line for the file.
+pub fn htpasswd_line(user: &str, password: &str) -> Result<String, bcrypt::BcryptError> {
+    Ok(format!("{user}:{}", bcrypt::hash(password, bcrypt::DEFAULT_COST)?))
+}
+
 fn changed(path: &Path) -> Option<(SystemTime, u64)> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.modified().ok()?, meta.len()))

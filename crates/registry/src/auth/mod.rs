@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
-pub use htpasswd::{Htpasswd, HtpasswdError};
+pub use htpasswd::{Htpasswd, HtpasswdError, htpasswd_line};
 pub use key::KeyError;
 pub(crate) use key::Keys;
 pub(crate) use token::{Claims, LIFETIME};
