@@ -221,7 +221,12 @@ struct Item<'a> {
 
 impl Push<'_> {
     async fn run(&self, (bytes, manifest): &(Bytes, Manifest)) -> Result<(), PushError> {
-        let items = self.items(manifest);
+        let config = &manifest.config.digest;
+        // The first question also shows whether this address answers at all, before anything is told.
+        let config_is_there = self.remote.has_blob(config).await;
+        let config_is_there = config_is_there.map_err(|e| self.explain(e.into()))?;
+        let mut items = self.items(manifest);
+        items.retain(|item| !config_is_there || item.descriptor.digest != *config);
         items.iter().rev().for_each(|item| self.step(item, LayerStep::Preparing));
         let digests = items.iter().map(|i| i.descriptor.digest.clone());
         let offer = self.store.0.offer(digests);

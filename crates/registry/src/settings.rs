@@ -18,8 +18,8 @@ pub struct Settings {
     pub auth: Auth,
     /// Who may do what where. Default: those who are known everything, and everybody if nobody can be known.
     pub rules: Rules,
-    /// How long content that no manifest needs is kept: a client may be about to push a manifest that does. Default 1 h;
-    /// zero removes at once.
+    /// How long content that no manifest needs is kept. Default 1 h. Less than a push takes makes pushes fail, whose
+    /// manifest comes last.
     pub grace: Duration,
     /// How long an upload may rest. Default 24 h.
     pub upload_lifetime: Duration,

@@ -27,6 +27,8 @@ const ADDR: &str = "127.0.0.1:5000";
 const WORKERS: usize = 2;
 /// Threads that read and write files. They go away when idle.
 const BLOCKING: usize = 128;
+/// The shortest grace for garbage: a push sends its manifest after its blobs.
+const GRACE_MIN: Duration = Duration::from_secs(60);
 /// How long requests in progress may take at the end.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -239,6 +241,8 @@ pub(crate) fn resolve(flags: Written, file: Option<&Path>) -> Result<Resolved> {
         Some(text) => duration(text),
         None => Ok(default),
     };
+    let grace = period(&written.gc_grace, defaults.grace)?;
+    ensure!(grace >= GRACE_MIN, "gc-grace is at least 1m: until then a push may still need its blobs");
     Ok(Resolved {
         addr: address(addr)?,
         tls: tls_files(&written)?,
@@ -246,7 +250,7 @@ pub(crate) fn resolve(flags: Written, file: Option<&Path>) -> Result<Resolved> {
             read_only: written.read_only,
             deletes: !written.no_delete,
             auth: auth(&written)?,
-            grace: period(&written.gc_grace, defaults.grace)?,
+            grace,
             upload_lifetime: period(&written.upload_lifetime, defaults.upload_lifetime)?,
             rules: Rules::new(written.rule),
             ..defaults
@@ -366,6 +370,7 @@ mod tests {
             "auth = 'token'",
             "token-realm = 'https://x'",
             "gc-grace = '1y'",
+            "gc-grace = '1s'",
             "upload-lifetime = 'h'",
         ] {
             assert!(from_file(text).is_err(), "{text}");
