@@ -74,13 +74,17 @@ impl Inner {
         let suspects: BTreeSet<Digest> = self.flusher.suspects()?.into_iter().collect();
         let mut broken = Batch::new();
         for (key, link) in self.db.scan::<Link>(LINKS)? {
-            let parsed = key.split_once(' ').and_then(|(o, d)| Some((o, d.parse::<Digest>().ok()?)));
+            let parsed =
+                key.split_once(' ').and_then(|(o, d)| Some((o, d.parse::<Digest>().ok()?)));
             match parsed {
                 Some((owner, digest)) if self.is_whole(&digest, link, &suspects) => {
                     index.links.entry(owner.to_owned()).or_default().insert(digest, link);
                 }
                 _ => {
-                    tracing::error!(link = key, "blob was not whole on disk and is dropped; push it again");
+                    tracing::error!(
+                        link = key,
+                        "blob was not whole on disk and is dropped; push it again"
+                    );
                     broken.delete(LINKS, &key);
                 }
             }

@@ -15,6 +15,7 @@
 
 pub mod archive;
 mod ask;
+mod assemble;
 mod blobs;
 mod body;
 pub mod builtin;
@@ -45,7 +46,7 @@ pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOp
 pub use ask::{Distribution, LoginError};
 pub use changes::ChangeError;
 pub use content::{Content, Link};
-pub use diff::{Change, ChangeKind, changes, diff_tar, tree_tar};
+pub use diff::{Change, ChangeKind, changes, diff_tar, root_tar, tree_tar};
 pub use error::{ErrorKind, StoreError};
 pub use image::{HistoryEntry, Image, Layer};
 pub use ingest::LayerError;

@@ -69,7 +69,9 @@ pub enum PushError {
     #[error("cannot push a digest reference")]
     DigestReference,
     /// The registry does not let us.
-    #[error("push access denied for {name}, repository does not exist or may require 'docker login': {message}")]
+    #[error(
+        "push access denied for {name}, repository does not exist or may require 'docker login': {message}"
+    )]
     Denied {
         /// Familiar name of the repository.
         name: String,
@@ -77,7 +79,9 @@ pub enum PushError {
         message: String,
     },
     /// The image is for something else.
-    #[error("image with reference {name} was found but does not provide the specified platform ({wanted})")]
+    #[error(
+        "image with reference {name} was found but does not provide the specified platform ({wanted})"
+    )]
     Platform {
         /// Familiar name.
         name: String,

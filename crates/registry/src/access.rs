@@ -258,7 +258,8 @@ mod tests {
 
     #[test]
     fn tokens_are_taken_at_their_word() {
-        let grant = Grant { kind: "repository".into(), name: "a".into(), actions: vec!["pull".into()] };
+        let grant =
+            Grant { kind: "repository".into(), name: "a".into(), actions: vec!["pull".into()] };
         let who = Who::Granted(vec![grant]);
         let rules = Rules::default();
         assert!(rules.allow(&who, Verb::Pull, &repository("a")));

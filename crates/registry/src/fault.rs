@@ -154,7 +154,11 @@ impl From<std::io::Error> for Fault {
     fn from(error: std::io::Error) -> Self {
         tracing::error!(%error, "the registry's disk failed");
         let full = error.kind() == std::io::ErrorKind::StorageFull;
-        let what = if full { "the registry's disk is full" } else { "the registry's disk failed; its log says why" };
+        let what = if full {
+            "the registry's disk is full"
+        } else {
+            "the registry's disk failed; its log says why"
+        };
         let fault = Self::new(Code::Unknown, what);
         if full { fault.with_status(StatusCode::INSUFFICIENT_STORAGE) } else { fault }
     }

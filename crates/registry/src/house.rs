@@ -91,7 +91,13 @@ mod tests {
         assert_eq!(round(), Round { removed: 0, next: Some(100) });
         fixture.clock.advance(Duration::from_secs(99));
         assert_eq!(round(), Round { removed: 0, next: Some(1) });
-        fixture.expect("HEAD", &format!("/v2/a/blobs/{}", wharf_spec::digest::Digest::sha256(b"stray")), 200).await;
+        fixture
+            .expect(
+                "HEAD",
+                &format!("/v2/a/blobs/{}", wharf_spec::digest::Digest::sha256(b"stray")),
+                200,
+            )
+            .await;
         fixture.clock.advance(Duration::from_secs(1));
         assert_eq!(round(), Round { removed: 0, next: Some(99) }, "the question renewed it");
         fixture.clock.advance(Duration::from_secs(99));

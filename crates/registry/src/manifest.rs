@@ -97,9 +97,11 @@ fn is_foreign(media_type: &str) -> bool {
 fn subject(other: &Map<String, Value>) -> Result<Option<Digest>, Fault> {
     match other.get("subject") {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value::<Descriptor>(value.clone())
-            .map(|d| Some(d.digest))
-            .map_err(|e| Fault::new(Code::ManifestInvalid, format!("subject is no descriptor: {e}"))),
+        Some(value) => {
+            serde_json::from_value::<Descriptor>(value.clone()).map(|d| Some(d.digest)).map_err(
+                |e| Fault::new(Code::ManifestInvalid, format!("subject is no descriptor: {e}")),
+            )
+        }
     }
 }
 
@@ -124,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_manifest_needs_its_blobs_and_not_those_from_elsewhere() {
-        let mut foreign = descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"f");
+        let mut foreign =
+            descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"f");
         foreign["urls"] = json!(["https://x"]);
         let manifest = json!({
             "schemaVersion": 2, "config": descriptor("c", b"config"),
@@ -145,7 +148,8 @@ mod tests {
             "manifests": [descriptor(OCI_MANIFEST, b"m")],
             "subject": descriptor(OCI_MANIFEST, b"s"), "annotations": {"k": "v"}
         });
-        let record = read(&index, "application/vnd.oci.image.index.v1+json; charset=utf-8").unwrap().record;
+        let record =
+            read(&index, "application/vnd.oci.image.index.v1+json; charset=utf-8").unwrap().record;
         assert_eq!(record.subject, Some(Digest::sha256(b"s")));
         assert_eq!(record.artifact_type.as_deref(), Some("application/sbom"));
         assert_eq!(record.annotations["k"], "v");

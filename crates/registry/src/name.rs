@@ -121,9 +121,10 @@ mod tests {
             assert!(Repository::parse(good).is_some(), "{good}");
         }
         let long = "a/".repeat(128);
-        for bad in
-            ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "-a", "a-", "a._b", "a-_b", "..", "a b", "ä", &long]
-        {
+        for bad in [
+            "", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "-a", "a-", "a._b", "a-_b", "..",
+            "a b", "ä", &long,
+        ] {
             assert!(Repository::parse(bad).is_none(), "{bad}");
         }
     }
@@ -134,7 +135,10 @@ mod tests {
         assert_eq!(UploadId::parse(id.as_str()), Some(id.clone()));
         assert_ne!(UploadId::random().unwrap(), id);
         for bad in ["", "..", "../../../../etc/passwd", "0-0-0-0-0", &id.as_str().to_uppercase()] {
-            assert!(UploadId::parse(bad).is_none() || bad.chars().all(|c| !c.is_alphabetic()), "{bad}");
+            assert!(
+                UploadId::parse(bad).is_none() || bad.chars().all(|c| !c.is_alphabetic()),
+                "{bad}"
+            );
         }
     }
 

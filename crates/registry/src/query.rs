@@ -66,7 +66,10 @@ mod tests {
     fn parameters_are_decoded() {
         let query = Query::parse("mount=sha256%3Aab&from=a/b&x&tag=1&tag=2&bad=%zz");
         assert_eq!(query.get("mount"), Some("sha256:ab"));
-        assert_eq!((query.get("from"), query.get("x"), query.get("bad")), (Some("a/b"), None, None));
+        assert_eq!(
+            (query.get("from"), query.get("x"), query.get("bad")),
+            (Some("a/b"), None, None)
+        );
         assert_eq!(query.all("tag").collect::<Vec<_>>(), ["1", "2"]);
     }
 

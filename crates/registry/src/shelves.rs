@@ -72,7 +72,9 @@ impl Shelves {
         for (key, record) in db.scan::<Record>(MANIFESTS)? {
             let parsed = split(&key).and_then(|(r, d)| Some((r, d.parse::<Digest>().ok()?)));
             match parsed {
-                Some((repository, digest)) if content.linked(&repository.owner(), &digest).is_some() => {
+                Some((repository, digest))
+                    if content.linked(&repository.owner(), &digest).is_some() =>
+                {
                     all.entry(repository.to_string()).or_default().add(digest, record);
                 }
                 _ => {
@@ -144,11 +146,14 @@ impl Shelves {
             let detail = serde_json::json!({ "digest": digest });
             match self.content.linked(owner, digest) {
                 None => {
-                    let text = format!("manifest needs blob {digest}, which is not in the repository");
+                    let text =
+                        format!("manifest needs blob {digest}, which is not in the repository");
                     return Err(Fault::new(Code::ManifestBlobUnknown, text).with_detail(detail));
                 }
                 Some(Link { size: found, .. }) if found != *size => {
-                    let text = format!("manifest says that blob {digest} has {size} bytes, it has {found}");
+                    let text = format!(
+                        "manifest says that blob {digest} has {size} bytes, it has {found}"
+                    );
                     return Err(Fault::new(Code::SizeInvalid, text).with_detail(detail));
                 }
                 Some(_) => (),
@@ -209,7 +214,12 @@ impl Shelves {
     }
 
     /// Up to `n` tags behind `last`; `None` if there is no such repository.
-    pub(crate) fn tags(&self, repository: &Repository, last: Option<&str>, n: usize) -> Option<Page> {
+    pub(crate) fn tags(
+        &self,
+        repository: &Repository,
+        last: Option<&str>,
+        n: usize,
+    ) -> Option<Page> {
         let all = self.all.lock();
         Some(page(&all.get(repository.as_str())?.tags, last, n, |_| true))
     }

@@ -186,7 +186,11 @@ impl Upload {
 
 impl Turn {
     /// Adds what `body` brings. If it breaks off, what came is kept, and the error says why.
-    pub(crate) async fn append(self, mut body: Requested, stall: Duration) -> (Self, io::Result<()>) {
+    pub(crate) async fn append(
+        self,
+        mut body: Requested,
+        stall: Duration,
+    ) -> (Self, io::Result<()>) {
         // Nothing to write: no thread for it.
         let Some(first) = next(&mut body, stall).await else { return (self, Ok(())) };
         let (sender, blocks) = mpsc::channel(DEPTH);
@@ -327,7 +331,10 @@ mod tests {
         let wrong = turn.verify(&Digest::sha256(b"hello")).await;
         assert_eq!(wrong.err().unwrap().code(), Code::DigestInvalid);
         let complete = turn.verify(&Digest::sha256(b"hello world")).await.unwrap();
-        assert_eq!((complete.size, fs::read(complete.path).unwrap()), (11, b"hello world".to_vec()));
+        assert_eq!(
+            (complete.size, fs::read(complete.path).unwrap()),
+            (11, b"hello world".to_vec())
+        );
         uploads.end(turn).unwrap();
         assert!(uploads.turn(&repository, &id).await.is_err());
         assert_eq!(fs::read_dir(root.path().join("uploads")).unwrap().count(), 0);

@@ -126,7 +126,8 @@ pub(crate) struct Resolved {
 
 /// The command with its flags.
 pub(crate) fn command() -> clap::Command {
-    let command = clap::Command::new("registry").about("Serve a registry").subcommand_required(true);
+    let command =
+        clap::Command::new("registry").about("Serve a registry").subcommand_required(true);
     Verb::augment_subcommands(command)
 }
 
@@ -195,7 +196,8 @@ async fn run(root: &Path, how: Resolved) -> Result<()> {
     let shutdown = CancellationToken::new();
     let at = listener.local_addr().context("find the address")?;
     tracing::info!(addr = %at, tls = tls.is_some(), root = %root.display(), "registry is up");
-    let serving = tokio::spawn(wharf_registry::serve(registry, listener, tls, shutdown.clone(), GRACE));
+    let serving =
+        tokio::spawn(wharf_registry::serve(registry, listener, tls, shutdown.clone(), GRACE));
     tokio::select! {
         _ = interrupt.recv() => (),
         _ = terminate.recv() => (),
@@ -242,7 +244,10 @@ pub(crate) fn resolve(flags: Written, file: Option<&Path>) -> Result<Resolved> {
         None => Ok(default),
     };
     let grace = period(&written.gc_grace, defaults.grace)?;
-    ensure!(grace >= GRACE_MIN, "gc-grace is at least 1m: until then a push may still need its blobs");
+    ensure!(
+        grace >= GRACE_MIN,
+        "gc-grace is at least 1m: until then a push may still need its blobs"
+    );
     Ok(Resolved {
         addr: address(addr)?,
         tls: tls_files(&written)?,
@@ -344,7 +349,12 @@ mod tests {
     fn from_file(text: &str) -> Result<Resolved> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("registry.toml");
-        wharf_base::fs::write_atomic(&path, text.as_bytes(), 0o600, wharf_base::fs::Durability::Process)?;
+        wharf_base::fs::write_atomic(
+            &path,
+            text.as_bytes(),
+            0o600,
+            wharf_base::fs::Durability::Process,
+        )?;
         resolve(Written::default(), Some(&path))
     }
 

@@ -21,7 +21,8 @@ fn skopeo_copies_in_out_and_across() {
     skopeo(&host, &["copy", both[0], both[1], &one, across]).ok();
     skopeo(&host, &["copy", both[0], across, "oci:layout:x"]).ok();
     skopeo(&host, &["copy", both[1], "oci:layout:x", "docker://127.0.0.1:5000/again:oci"]).ok();
-    let config = |name: &str| skopeo(&host, &["inspect", "--tls-verify=false", "--config", name]).json();
+    let config =
+        |name: &str| skopeo(&host, &["inspect", "--tls-verify=false", "--config", name]).json();
     assert_eq!(config("docker://127.0.0.1:5000/again:oci")["rootfs"], config(&one)["rootfs"]);
     let tags = skopeo(&host, &["list-tags", "--tls-verify=false", REMOTE]).json();
     assert_eq!(tags["Tags"], serde_json::json!(["1"]));
@@ -33,7 +34,8 @@ fn skopeo_copies_in_out_and_across() {
 #[test]
 fn docker_logs_in_pushes_and_is_refused() {
     let host = Host::with_busybox();
-    let line = Output::run(host.enter(tools::wharf()).args(["registry", "passwd", "ann"]), b"secret\n");
+    let line =
+        Output::run(host.enter(tools::wharf()).args(["registry", "passwd", "ann"]), b"secret\n");
     let users = host.write("htpasswd", line.ok().as_bytes());
     let rules = "[[rule]]\nrepository = 'team/*'\npull = ['*']\npush = ['ann']\n";
     let rules = host.write("registry.toml", rules.as_bytes());

@@ -16,7 +16,8 @@ fn an_image_goes_from_one_host_to_another() {
     builder.docker(["commit", "-c", "CMD [\"cat\",\"/cargo\"]", "made", name]).ok();
     builder.docker(["push", name]).says("Pushed");
     runner.docker(["run", "--rm", name]).says("shipped");
-    let digest = |host: &Host| host.docker(["image", "inspect", "-f", "{{json .RepoDigests}}", name]).ok();
+    let digest =
+        |host: &Host| host.docker(["image", "inspect", "-f", "{{json .RepoDigests}}", name]).ok();
     assert_eq!(digest(&builder), digest(&runner));
 }
 

@@ -1,7 +1,8 @@
 //! Blobs: sent whole or in part, looked for, deleted.
 
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue,
+    IF_RANGE, RANGE,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
 use wharf_spec::digest::Digest;

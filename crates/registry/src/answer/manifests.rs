@@ -47,7 +47,8 @@ impl Inner {
     }
 
     async fn put_manifest(&self, name: &Repository, target: Target, mut call: Call) -> Answer {
-        let body = std::mem::replace(&mut call.body, crate::body::requested(http_body_util::Empty::new()));
+        let body =
+            std::mem::replace(&mut call.body, crate::body::requested(http_body_util::Empty::new()));
         let bytes = self.read_manifest(body, &call).await?;
         let (digest, tags) = match target {
             Target::Digest(digest) => (digest, tags_of(&call)?),
@@ -60,8 +61,15 @@ impl Inner {
         let outside = call.header(CONTENT_TYPE).unwrap_or_default();
         let received = receive(&bytes, outside, self.now())?;
         let subject = received.record.subject.clone();
-        let may_move = |tag: &str, old: Option<&Digest>| self.may_move(name, tag, old, &digest, &call);
-        let put = Put { repository: name, digest: &digest, bytes: &bytes, tags: &tags, may_move: &may_move };
+        let may_move =
+            |tag: &str, old: Option<&Digest>| self.may_move(name, tag, old, &digest, &call);
+        let put = Put {
+            repository: name,
+            digest: &digest,
+            bytes: &bytes,
+            tags: &tags,
+            may_move: &may_move,
+        };
         self.shelves.put(&put, received)?;
         tracing::info!(repository = name.as_str(), %digest, tags = tags.join(" "), who = %call.who, "manifest stored");
         let by_tag = tags.first().filter(|_| call.query.get("tag").is_none());

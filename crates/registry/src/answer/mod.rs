@@ -3,10 +3,10 @@
 mod blobs;
 mod lists;
 mod manifests;
-mod tokens;
-mod uploads;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
+mod uploads;
 
 use std::sync::Arc;
 
@@ -160,7 +160,10 @@ impl Inner {
             let deletes = matches!(resource, Resource::Blob(..) | Resource::Manifest(..))
                 && call.method == Method::DELETE;
             if deletes && !self.settings.deletes {
-                return Err(Fault::new(Code::Unsupported, "deletion is switched off in this registry"));
+                return Err(Fault::new(
+                    Code::Unsupported,
+                    "deletion is switched off in this registry",
+                ));
             }
         }
         match (resource, wanted) {
@@ -256,7 +259,8 @@ fn base_of(parts: &Parts, secure: bool) -> String {
         _ if secure => "https",
         _ => "http",
     };
-    let host = header("x-forwarded-host").or(header("host")).or(parts.uri.authority().map(|a| a.as_str()));
+    let host =
+        header("x-forwarded-host").or(header("host")).or(parts.uri.authority().map(|a| a.as_str()));
     let host = host.unwrap_or("localhost");
     // It goes between quotes of a header.
     let host = if host.contains(['"', '\\', '/', ' ']) { "localhost" } else { host };

@@ -102,7 +102,13 @@ impl Fixture {
         digest
     }
 
-    pub(crate) async fn push_image(&self, name: &str, tag: &str, config: &[u8], layer: &[u8]) -> Digest {
+    pub(crate) async fn push_image(
+        &self,
+        name: &str,
+        tag: &str,
+        config: &[u8],
+        layer: &[u8],
+    ) -> Digest {
         self.push_blob(name, config).await;
         self.push_blob(name, layer).await;
         self.push_manifest(name, tag, &image(config, layer), OCI_MANIFEST).await
@@ -177,7 +183,10 @@ async fn the_base_says_what_this_is() {
     assert_eq!(reply.header("docker-distribution-api-version"), "registry/2.0");
     f.expect("GET", "/v2", 200).await;
     let reply = f.expect("POST", "/v2/", 405).await;
-    assert_eq!((reply.header("allow").as_str(), reply.code().as_str()), ("GET, HEAD", "UNSUPPORTED"));
+    assert_eq!(
+        (reply.header("allow").as_str(), reply.code().as_str()),
+        ("GET, HEAD", "UNSUPPORTED")
+    );
     f.expect("GET", "/", 404).await;
 }
 
@@ -203,12 +212,17 @@ async fn blobs_are_pushed_in_every_way() {
     f.expect("DELETE", &blob, 202).await;
 
     // Streamed, and then in pieces with the last in the PUT.
-    for (pieces, last) in [(vec![("", &content[..])], &b""[..]), (vec![("0-3", &content[..4]), ("4-6", &content[4..7])], &content[7..])] {
+    for (pieces, last) in [
+        (vec![("", &content[..])], &b""[..]),
+        (vec![("0-3", &content[..4]), ("4-6", &content[4..7])], &content[7..]),
+    ] {
         let mut location = f.begin("a/b").await;
         let mut sent = 0;
         for (range, piece) in pieces {
-            let headers: &[(&str, &str)] = if range.is_empty() { &[] } else { &[("content-range", range)] };
-            let reply = Fixture::check(f.ask("PATCH", &location, headers, piece).await, "PATCH", 202);
+            let headers: &[(&str, &str)] =
+                if range.is_empty() { &[] } else { &[("content-range", range)] };
+            let reply =
+                Fixture::check(f.ask("PATCH", &location, headers, piece).await, "PATCH", 202);
             sent += piece.len();
             assert_eq!(reply.header("range"), format!("0-{}", sent - 1));
             location = reply.header("location");
@@ -232,7 +246,11 @@ async fn pieces_out_of_order_change_nothing() {
     let first = f.ask("PATCH", &location, &[("content-range", "4-6")], b"456").await;
     let first = Fixture::check(first, "a first piece that is not the first", 416);
     assert_eq!(first.header("location"), location);
-    Fixture::check(f.ask("PATCH", &location, &[("content-range", "0-4")], b"01234").await, "PATCH", 202);
+    Fixture::check(
+        f.ask("PATCH", &location, &[("content-range", "0-4")], b"01234").await,
+        "PATCH",
+        202,
+    );
     for (range, status) in [("4-8", 416), ("6-9", 416), ("9-5", 416), ("x", 416), ("0-4", 416)] {
         let reply = f.ask("PATCH", &location, &[("content-range", range)], b"56789").await;
         assert_eq!(Fixture::check(reply, range, status).header("range"), "0-4");
@@ -258,7 +276,9 @@ async fn a_wrong_digest_leaves_nothing_behind() {
     f.ask("PATCH", &location, &[], b"wro").await;
     let reply = f.ask("PUT", &format!("{location}?digest={digest}"), &[], b"ng").await;
     assert_eq!(Fixture::check(reply, "PUT", 400).code(), "DIGEST_INVALID");
-    for query in ["", "?digest=", "?digest=sha256:x", "?digest=md5:d41d8cd98f00b204e9800998ecf8427e"] {
+    for query in
+        ["", "?digest=", "?digest=sha256:x", "?digest=md5:d41d8cd98f00b204e9800998ecf8427e"]
+    {
         let location = f.begin("a").await;
         let reply = f.ask("PUT", &format!("{location}{query}"), &[], b"right").await;
         assert_eq!(Fixture::check(reply, query, 400).code(), "DIGEST_INVALID");
@@ -278,7 +298,9 @@ async fn uploads_belong_to_their_repository() {
         let target = format!("{elsewhere}?digest={}", Digest::sha256(b""));
         assert_eq!(f.expect(method, &target, 404).await.code(), "BLOB_UPLOAD_UNKNOWN");
     }
-    for id in ["..", "%2e%2e", "00000000-0000-4000-8000-000000000000", "..%2f..%2fdb%2fjournal", "%00"] {
+    for id in
+        ["..", "%2e%2e", "00000000-0000-4000-8000-000000000000", "..%2f..%2fdb%2fjournal", "%00"]
+    {
         f.expect("PATCH", &format!("/v2/a/blobs/uploads/{id}"), 404).await;
     }
     f.expect("GET", &location, 204).await;
@@ -314,15 +336,22 @@ async fn blobs_are_sent_in_part_and_not_at_all() {
     let content: Vec<u8> = (0..2048u16).map(|n| u8::try_from(n % 251).unwrap()).collect();
     let digest = f.push_blob("a", &content).await;
     let target = format!("/v2/a/blobs/{digest}");
-    for (range, expected) in [("bytes=500-1499", 500..1500), ("bytes=500-", 500..2048), ("bytes=-500", 1548..2048), ("bytes=2000-5000", 2000..2048)] {
-        let reply = Fixture::check(f.ask("GET", &target, &[("range", range)], b"").await, range, 206);
+    for (range, expected) in [
+        ("bytes=500-1499", 500..1500),
+        ("bytes=500-", 500..2048),
+        ("bytes=-500", 1548..2048),
+        ("bytes=2000-5000", 2000..2048),
+    ] {
+        let reply =
+            Fixture::check(f.ask("GET", &target, &[("range", range)], b"").await, range, 206);
         assert_eq!(reply.body, content[expected.clone()]);
         let shown = format!("bytes {}-{}/2048", expected.start, expected.end - 1);
         assert_eq!(reply.header("content-range"), shown);
         assert_eq!(reply.header("content-length"), expected.len().to_string());
     }
     for range in ["bytes=500-0", "bytes=5000-10000", "bytes=2048-"] {
-        let reply = Fixture::check(f.ask("GET", &target, &[("range", range)], b"").await, range, 416);
+        let reply =
+            Fixture::check(f.ask("GET", &target, &[("range", range)], b"").await, range, 416);
         assert_eq!(reply.header("content-range"), "bytes */2048");
     }
     let reply = f.expect("HEAD", &target, 200).await;
@@ -342,7 +371,8 @@ async fn blobs_are_sent_in_part_and_not_at_all() {
 async fn blobs_are_mounted_from_where_they_are() {
     let f = plain();
     let digest = f.push_blob("from", b"content").await;
-    let reply = f.expect("POST", &format!("/v2/to/blobs/uploads/?mount={digest}&from=from"), 201).await;
+    let reply =
+        f.expect("POST", &format!("/v2/to/blobs/uploads/?mount={digest}&from=from"), 201).await;
     assert_eq!(reply.header("location"), format!("/v2/to/blobs/{digest}"));
     f.expect("POST", &format!("/v2/third/blobs/uploads/?mount={digest}"), 201).await;
     f.expect("DELETE", &format!("/v2/from/blobs/{digest}"), 202).await;
@@ -380,7 +410,10 @@ async fn images_are_pushed_pulled_and_deleted() {
     f.expect("DELETE", "/v2/a/manifests/1", 404).await;
     f.expect("GET", &format!("/v2/a/manifests/{digest}"), 200).await;
     f.expect("DELETE", &format!("/v2/a/manifests/{digest}"), 202).await;
-    assert_eq!(f.expect("GET", &format!("/v2/a/manifests/{digest}"), 404).await.code(), "NAME_UNKNOWN");
+    assert_eq!(
+        f.expect("GET", &format!("/v2/a/manifests/{digest}"), 404).await.code(),
+        "NAME_UNKNOWN"
+    );
     f.expect("DELETE", &format!("/v2/a/blobs/{}", Digest::sha256(&layer)), 202).await;
     f.expect("DELETE", &format!("/v2/a/blobs/{}", Digest::sha256(&config)), 202).await;
     assert_eq!(f.blobs_on_disk(), 0);
@@ -405,7 +438,10 @@ async fn manifests_that_are_wrong_are_refused() {
     assert_eq!(put("1", &json!({}), OCI_MANIFEST, 400).await, "MANIFEST_INVALID");
     assert_eq!(put("1", &json!([]), "", 400).await, "MANIFEST_INVALID");
     let schema1 = json!({"schemaVersion": 1, "fsLayers": []});
-    assert_eq!(put("1", &schema1, "application/vnd.docker.distribution.manifest.v1+prettyjws", 400).await, "MANIFEST_INVALID");
+    assert_eq!(
+        put("1", &schema1, "application/vnd.docker.distribution.manifest.v1+prettyjws", 400).await,
+        "MANIFEST_INVALID"
+    );
     let mut both = good.clone();
     both["manifests"] = json!([]);
     assert_eq!(put("1", &both, OCI_MANIFEST, 400).await, "MANIFEST_INVALID");
@@ -436,7 +472,10 @@ async fn indexes_may_be_sparse_and_artifacts_empty() {
         "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2, "data": "e30="}
     });
     f.push_manifest("a", "artifact", &artifact, OCI_MANIFEST).await;
-    assert_eq!(f.expect("GET", "/v2/a/manifests/multi", 200).await.header("content-type"), OCI_INDEX);
+    assert_eq!(
+        f.expect("GET", "/v2/a/manifests/multi", 200).await.header("content-type"),
+        OCI_INDEX
+    );
 }
 
 #[tokio::test]
@@ -448,11 +487,15 @@ async fn one_push_gives_several_tags() {
     let manifest = image(&config, &layer);
     let digest = Digest::sha256(manifest.to_string().as_bytes());
     let what = format!("{digest}?tag=1&tag=1.2&tag=latest");
-    let reply = Fixture::check(f.put_manifest("a", &what, &manifest, OCI_MANIFEST).await, "PUT", 201);
+    let reply =
+        Fixture::check(f.put_manifest("a", &what, &manifest, OCI_MANIFEST).await, "PUT", 201);
     let tags: Vec<_> = reply.headers.get_all("oci-tag").iter().collect();
     assert_eq!(tags, ["1", "1.2", "latest"]);
     assert_eq!(reply.header("location"), format!("/v2/a/manifests/{digest}"));
-    assert_eq!(f.expect("GET", "/v2/a/tags/list", 200).await.json()["tags"], json!(["1", "1.2", "latest"]));
+    assert_eq!(
+        f.expect("GET", "/v2/a/tags/list", 200).await.json()["tags"],
+        json!(["1", "1.2", "latest"])
+    );
     f.put_manifest("a", &format!("{digest}?tag=.bad"), &manifest, OCI_MANIFEST).await;
     f.expect("GET", "/v2/a/manifests/.bad", 400).await;
     f.expect("DELETE", &format!("/v2/a/manifests/{digest}"), 202).await;
@@ -472,8 +515,14 @@ async fn tags_come_in_order_and_in_pages() {
         (tags.concat(), reply.header("link"))
     };
     assert_eq!(list("").await, ("1Cabd".into(), String::new()));
-    assert_eq!(list("?n=2").await, ("1C".into(), "</v2/x/y/tags/list?last=C&n=2>; rel=\"next\"".into()));
-    assert_eq!(list("?last=C&n=2").await, ("ab".into(), "</v2/x/y/tags/list?last=b&n=2>; rel=\"next\"".into()));
+    assert_eq!(
+        list("?n=2").await,
+        ("1C".into(), "</v2/x/y/tags/list?last=C&n=2>; rel=\"next\"".into())
+    );
+    assert_eq!(
+        list("?last=C&n=2").await,
+        ("ab".into(), "</v2/x/y/tags/list?last=b&n=2>; rel=\"next\"".into())
+    );
     assert_eq!(list("?last=b").await, ("d".into(), String::new()));
     assert_eq!(list("?n=0").await, (String::new(), String::new()));
     assert_eq!(list("?n=5").await.1, "");
@@ -495,7 +544,10 @@ async fn the_catalog_has_pages_too() {
     let reply = f.expect("GET", "/v2/_catalog?n=2", 200).await;
     assert_eq!(reply.header("link"), "</v2/_catalog?last=b&n=2>; rel=\"next\"");
     let reply = f.expect("GET", "/v2/_catalog?n=2&last=b", 200).await;
-    assert_eq!((reply.json(), reply.header("link")), (json!({"repositories": ["c/d"]}), String::new()));
+    assert_eq!(
+        (reply.json(), reply.header("link")),
+        (json!({"repositories": ["c/d"]}), String::new())
+    );
 }
 
 #[tokio::test]
@@ -604,9 +656,17 @@ async fn rules_keep_tags_and_repositories() {
     assert_eq!(f.put_manifest("kept/a", "latest", &other, OCI_MANIFEST).await.status, 201);
     f.expect("DELETE", "/v2/kept/a/manifests/v1", 403).await;
     f.expect("DELETE", &format!("/v2/kept/a/manifests/{digest}"), 403).await;
-    assert_eq!(f.expect("GET", "/v2/kept/a/manifests/v1", 200).await.header("docker-content-digest"), digest.to_string());
+    assert_eq!(
+        f.expect("GET", "/v2/kept/a/manifests/v1", 200).await.header("docker-content-digest"),
+        digest.to_string()
+    );
     assert_eq!(f.expect("GET", "/v2/shut/tags/list", 403).await.code(), "DENIED");
-    f.expect("POST", &format!("/v2/other/blobs/uploads/?mount={}&from=shut", Digest::sha256(&layer)), 202).await;
+    f.expect(
+        "POST",
+        &format!("/v2/other/blobs/uploads/?mount={}&from=shut", Digest::sha256(&layer)),
+        202,
+    )
+    .await;
 }
 
 fn passwords(dir: &std::path::Path) -> PathBuf {
@@ -648,9 +708,15 @@ async fn tokens_open_the_door_and_say_which_is_shut() {
         settings.rules = Rules::parse(rules).unwrap();
     });
     let reply = f.expect("GET", "/v2/", 401).await;
-    assert_eq!(reply.header("www-authenticate"), "Bearer realm=\"http://r.test/token\",service=\"r.test\"");
+    assert_eq!(
+        reply.header("www-authenticate"),
+        "Bearer realm=\"http://r.test/token\",service=\"r.test\""
+    );
     let reply = f.expect("POST", "/v2/open/a/blobs/uploads/", 401).await;
-    assert_eq!(reply.header("www-authenticate"), "Bearer realm=\"http://r.test/token\",service=\"r.test\",scope=\"repository:open/a:pull,push\"");
+    assert_eq!(
+        reply.header("www-authenticate"),
+        "Bearer realm=\"http://r.test/token\",service=\"r.test\",scope=\"repository:open/a:pull,push\""
+    );
     let token = async |headers: &[(&str, &str)]| {
         let reply = f.ask("GET", "/token?service=r.test&offline_token=true", headers, b"").await;
         (reply.status, reply.json())
@@ -670,14 +736,19 @@ async fn tokens_open_the_door_and_say_which_is_shut() {
     assert_eq!(f.ask("GET", "/v2/", &ann, b"").await.status, 200);
     assert_eq!(f.ask("POST", "/v2/open/a/blobs/uploads/", &ann, b"").await.status, 202);
     assert_eq!(f.ask("DELETE", "/v2/open/a/manifests/1", &ann, b"").await.status, 403);
-    let form = format!("grant_type=refresh_token&refresh_token={}", answer["refresh_token"].as_str().unwrap());
+    let form = format!(
+        "grant_type=refresh_token&refresh_token={}",
+        answer["refresh_token"].as_str().unwrap()
+    );
     let reply = f.ask("POST", "/token", &[], form.as_bytes()).await;
     assert_eq!(reply.status, 200);
     let again = bearer(&reply.json());
     assert_eq!(f.ask("GET", "/v2/", &[("authorization", &again)], b"").await.status, 200);
     let form = b"grant_type=password&username=ann&password=secret";
     assert_eq!(f.ask("POST", "/token", &[], form).await.status, 200);
-    for bad in ["grant_type=password&username=ann&password=x", "grant_type=refresh_token&refresh_token=x"] {
+    for bad in
+        ["grant_type=password&username=ann&password=x", "grant_type=refresh_token&refresh_token=x"]
+    {
         assert_eq!(f.ask("POST", "/token", &[], bad.as_bytes()).await.status, 401, "{bad}");
     }
     assert_eq!(f.ask("POST", "/token", &[], b"x=y").await.status, 400);

@@ -39,9 +39,8 @@ impl Inner {
     }
 
     async fn by_form(&self, issuer: &Issuer, mut call: Call) -> Result<(String, bool), Fault> {
-        let bad = |text: &str| {
-            Fault::new(Code::Unsupported, text).with_status(StatusCode::BAD_REQUEST)
-        };
+        let bad =
+            |text: &str| Fault::new(Code::Unsupported, text).with_status(StatusCode::BAD_REQUEST);
         let mut bytes = Vec::new();
         while let Some(block) = next(&mut call.body, self.settings.stall).await {
             let block = block.map_err(|_| bad("the form did not arrive whole"))?;

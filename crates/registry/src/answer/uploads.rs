@@ -42,14 +42,23 @@ impl Inner {
     }
 
     /// Takes a blob from where it is already: `None` if it is nowhere that this client may look.
-    fn mount(&self, name: &Repository, digest: &Digest, call: &Call) -> Result<Option<Response<Body>>, Fault> {
+    fn mount(
+        &self,
+        name: &Repository,
+        digest: &Digest,
+        call: &Call,
+    ) -> Result<Option<Response<Body>>, Fault> {
         let content = &self.shelves.content;
         let visible = |from: &Repository| self.may(&call.who, Verb::Pull, from);
         let offered = call.header(OFFER).is_some_and(|token| content.is_offered(token, digest));
         let found = offered
             || match call.query.get("from").map(Repository::parse) {
-                Some(Some(from)) => visible(&from) && content.linked(&from.owner(), digest).is_some(),
-                Some(None) => return Err(Fault::new(Code::NameInvalid, "invalid repository name in from")),
+                Some(Some(from)) => {
+                    visible(&from) && content.linked(&from.owner(), digest).is_some()
+                }
+                Some(None) => {
+                    return Err(Fault::new(Code::NameInvalid, "invalid repository name in from"));
+                }
                 None => self.shelves.holder(digest, visible).is_some(),
             };
         if !found || content.link(&name.owner(), digest)?.is_none() {
@@ -109,7 +118,8 @@ impl Inner {
         match written {
             Ok(()) => Ok(turn),
             Err(error) if is_clients(&error) => {
-                let text = format!("the upload was interrupted: {error}; ask for its state and go on");
+                let text =
+                    format!("the upload was interrupted: {error}; ask for its state and go on");
                 Err(Fault::new(Code::BlobUploadInvalid, text))
             }
             Err(error) => Err(error.into()),
@@ -128,9 +138,13 @@ fn check_piece(turn: &Turn, call: &Call) -> Result<(), Fault> {
     let invalid = |why: String| {
         Fault::new(Code::BlobUploadInvalid, why).with_status(StatusCode::RANGE_NOT_SATISFIABLE)
     };
-    let (first, length) = piece(text).ok_or_else(|| invalid(format!("malformed Content-Range {text:?}")))?;
+    let (first, length) =
+        piece(text).ok_or_else(|| invalid(format!("malformed Content-Range {text:?}")))?;
     if first != turn.progress.size {
-        return Err(invalid(format!("the upload has {} bytes, the piece begins at {first}", turn.progress.size)));
+        return Err(invalid(format!(
+            "the upload has {} bytes, the piece begins at {first}",
+            turn.progress.size
+        )));
     }
     let announced = call.header(CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
     match announced {

@@ -40,7 +40,9 @@ pub enum KeyError {
         source: io::Error,
     },
     /// Nothing in it is a key.
-    #[error("{path} has no public key that is known here (RSA, P-256 or Ed25519, as JWK set or PEM)")]
+    #[error(
+        "{path} has no public key that is known here (RSA, P-256 or Ed25519, as JWK set or PEM)"
+    )]
     Empty {
         /// Which file.
         path: PathBuf,
@@ -66,7 +68,8 @@ impl Keys {
         signed: &[u8],
         signature: &[u8],
     ) -> bool {
-        let named = self.0.iter().filter(|key| key.id.is_none() || id.is_none() || key.id.as_deref() == id);
+        let named =
+            self.0.iter().filter(|key| key.id.is_none() || id.is_none() || key.id.as_deref() == id);
         named.into_iter().any(|key| key.kind.verify(algorithm, signed, signature))
     }
 }
@@ -117,9 +120,7 @@ fn jwk_set(text: &str) -> Vec<Key> {
     let kind = |jwk: &Jwk| {
         Some(match (jwk.kty.as_str(), jwk.crv.as_str()) {
             ("RSA", _) => Kind::Rsa(bytes(&jwk.n)?, bytes(&jwk.e)?),
-            ("EC", "P-256") => {
-                Kind::P256([vec![4], bytes(&jwk.x)?, bytes(&jwk.y)?].concat())
-            }
+            ("EC", "P-256") => Kind::P256([vec![4], bytes(&jwk.x)?, bytes(&jwk.y)?].concat()),
             ("OKP", "Ed25519") => Kind::Ed25519(bytes(&jwk.x)?),
             _ => return None,
         })
@@ -224,7 +225,9 @@ mod der {
 #[cfg(test)]
 mod tests {
     use ring::rand::SystemRandom;
-    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+    use ring::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    };
 
     use super::*;
 
@@ -240,7 +243,9 @@ mod tests {
         let document = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
         let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        let set = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k","x":"{x}"}},{{"kty":"oct"}}]}}"#);
+        let set = format!(
+            r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k","x":"{x}"}},{{"kty":"oct"}}]}}"#
+        );
         let keys = keys(&set).unwrap();
         let signature = pair.sign(b"signed");
         assert!(keys.verify("EdDSA", Some("k"), b"signed", signature.as_ref()));
@@ -258,11 +263,14 @@ mod tests {
         let document = EcdsaKeyPair::generate_pkcs8(how, &random).unwrap();
         let pair = EcdsaKeyPair::from_pkcs8(how, document.as_ref(), &random).unwrap();
         let head: &[u8] = &[
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08,
-            0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+            0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
         ];
         let der = [head, pair.public_key().as_ref()].concat();
-        let text = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der));
+        let text = format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            STANDARD.encode(der)
+        );
         let signature = pair.sign(&random, b"signed").unwrap();
         assert!(keys(&text).unwrap().verify("ES256", Some("any"), b"signed", signature.as_ref()));
         assert!(matches!(keys("nothing"), Err(KeyError::Empty { .. })));

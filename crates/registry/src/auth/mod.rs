@@ -14,8 +14,8 @@ use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 pub use htpasswd::{Htpasswd, HtpasswdError, htpasswd_line};
 pub use key::KeyError;
 pub(crate) use key::Keys;
-pub(crate) use token::{Claims, LIFETIME};
 pub use token::Issuer;
+pub(crate) use token::{Claims, LIFETIME};
 
 use crate::access::{Verb, Who};
 use crate::fault::{Code, Fault};
@@ -82,9 +82,11 @@ impl Auth {
             (Self::None, ..) => Ok(Who::Anyone),
             (Self::Basic(passwords), Some("basic"), Some((_, value))) => {
                 let (user, password) = basic(value).ok_or_else(refused)?;
-                passwords.check(&user, &password).await?.then_some(Who::User(user)).ok_or_else(|| {
-                    Fault::new(Code::Unauthorized, "user name or password is wrong")
-                })
+                passwords
+                    .check(&user, &password)
+                    .await?
+                    .then_some(Who::User(user))
+                    .ok_or_else(|| Fault::new(Code::Unauthorized, "user name or password is wrong"))
             }
             (Self::Token(issuer), Some("bearer"), Some((_, value))) => {
                 issuer.verify(value, now).map_err(|why| Fault::new(Code::Unauthorized, why))
@@ -104,8 +106,12 @@ impl Auth {
         let text = match self {
             Self::None => return HeaderMap::new(),
             Self::Basic(_) => "Basic realm=\"wharf registry\"".to_owned(),
-            Self::Token(_) => format!("Bearer realm=\"{base}/token\",service=\"{}\"{scope}", host(base)),
-            Self::Foreign(f) => format!("Bearer realm=\"{}\",service=\"{}\"{scope}", f.realm, f.service),
+            Self::Token(_) => {
+                format!("Bearer realm=\"{base}/token\",service=\"{}\"{scope}", host(base))
+            }
+            Self::Foreign(f) => {
+                format!("Bearer realm=\"{}\",service=\"{}\"{scope}", f.realm, f.service)
+            }
         };
         let mut headers = HeaderMap::new();
         if let Ok(value) = HeaderValue::from_str(&text) {

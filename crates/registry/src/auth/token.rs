@@ -77,7 +77,8 @@ impl Claims {
         const MALFORMED: &str = "the token is malformed";
         let (signed, signature) = token.trim().rsplit_once('.').ok_or(MALFORMED)?;
         let (header, claims) = signed.split_once('.').ok_or(MALFORMED)?;
-        let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|_| MALFORMED);
+        let bytes =
+            |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|_| MALFORMED);
         let header: Header = serde_json::from_slice(&bytes(header)?).map_err(|_| MALFORMED)?;
         if !verify(&header.alg, header.kid.as_deref(), signed.as_bytes(), &bytes(signature)?) {
             return Err("the token's signature is not valid");

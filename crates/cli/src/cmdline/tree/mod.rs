@@ -85,8 +85,9 @@ pub const GROUPS: &[Group] = &[
 ];
 
 /// The verbs that the help shows first.
-pub const COMMON: &[&str] =
-    &["run", "exec", "ps", "pull", "push", "images", "login", "logout", "search", "version", "info"];
+pub const COMMON: &[&str] = &[
+    "run", "exec", "ps", "pull", "push", "images", "login", "logout", "search", "version", "info",
+];
 
 /// What the binary can be besides a command line; a program named `docker` is only that.
 pub const PARTS: &[(&str, &str)] = &[
