@@ -27,7 +27,6 @@ pub(crate) enum Code {
     Denied,
     Unsupported,
     NotFound,
-    Unavailable,
     Unknown,
 }
 
@@ -50,7 +49,6 @@ impl Code {
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
             Self::NotFound => "NOT_FOUND",
-            Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
         }
     }
@@ -65,7 +63,6 @@ impl Code {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unavailable => StatusCode::BAD_GATEWAY,
             Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }

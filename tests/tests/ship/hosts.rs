@@ -9,7 +9,7 @@ use wharf_test::{Host, image};
 #[test]
 fn an_image_goes_from_one_host_to_another() {
     let (builder, runner) = (Host::with_busybox(), Host::start());
-    serve(&builder, &[]);
+    let _registry = serve(&builder, &[]);
     let _wire = Relay::start(runner.init(), builder.init(), PORT, &[]);
     let name = "127.0.0.1:5000/app:1";
     builder.docker(["run", "--name", "made", "busybox", "sh", "-c", "echo shipped >/cargo"]).ok();
@@ -37,7 +37,7 @@ fn noise(size: usize) -> Vec<u8> {
 fn an_interrupted_pull_transfers_each_byte_once() {
     const SIZE: usize = 8 << 20;
     let (server, client) = (Host::start(), Host::start());
-    serve(&server, &[]);
+    let _registry = serve(&server, &[]);
     let mut tar = Tar::default();
     tar.file("noise", 0o644, &noise(SIZE));
     let name = "127.0.0.1:5000/noise:1";
@@ -57,7 +57,7 @@ fn an_interrupted_pull_transfers_each_byte_once() {
 #[test]
 fn a_push_goes_on_when_the_registry_comes_back() {
     let (server, client) = (Host::start(), Host::start());
-    serve(&server, &[]);
+    let _registry = serve(&server, &[]);
     client.load(image::busybox());
     // Answers of a push are short: this breaks it while it asks and while it sends.
     let wire = Relay::start(client.init(), server.init(), PORT, &[300, 900, 1500]);
