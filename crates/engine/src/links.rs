@@ -56,7 +56,8 @@ impl Inner {
         let mut out = Vec::new();
         for text in &given {
             let (name, alias) = parse(text)?;
-            let missing = |e| EngineError::invalid(format!("could not get container for {name}")).because(e);
+            let missing =
+                |e| EngineError::invalid(format!("could not get container for {name}")).because(e);
             let mut child = self.find(name).map_err(missing)?;
             while let NetworkMode::Container(id) = child.record().network_mode() {
                 child = self.find(id).map_err(missing)?;
@@ -220,9 +221,11 @@ mod tests {
 
     #[test]
     fn links_in_every_spelling() {
-        for (text, want) in
-            [("db", ("db", "db")), ("db:store", ("db", "store")), ("/db:/web/store", ("db", "store"))]
-        {
+        for (text, want) in [
+            ("db", ("db", "db")),
+            ("db:store", ("db", "store")),
+            ("/db:/web/store", ("db", "store")),
+        ] {
             assert_eq!(parse(text).unwrap(), want);
         }
         for bad in ["", "a:b:c", ":b", "a:"] {

@@ -119,7 +119,10 @@ impl Inner {
     }
 
     /// Name servers, search list and options: the container's, else the daemon's.
-    fn resolver_settings(&self, record: &Record) -> Result<(Vec<IpAddr>, Vec<String>, Vec<String>)> {
+    fn resolver_settings(
+        &self,
+        record: &Record,
+    ) -> Result<(Vec<IpAddr>, Vec<String>, Vec<String>)> {
         let list = |own: &Option<Vec<String>>, default: &[String]| match own.as_deref() {
             None | Some([]) => default.to_vec(),
             Some(own) => own.to_vec(),
@@ -174,7 +177,8 @@ impl Inner {
             host: self.gateways(network),
         };
         files::write(&dir, "hosts", &hosts.render())?;
-        let text = self.resolv_conf(record, network.endpoints(), matches!(network, Joined::Host))?;
+        let text =
+            self.resolv_conf(record, network.endpoints(), matches!(network, Joined::Host))?;
         files::write(&dir, "resolv.conf", &text)?;
         Ok(hostname)
     }

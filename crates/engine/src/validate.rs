@@ -288,13 +288,17 @@ fn conflicts(c: &ContainerConfig, h: &HostConfig) -> Result<()> {
     }
     let links = h.links.as_ref().is_some_and(|l| !l.is_empty());
     if links && h.network_mode == "host" {
-        return conflict("host type networking can't be used with links. This would result in undefined behavior");
+        return conflict(
+            "host type networking can't be used with links. This would result in undefined behavior",
+        );
     }
     if !h.network_mode.starts_with("container:") {
         return Ok(());
     }
     if links {
-        return conflict("container type network can't be used with links. This would result in undefined behavior");
+        return conflict(
+            "container type network can't be used with links. This would result in undefined behavior",
+        );
     }
     let some = |l: &Option<Vec<String>>| l.as_ref().is_some_and(|l| !l.is_empty());
     if !c.hostname.is_empty() {
@@ -336,7 +340,10 @@ mod tests {
             |r| r.host_config.storage_opt = Some([("size".into(), "1G".into())].into()),
             "--storage-opt size",
         );
-        refused(|r| r.host_config.links = Some(vec!["a:b:c".into()]), "bad format for links: a:b:c");
+        refused(
+            |r| r.host_config.links = Some(vec!["a:b:c".into()]),
+            "bad format for links: a:b:c",
+        );
         refused(|r| r.host_config.dns = Some(vec!["x".into()]), "invalid IP address: x");
         refused(|r| r.host_config.runtime = "kata".into(), "unknown or invalid runtime name: kata");
         refused(|r| r.host_config.log_config.kind = "syslog".into(), "syslog");

@@ -150,7 +150,8 @@ pub fn upstream(host: &ResolvConf) -> Vec<IpAddr> {
 impl ResolvConf {
     /// The host's settings as a container can use them: behind systemd-resolved's stub the real ones.
     pub fn of_host() -> ResolvConf {
-        let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| ResolvConf::parse(&text));
+        let read =
+            |path: &str| std::fs::read_to_string(path).ok().map(|text| ResolvConf::parse(&text));
         let main = read("/etc/resolv.conf").unwrap_or_default();
         if main.is_stub() { read("/run/systemd/resolve/resolv.conf").unwrap_or(main) } else { main }
     }
@@ -277,7 +278,9 @@ mod tests {
         let r = Resolver { embedded: Some(ip("127.0.0.11")), ..Resolver::default() };
         let text = r.render(&host);
         assert!(
-            text.contains("nameserver 127.0.0.11\noptions ndots:0\n# ExtServers: [host(127.0.0.53)]")
+            text.contains(
+                "nameserver 127.0.0.11\noptions ndots:0\n# ExtServers: [host(127.0.0.53)]"
+            )
         );
     }
 }

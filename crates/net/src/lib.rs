@@ -23,8 +23,8 @@ mod spec;
 mod subnet;
 mod watch;
 
-pub use dns::NameService;
 pub use config::{DefaultBridge, NetConfig, Pool};
+pub use dns::NameService;
 pub use error::{ErrorKind, NetError};
 pub use mac::{Mac, MacError};
 pub use net::Net;

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use host::{Container, Host, NEIGHBOUR, on_host};
-use wharf_net::{EndpointConfig, Net, NetConfig, NameService, NetworkSpec};
+use wharf_net::{EndpointConfig, NameService, Net, NetConfig, NetworkSpec};
 use wharf_sys::netlink::netns;
 
 const RESOLVER: ([u8; 4], u16) = ([127, 0, 0, 11], 53);
@@ -186,7 +186,11 @@ fn containers_find_each_other_and_the_world() {
                 assert_eq!(look_up(ns, "example.org", A), addresses(&[FOREIGN]));
                 assert_eq!(look_up(ns, "fail.example.org", A).code, 2);
             }
-            assert_eq!(told.recv().unwrap(), IpAddr::from(host::HOST), "asked from inside, translated");
+            assert_eq!(
+                told.recv().unwrap(),
+                IpAddr::from(host::HOST),
+                "asked from inside, translated"
+            );
             h.net.rename(&web.id, "shop").unwrap();
             assert_eq!(look_up(ns, "shop", A), addresses(&[web.v4.unwrap()]));
             h.net.release(&web.id).unwrap();

@@ -40,10 +40,6 @@ impl HostResolver {
 
 impl Stamp {
     fn of(m: &Metadata) -> Stamp {
-        Stamp {
-            file: (m.dev(), m.ino()),
-            changed: (m.ctime(), m.ctime_nsec()),
-            len: m.len(),
-        }
+        Stamp { file: (m.dev(), m.ino()), changed: (m.ctime(), m.ctime_nsec()), len: m.len() }
     }
 }

@@ -473,7 +473,11 @@ pub(crate) mod tests {
         assert_eq!(refused(&|b| b.truncate(14)), Some(Code::FormErr as u8));
         assert_eq!(refused(&|b| b[5] = 2), Some(Code::FormErr as u8), "two questions");
         assert_eq!(refused(&|b| b[12] = 0xc0), Some(Code::FormErr as u8), "a pointer");
-        assert_eq!(refused(&|b| b[11] = 9), Some(Code::FormErr as u8), "records that are not there");
+        assert_eq!(
+            refused(&|b| b[11] = 9),
+            Some(Code::FormErr as u8),
+            "records that are not there"
+        );
     }
 
     #[test]

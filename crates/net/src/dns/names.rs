@@ -73,12 +73,16 @@ impl State {
         if name == HOST_NAME {
             let host = |e: &&&Endpoint| e.gateway4.is_some() || e.gateway6.is_some();
             let e = own.iter().find(host)?;
-            return Some([e.gateway4.map(IpAddr::from), e.gateway6.map(IpAddr::from)].into_iter().flatten().collect());
+            return Some(
+                [e.gateway4.map(IpAddr::from), e.gateway6.map(IpAddr::from)]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+            );
         }
         splits(name).find_map(|(host, network)| {
-            let on = |e: &&&Endpoint| {
-                network.is_none_or(|n| e.network_name.eq_ignore_ascii_case(n))
-            };
+            let on =
+                |e: &&&Endpoint| network.is_none_or(|n| e.network_name.eq_ignore_ascii_case(n));
             own.iter().filter(on).find_map(|e| {
                 let found = self.on_network(e, host);
                 (!found.is_empty()).then(|| found.into_iter().flat_map(addresses_of).collect())
@@ -109,12 +113,12 @@ impl State {
     ) -> Option<Vec<Data>> {
         let number = port.parse().ok().or_else(|| well_known(port));
         splits(host).find_map(|(host, network)| {
-            let on = |e: &&&Endpoint| {
-                network.is_none_or(|n| e.network_name.eq_ignore_ascii_case(n))
-            };
+            let on =
+                |e: &&&Endpoint| network.is_none_or(|n| e.network_name.eq_ignore_ascii_case(n));
             own.iter().filter(on).find_map(|e| {
                 let found = self.on_network(e, host);
-                let offers = |e: &&Endpoint| number.is_some_and(|n| e.exposed.contains(&(proto, n)));
+                let offers =
+                    |e: &&Endpoint| number.is_some_and(|n| e.exposed.contains(&(proto, n)));
                 let data = |e: &Endpoint| Data::Service {
                     port: number.unwrap_or(0),
                     target: format!("{}.{}", e.container_name, e.network_name),
@@ -220,12 +224,13 @@ mod tests {
         let [me, web, db, db2, far] = std::array::from_fn(|_| Id::random());
         let [front, back, third] = std::array::from_fn(|_| Id::random());
         let mut state = State::default();
-        let mut put = |sandbox: &Id, network: &Id, name: &str, ip: &str, edit: &dyn Fn(&mut Endpoint)| {
-            let mut e = endpoint(sandbox, network, name, ip);
-            edit(&mut e);
-            let member: &mut Member = state.sandboxes.entry(sandbox.clone()).or_default();
-            member.endpoints.insert(network.clone(), e);
-        };
+        let mut put =
+            |sandbox: &Id, network: &Id, name: &str, ip: &str, edit: &dyn Fn(&mut Endpoint)| {
+                let mut e = endpoint(sandbox, network, name, ip);
+                edit(&mut e);
+                let member: &mut Member = state.sandboxes.entry(sandbox.clone()).or_default();
+                member.endpoints.insert(network.clone(), e);
+            };
         put(&me, &front, "front", "10.1.0.2", &|e| e.gateway4 = Some([10, 1, 0, 1].into()));
         put(&me, &back, "back.end", "10.2.0.2", &|e| {
             e.links = vec![Link { container: "db".into(), alias: "store".into() }];
