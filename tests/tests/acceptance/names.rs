@@ -37,12 +37,12 @@ fn names_on_a_network_of_ones_own() {
     host.docker(["network", "connect", "--alias", "shop", "back", "web"]).ok();
     let (front, back) = (address(&host, "web", "front"), address(&host, "web", "back"));
     for name in ["web", "shop", "web.back", "webhost", "WEB"] {
-        assert_eq!(find(&host, "db", name).as_deref(), Ok(&[back.clone()][..]), "{name}");
+        assert_eq!(find(&host, "db", name).as_deref(), Ok(std::slice::from_ref(&back)), "{name}");
     }
     assert!(find(&host, "db", "www").is_err(), "an alias is of one network");
     assert_eq!(find(&host, "web", "www").unwrap(), [front]);
     let short = host.inspect("web", "{{slice .Id 0 12}}");
-    assert_eq!(find(&host, "db", &short).unwrap(), [back.clone()]);
+    assert_eq!(find(&host, "db", &short).as_deref(), Ok(std::slice::from_ref(&back)));
     let names = host.inspect("web", "{{json (index .NetworkSettings.Networks \"back\").DNSNames}}");
     assert_eq!(names, format!("[\"web\",\"shop\",\"{short}\",\"webhost\"]"));
     host.docker(["exec", "db", "nslookup", &back, "127.0.0.11"]).says("web.back");
