@@ -124,7 +124,7 @@ fn name_server(ns: BorrowedFd<'_>) -> mpsc::Receiver<IpAddr> {
         let mut buf = [0; 4096];
         while let Ok((len, from)) = udp.recv_from(&mut buf) {
             udp.send_to(&reply(&buf[..len]), from).unwrap();
-            drop(tell.send(from.ip()));
+            tell.send(from.ip()).ok();
         }
     });
     is_ready.recv().unwrap();
