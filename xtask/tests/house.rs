@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-keeper", 3),
     ("wharf-engine", 4),
     ("wharf-registry", 4),
+    ("wharf-etcd", 5),
     ("wharf-build", 5),
     ("wharf-serve", 8),
     ("wharf-cli", 8),
