@@ -63,7 +63,7 @@ pub enum PushError {
         name: String,
     },
     /// Nothing here has a tag in that repository.
-    #[error("An image does not exist locally with the tag: {name}", name = .0)]
+    #[error("{NONE} with the tag: {name}", NONE = "An image does not exist locally", name = .0)]
     NoTags(String),
     /// A name with a digest: what it names is there already, or cannot be put there under that name.
     #[error("cannot push a digest reference")]

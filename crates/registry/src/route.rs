@@ -48,7 +48,7 @@ pub(crate) fn route(path: &str) -> Result<Resource, Fault> {
         }
         [name @ .., "blobs", "uploads", id] => {
             let id = UploadId::parse(id);
-            Ok(Resource::Upload(repository(name)?, id.ok_or_else(|| Fault::upload_unknown())?))
+            Ok(Resource::Upload(repository(name)?, id.ok_or_else(Fault::upload_unknown)?))
         }
         [name @ .., "blobs", what] => Ok(Resource::Blob(repository(name)?, digest(what)?)),
         [name @ .., "manifests", what] => Ok(Resource::Manifest(repository(name)?, target(what)?)),

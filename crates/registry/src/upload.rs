@@ -291,6 +291,7 @@ fn hash(path: &Path, algorithm: Algorithm) -> io::Result<Digest> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests")]
 mod tests {
     use http_body_util::Full;
 

@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(15);
 #[derive(clap::Subcommand)]
 enum Verb {
     /// Serve a registry
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Read a password from standard input and print a line for an htpasswd file
     Passwd {
         /// Name of the user
@@ -142,7 +142,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match Verb::from_arg_matches(&matches) {
-        Ok(Verb::Serve(serve)) => start(serve),
+        Ok(Verb::Serve(serve)) => start(*serve),
         Ok(Verb::Passwd { user }) => passwd(&user),
         Err(e) => Err(e.into()),
     };

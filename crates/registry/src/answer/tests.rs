@@ -1,4 +1,5 @@
 //! The registry by its answers: the cases of the specification's conformance suite, and bad input.
+#![allow(clippy::disallowed_methods, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fs;

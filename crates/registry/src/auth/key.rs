@@ -223,6 +223,7 @@ mod der {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests")]
 mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{

@@ -262,7 +262,7 @@ fn registry(written: &Written) -> Result<Option<crate::registry::Resolved>, Conf
         return match &written.registry_config {
             Some(path) => {
                 let why = "it has no effect without registry-addr";
-                Err(value("registry-config", &path.display().to_string(), why))
+                Err(value("registry-config", path.to_string_lossy(), why))
             }
             None => Ok(None),
         };
