@@ -37,6 +37,15 @@ enum Item {
     Fetched { scratch: Arc<Scratch>, name: Option<String>, unpack: bool },
 }
 
+/// A step by its key.
+pub(crate) struct Keyed<'a> {
+    pub(crate) key: Digest,
+    pub(crate) no_cache: bool,
+    /// The layer does not depend on what is below it.
+    pub(crate) link: bool,
+    pub(crate) description: &'a str,
+}
+
 /// A copy whose sources are settled.
 struct Plan {
     items: Vec<Item>,
@@ -55,30 +64,16 @@ impl Job {
         place: &Place<'_>,
         copy: &Copy,
     ) -> Result<bool, BuildError> {
-        let word = |text: &str| self.word(state, place, text);
-        let mut sources = Vec::new();
-        for source in &copy.sources {
-            sources.push(match source {
-                Source::Path(path) => Source::Path(word(path)?),
-                Source::Here(h) => {
-                    Source::Here(HereFile { content: self.document(state, place, h)?, ..h.clone() })
-                }
-            });
-        }
-        let dest = word(&copy.dest)?;
-        let exclude: Vec<String> =
-            copy.exclude.iter().map(|e| word(e)).collect::<Result<_, _>>()?;
-        let exclude = Ignore::new(exclude.iter().map(String::as_str))
-            .map_err(|e| BuildError::Invalid(format!("--exclude: {e}")))?;
-        let attributes = self.attributes(state, place, copy).await?;
-        let checksum = copy.checksum.as_deref().map(word).transpose()?;
-        let items = self.items(state, place, copy, &sources, exclude, checksum.as_deref()).await?;
+        let copy = self.expanded_copy(state, place, copy)?;
+        let attributes = self.attributes(state, &copy).await?;
+        let items = self.items(place, &copy).await?;
+        let dest = &copy.dest;
         let trailing = dest.ends_with('/') || dest == "." || dest.ends_with("/.");
-        let several = sources.len() > 1 || copy.parents;
+        let several = copy.sources.len() > 1 || copy.parents;
         let plan = Plan {
             items,
             is_dir: trailing || several,
-            dest: absolute(&state.run.working_dir, &dest).into(),
+            dest: absolute(&state.run.working_dir, dest).into(),
             attributes,
             link: copy.link,
         };
@@ -111,24 +106,47 @@ impl Job {
         self.word_by(&lexer, state, place, &document.content)
     }
 
-    async fn attributes(
+    /// The instruction with its variables replaced.
+    fn expanded_copy(
         &self,
         state: &State,
         place: &Place<'_>,
         copy: &Copy,
-    ) -> Result<Attributes, BuildError> {
+    ) -> Result<Copy, BuildError> {
+        let word = |text: &String| self.word(state, place, text);
+        let maybe = |text: &Option<String>| text.as_ref().map(word).transpose();
+        let source = |source: &Source| {
+            Ok(match source {
+                Source::Path(path) => Source::Path(word(path)?),
+                Source::Here(h) => {
+                    Source::Here(HereFile { content: self.document(state, place, h)?, ..h.clone() })
+                }
+            })
+        };
+        Ok(Copy {
+            sources: copy.sources.iter().map(source).collect::<Result<_, BuildError>>()?,
+            dest: word(&copy.dest)?,
+            from: maybe(&copy.from)?,
+            chown: maybe(&copy.chown)?,
+            chmod: maybe(&copy.chmod)?,
+            exclude: copy.exclude.iter().map(word).collect::<Result<_, _>>()?,
+            checksum: maybe(&copy.checksum)?,
+            ..*copy
+        })
+    }
+
+    async fn attributes(&self, state: &State, copy: &Copy) -> Result<Attributes, BuildError> {
         let mut out = Attributes::default();
         if let Some(text) = &copy.chmod {
-            let text = self.word(state, place, text)?;
             let wrong = || {
                 BuildError::Invalid(format!(
                     "invalid chmod parameter: {text:?} is neither octal nor like u=rwX,go=rX"
                 ))
             };
-            out.mode = Some(Chmod::parse(&text).ok_or_else(wrong)?);
+            out.mode = Some(Chmod::parse(text).ok_or_else(wrong)?);
         }
         if let Some(text) = &copy.chown {
-            let text = self.word(state, place, text)?;
+            let text = text.clone();
             let (store, below) = (self.builder.store().clone(), state.layers.clone());
             let found = blocking(move || layers::owner(&layers::merged(&store, &below)?, &text));
             out.owner = Some(found.await?);
@@ -138,74 +156,62 @@ impl Job {
 
     async fn items(
         self: &Arc<Self>,
-        state: &State,
         place: &Place<'_>,
         copy: &Copy,
-        sources: &[Source],
-        exclude: Ignore,
-        checksum: Option<&str>,
     ) -> Result<Vec<Item>, BuildError> {
-        let paths: Vec<String> = sources
-            .iter()
-            .filter_map(|s| match s {
-                Source::Path(p) if !(copy.is_add && is_remote(p)) => Some(p.clone()),
-                _ => None,
-            })
-            .collect();
-        let remote =
-            sources.iter().any(|s| matches!(s, Source::Path(p) if copy.is_add && is_remote(p)));
-        if checksum.is_some() && !remote {
+        let remote = |p: &str| copy.is_add && is_remote(p);
+        if copy.checksum.is_some()
+            && !copy.sources.iter().any(|s| matches!(s, Source::Path(p) if remote(p)))
+        {
             return Err(BuildError::Invalid("checksum requires HTTP(S) or Git sources".into()));
         }
-        let mut select = Select { exclude, parents: copy.parents, ..Select::default() };
-        let opened = match (&copy.from, paths.is_empty()) {
-            (_, true) => None,
-            (Some(from), _) => {
-                let from = self.word(state, place, from)?;
-                let files = self
-                    .source(
-                        place.stage,
-                        &from,
-                        &Want {
-                            include: paths.clone(),
-                            follow: paths.clone(),
-                            exclude: Vec::new(),
-                        },
-                    )
-                    .await?;
-                Some(self.opened(files).await?)
-            }
-            (None, _) => {
-                select.ignore = self.ignore.clone();
-                let tree = self.context(paths.clone()).await?;
-                Some(Arc::new(Opened::Tree(tree)))
-            }
-        };
+        let exclude = Ignore::new(copy.exclude.iter().map(String::as_str))
+            .map_err(|e| BuildError::Invalid(format!("--exclude: {e}")))?;
+        let ignore = if copy.from.is_none() { self.ignore.clone() } else { Ignore::default() };
+        let select = Select { ignore, exclude, parents: copy.parents };
+        let opened = self.opened_source(place, copy).await?;
         let mut items = Vec::new();
-        for source in sources {
-            match source {
-                Source::Here(h) => {
-                    items.push(Item::Document { name: h.name.clone(), content: h.content.clone() })
+        for source in &copy.sources {
+            match (source, &opened) {
+                (Source::Here(h), _) => {
+                    items.push(Item::Document { name: h.name.clone(), content: h.content.clone() });
                 }
-                Source::Path(p) if copy.is_add && is_remote(p) => {
-                    items.push(self.fetched(p, copy, checksum).await?);
-                }
-                Source::Path(p) => {
-                    let Some(opened) = opened.clone() else { continue };
+                (Source::Path(p), _) if remote(p) => items.push(self.fetched(p, copy).await?),
+                (Source::Path(p), Some(opened)) => {
                     self.warn_ignored(place, &select.ignore, p);
                     let unpack = copy.is_add && copy.unpack != Some(false);
-                    let (p, select) = (p.clone(), select.clone());
-                    let found = blocking(move || {
-                        let found = files::select(opened.root(), &p, &select)?;
-                        let item =
-                            |selection| Item::Files { opened: opened.clone(), selection, unpack };
-                        Ok(found.into_iter().map(item).collect::<Vec<_>>())
-                    });
-                    items.extend(found.await?);
+                    items
+                        .extend(selected(opened.clone(), p.clone(), select.clone(), unpack).await?);
                 }
+                (Source::Path(_), None) => {}
             }
         }
         Ok(items)
+    }
+
+    /// Where the paths of the instruction are looked up; `None` if it has none.
+    async fn opened_source(
+        self: &Arc<Self>,
+        place: &Place<'_>,
+        copy: &Copy,
+    ) -> Result<Option<Arc<Opened>>, BuildError> {
+        let local = copy.sources.iter().filter_map(|s| match s {
+            Source::Path(p) if !(copy.is_add && is_remote(p)) => Some(p.clone()),
+            _ => None,
+        });
+        let paths: Vec<String> = local.collect();
+        if paths.is_empty() {
+            return Ok(None);
+        }
+        let files = match &copy.from {
+            Some(from) => {
+                let (include, follow) = (paths.clone(), paths);
+                let want = Want { include, follow, exclude: Vec::new() };
+                self.source(place.stage, from, &want).await?
+            }
+            None => Files::Context(self.context(paths).await?),
+        };
+        self.opened(files).await.map(Some)
     }
 
     fn warn_ignored(&self, place: &Place<'_>, ignore: &Ignore, path: &str) {
@@ -223,18 +229,13 @@ impl Job {
     }
 
     /// A remote source of ADD, brought here.
-    async fn fetched(
-        &self,
-        address: &str,
-        copy: &Copy,
-        checksum: Option<&str>,
-    ) -> Result<Item, BuildError> {
+    async fn fetched(&self, address: &str, copy: &Copy) -> Result<Item, BuildError> {
         if is_git(address) {
             return Err(BuildError::Unsupported(format!(
                 "ADD of the git repository {address} is not supported by wharf: fetch it in the client and COPY it"
             )));
         }
-        let wanted = checksum.map(|text| {
+        let wanted = copy.checksum.as_deref().map(|text| {
             text.parse::<Digest>().map_err(|_| {
                 BuildError::Invalid(format!("invalid checksum {text:?}: use sha256:…"))
             })
@@ -294,39 +295,22 @@ impl Job {
         let (store, epoch) = (self.builder.store().clone(), self.epoch);
         let below = if link { Vec::new() } else { state.layers.clone() };
         let work = move || plan.perform(&store, &below, epoch);
-        self.keyed(state, &key, no_cache, link, description, work).await
+        self.keyed(state, Keyed { key, no_cache, link, description }, blocking(work)).await
     }
 
-    /// What has `key` out of the cache, or else what `work` makes; whether it was cached, and whether there is a layer.
+    /// What the key has in the cache, or else what `work` makes, put on top of the state; whether it was cached, and
+    /// whether it is a layer at all.
     pub(crate) async fn keyed(
         self: &Arc<Self>,
         state: &mut State,
-        key: &Digest,
-        no_cache: bool,
-        link: bool,
-        description: &str,
-        work: impl FnOnce() -> Result<Option<(Layer, Lease)>, BuildError> + Send + 'static,
-    ) -> Result<(bool, bool), BuildError> {
-        let made = self.keyed_async(state, key, no_cache, link, description, async move {
-            blocking(work).await
-        });
-        made.await
-    }
-
-    /// As [`Job::keyed`], with work that waits.
-    pub(crate) async fn keyed_async(
-        self: &Arc<Self>,
-        state: &mut State,
-        key: &Digest,
-        no_cache: bool,
-        link: bool,
-        description: &str,
+        what: Keyed<'_>,
         work: impl Future<Output = Result<Option<(Layer, Lease)>, BuildError>>,
     ) -> Result<(bool, bool), BuildError> {
+        let Keyed { key, no_cache, link, description } = what;
         let cache = self.builder.cache().clone();
-        let _held = cache.hold(key);
-        let _flight = cache.flight(key).await;
-        let found = if no_cache { None } else { cache.find(key) };
+        let _held = cache.hold(&key);
+        let _flight = cache.flight(&key).await;
+        let found = if no_cache { None } else { cache.find(&key) };
         let cached = found.is_some();
         let (layer, lease) = match found {
             Some((entry, lease)) => (entry.layer, Some(lease)),
@@ -335,7 +319,7 @@ impl Job {
                 let below = if link { Vec::new() } else { state.layers.clone() };
                 let (layer, lease) =
                     made.map_or((None, None), |(layer, lease)| (Some(layer), Some(lease)));
-                cache.store(key, &below, layer.clone(), description)?;
+                cache.store(&key, &below, layer.clone(), description)?;
                 (layer, lease)
             }
         };
@@ -372,8 +356,7 @@ impl Job {
             files::make_dirs(&scratch.mount(&store, &below)?, &dir, (0, 0))?;
             Ok(store.add_upper(&below, scratch.upper(), epoch)?)
         };
-        let (cached, made) =
-            self.keyed(state, &key, place.no_cache, false, &place.instruction.text, work).await?;
+        let (cached, made) = self.keyed(state, place.keyed(key), blocking(work)).await?;
         let created = self.created();
         state.log(&created, format!("WORKDIR {path}"), !made);
         Ok(cached)
@@ -540,6 +523,21 @@ impl Plan {
         files::make_dirs(root, &self.dest, self.attributes.owner.unwrap_or((0, 0)))?;
         Ok(wharf_engine::tar_in::unpack(root, &self.dest, self.attributes.owner, archive)?)
     }
+}
+
+/// What one path or pattern selects.
+async fn selected(
+    opened: Arc<Opened>,
+    source: String,
+    select: Select,
+    unpack: bool,
+) -> Result<Vec<Item>, BuildError> {
+    blocking(move || {
+        let found = files::select(opened.root(), &source, &select)?;
+        let item = |selection| Item::Files { opened: opened.clone(), selection, unpack };
+        Ok(found.into_iter().map(item).collect())
+    })
+    .await
 }
 
 /// By content: gzip, bzip2, xz, zstd, or a tar header.

@@ -169,11 +169,8 @@ pub(crate) fn select(
     if pattern.is_literal() || clean.is_empty() {
         let literal = unescape(&clean);
         let found = tree.stat(Path::new(&literal)).map_err(|_| missing(source, &literal, how))?;
-        if !literal.is_empty()
-            && !how.ignore.is_empty()
-            && how.ignore.ignores(&literal)
-            && !(found.kind == Kind::Dir && how.ignore.may_include_below(&literal))
-        {
+        let inside = found.kind == Kind::Dir && how.ignore.may_include_below(&literal);
+        if !literal.is_empty() && !inside && how.ignore.ignores(&literal) {
             return Err(missing(source, &literal, how));
         }
         out.push(walk.source(Path::new(&literal), pivot, found)?);
@@ -661,6 +658,7 @@ pub(crate) fn base_name(path: &str) -> Option<OsString> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "fixtures")]
 mod tests {
     use super::*;
     use std::fs;

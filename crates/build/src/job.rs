@@ -54,6 +54,14 @@ struct StageVertices {
     steps: Vec<Arc<Vertex>>,
 }
 
+impl Place<'_> {
+    /// Its step by `key`.
+    pub(crate) fn keyed(&self, key: Digest) -> crate::copy::Keyed<'_> {
+        let description = self.instruction.text.as_str();
+        crate::copy::Keyed { key, no_cache: self.no_cache, link: false, description }
+    }
+}
+
 /// An instruction's surroundings.
 pub(crate) struct Place<'a> {
     pub(crate) stage: usize,
@@ -185,7 +193,7 @@ impl Job {
     ) -> BoxFuture<'a, Result<Arc<State>, BuildError>> {
         async move {
             let made = self.stages[index].get_or_init(|| async move {
-                match self.make_stage(index).await {
+                match Box::pin(self.make_stage(index)).await {
                     Ok(state) => Some(Arc::new(state)),
                     Err(e) => {
                         self.fail(e);
@@ -264,8 +272,9 @@ impl Job {
         place: &Place<'_>,
     ) -> Result<bool, BuildError> {
         match &place.instruction.kind {
-            Kind::Run(run) => self.run_step(state, place, run).await,
-            Kind::Copy(copy) => self.copy_step(state, place, copy).await,
+            // On the heap: a step's future is large, and every stage has one.
+            Kind::Run(run) => Box::pin(self.run_step(state, place, run)).await,
+            Kind::Copy(copy) => Box::pin(self.copy_step(state, place, copy)).await,
             Kind::Workdir(path) => {
                 let path = self.word(state, place, path)?;
                 if !path.starts_with('/') && !state.workdir_is_own {
@@ -283,20 +292,8 @@ impl Job {
 
     /// Instructions that change the config alone.
     fn metadata(&self, state: &mut State, place: &Place<'_>) -> Result<(), BuildError> {
-        let keyword = place.instruction.keyword.to_ascii_uppercase();
         let shown = match &place.instruction.kind {
-            Kind::Arg(list) => {
-                let mut shown = Vec::new();
-                for arg in list {
-                    let value = self.arg_value(state, place, arg)?;
-                    shown.push(match &value {
-                        Some(value) => format!("{}={value}", arg.name),
-                        None => arg.name.clone(),
-                    });
-                    state.declare(&arg.name, value);
-                }
-                shown.join(" ")
-            }
+            Kind::Arg(list) => self.args(state, place, list)?,
             Kind::Env(pairs) => {
                 let values = self.pairs(state, place, pairs)?;
                 values.values().for_each(|(k, v)| state.set_env(k, v));
@@ -307,88 +304,88 @@ impl Job {
                 state.set_labels(values.values().cloned());
                 state::shown_pairs(pairs, &values)
             }
-            Kind::Maintainer(who) => {
-                state.config.author.clone_from(who);
-                who.clone()
-            }
             Kind::User(user) => {
                 state.run.user = self.word(state, place, user)?;
                 state.run.user.clone()
             }
-            Kind::Volume(paths) => {
-                let mut shown = Vec::new();
-                for path in paths {
-                    let path = self.word(state, place, path)?;
-                    if path.trim().is_empty() {
-                        return Err(BuildError::Invalid(
-                            "VOLUME specified can not be an empty string".into(),
-                        ));
-                    }
-                    state
-                        .run
-                        .volumes
-                        .get_or_insert_default()
-                        .insert(path.clone(), serde_json::json!({}));
-                    shown.push(path);
-                }
-                format!("[{}]", shown.join(" "))
-            }
-            Kind::Expose(words) => {
-                let mut shown = Vec::new();
-                for word in words {
-                    let (split, seen) =
-                        self.lexer().words(word, &|n: &str| state.variable(n)).map_err(invalid)?;
-                    self.unset(state, place, &seen);
-                    for word in split {
-                        let port = state::expose(&word).ok_or_else(|| {
-                            BuildError::Invalid(format!(
-                                "invalid containerPort: {word}: use 80, 53/udp or 7000-7010"
-                            ))
-                        })?;
-                        for one in state::ports(&port) {
-                            shown.push(one.clone());
-                            state
-                                .run
-                                .exposed_ports
-                                .get_or_insert_default()
-                                .insert(one, serde_json::json!({}));
-                        }
-                    }
-                }
-                shown.join(" ")
-            }
-            Kind::Cmd(command) => {
-                state.set_cmd(command);
-                quoted(state.run.cmd.as_deref().unwrap_or_default())
-            }
-            Kind::Entrypoint(command) => {
-                state.set_entrypoint(command);
-                quoted(state.run.entrypoint.as_deref().unwrap_or_default())
-            }
-            Kind::Shell(words) => {
-                state.run.shell = Some(words.clone());
-                words.join(" ")
-            }
+            Kind::Volume(paths) => self.volumes(state, place, paths)?,
+            Kind::Expose(words) => self.ports(state, place, words)?,
             Kind::StopSignal(signal) => {
                 let signal = self.word(state, place, signal)?;
                 wharf_engine::validate::signal(&signal)?;
                 state.run.stop_signal.clone_from(&signal);
                 signal
             }
-            Kind::Healthcheck(health) => {
-                state.set_health(health);
-                let shown = place.instruction.text.split_once(char::is_whitespace);
-                shown.map_or("", |(_, rest)| rest.trim()).to_owned()
-            }
-            Kind::Onbuild(trigger) => {
-                state.run.on_build.get_or_insert_default().push(trigger.clone());
-                trigger.clone()
-            }
-            Kind::Run(_) | Kind::Copy(_) | Kind::Workdir(_) => return Ok(()),
+            kind => verbatim(state, place, kind),
         };
+        let keyword = place.instruction.keyword.to_ascii_uppercase();
         let created = self.created();
         state.log(&created, format!("{keyword} {shown}"), true);
         Ok(())
+    }
+
+    fn args(
+        &self,
+        state: &mut State,
+        place: &Place<'_>,
+        list: &[wharf_spec::dockerfile::ArgDecl],
+    ) -> Result<String, BuildError> {
+        let mut shown = Vec::new();
+        for arg in list {
+            let value = self.arg_value(state, place, arg)?;
+            shown.push(match &value {
+                Some(value) => format!("{}={value}", arg.name),
+                None => arg.name.clone(),
+            });
+            state.declare(&arg.name, value);
+        }
+        Ok(shown.join(" "))
+    }
+
+    fn volumes(
+        &self,
+        state: &mut State,
+        place: &Place<'_>,
+        paths: &[String],
+    ) -> Result<String, BuildError> {
+        let mut shown = Vec::new();
+        for path in paths {
+            let path = self.word(state, place, path)?;
+            if path.trim().is_empty() {
+                let text = "VOLUME specified can not be an empty string";
+                return Err(BuildError::Invalid(text.into()));
+            }
+            let volumes = state.run.volumes.get_or_insert_default();
+            volumes.insert(path.clone(), serde_json::json!({}));
+            shown.push(path);
+        }
+        Ok(format!("[{}]", shown.join(" ")))
+    }
+
+    fn ports(
+        &self,
+        state: &mut State,
+        place: &Place<'_>,
+        words: &[String],
+    ) -> Result<String, BuildError> {
+        let mut shown = Vec::new();
+        for word in words {
+            let (split, seen) =
+                self.lexer().words(word, &|n: &str| state.variable(n)).map_err(invalid)?;
+            self.unset(state, place, &seen);
+            for word in split {
+                let port = state::expose(&word).ok_or_else(|| {
+                    let text = "use 80, 53/udp or 7000-7010";
+                    BuildError::Invalid(format!("invalid containerPort: {word}: {text}"))
+                })?;
+                for one in state::ports(&port) {
+                    shown.push(one.clone());
+                    let ports = state.run.exposed_ports.get_or_insert_default();
+                    ports.insert(one, serde_json::json!({}));
+                }
+            }
+        }
+        Ok(shown.join(" "))
     }
 
     fn pairs(
@@ -796,6 +793,29 @@ fn platform_values(target: &Platform) -> BTreeMap<String, String> {
         ]
     };
     of("TARGET", target).into_iter().chain(of("BUILD", &host)).collect()
+}
+
+/// Instructions whose words are taken as they are; returns what the history shows.
+fn verbatim(state: &mut State, place: &Place<'_>, kind: &Kind) -> String {
+    match kind {
+        Kind::Maintainer(who) => state.config.author.clone_from(who),
+        Kind::Cmd(command) => {
+            state.set_cmd(command);
+            return quoted(state.run.cmd.as_deref().unwrap_or_default());
+        }
+        Kind::Entrypoint(command) => {
+            state.set_entrypoint(command);
+            return quoted(state.run.entrypoint.as_deref().unwrap_or_default());
+        }
+        Kind::Shell(words) => state.run.shell = Some(words.clone()),
+        Kind::Healthcheck(health) => state.set_health(health),
+        Kind::Onbuild(trigger) => {
+            state.run.on_build.get_or_insert_default().push(trigger.clone());
+        }
+        _ => {}
+    }
+    let text = place.instruction.text.split_once(char::is_whitespace);
+    text.map_or("", |(_, rest)| rest.trim()).to_owned()
 }
 
 fn quoted(words: &[String]) -> String {

@@ -170,6 +170,7 @@ pub(crate) fn text(root: &Root, path: &str) -> Result<String, BuildError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "fixtures")]
 mod tests {
     use super::*;
     use std::fs;

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio_util::task::AbortOnDropHandle;
+use wharf_base::fs::{Durability, write_atomic};
 use wharf_engine::mount::Access;
 use wharf_engine::spec::mounts::{HostMount, Source, layer_options};
 use wharf_engine::step::{Step, StepExit};
@@ -80,11 +81,9 @@ impl Job {
         let program = self.program(state, run, args, &settled)?;
         self.refuse_foreign(state)?;
         let key = self.run_key(state, &program, &settled);
-        let description = place.instruction.text.clone();
         let shown = shown_command(state, &program.args);
         let work = self.perform(state.clone(), place, program, settled, scratch);
-        let (cached, made) =
-            self.keyed_async(state, &key, place.no_cache, false, &description, work).await?;
+        let (cached, made) = Box::pin(self.keyed(state, place.keyed(key), work)).await?;
         let created = self.created();
         state.log(&created, format!("RUN {shown} # buildkit"), !made);
         Ok(cached)
@@ -114,8 +113,8 @@ impl Job {
             let failed = || BuildError::io("write a script of a heredoc");
             fs::create_dir_all(&dir).map_err(failed())?;
             let file = dir.join(&document.name);
-            fs::write(&file, &document.content).map_err(failed())?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).map_err(failed())?;
+            write_atomic(&file, document.content.as_bytes(), 0o755, Durability::Process)
+                .map_err(failed())?;
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).map_err(failed())?;
             settled.mounts.push(bind(SCRIPTS, &dir, Access::Read));
             settled.key.push(json!(["script", document.content]));
@@ -359,7 +358,7 @@ impl Job {
         let dir = self.builder.private_dir()?;
         let path = dir.path().join("secret");
         let failed = || BuildError::io(format!("write secret {id}"));
-        fs::write(&path, &secret).map_err(failed())?;
+        write_atomic(&path, &secret, 0o400, Durability::Process).map_err(failed())?;
         own(&path, mount, 0o400).map_err(failed())?;
         let target = target.unwrap_or_else(|| format!("/run/secrets/{id}"));
         out.mounts.push(bind(&target, &path, Access::Read));
@@ -515,7 +514,7 @@ impl Job {
             // Nobody listens any more: the step is cancelled with the build.
             let _gone = tell.send(log);
         });
-        let exit = self.builder.engine().run_step(step, output, &self.cancel).await;
+        let exit = Box::pin(self.builder.engine().run_step(step, output, &self.cancel)).await;
         let exit = match exit {
             Ok(exit) => exit,
             Err(e) => {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use wharf_base::fs::{Durability, write_atomic};
 use wharf_image::{ByteStream, ImageStore};
 
 use crate::builder::Builder;
@@ -24,7 +25,8 @@ impl Builder {
     pub async fn single_file(&self, name: &str, content: Vec<u8>) -> Result<Tree, ContextError> {
         let failed = |source| ContextError::Io { action: "store", path: name.into(), source };
         let scratch = scratch(self.store())?;
-        std::fs::write(scratch.upper().join("Dockerfile"), content).map_err(failed)?;
+        let path = scratch.upper().join("Dockerfile");
+        write_atomic(&path, &content, 0o644, Durability::Process).map_err(failed)?;
         tree(scratch)
     }
 }
