@@ -296,11 +296,10 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
         ] {
             labels.insert(label.to_owned(), value.to_owned());
         }
-        let text = |t: &String| (!t.is_empty()).then(|| t.clone()).unwrap_or_default();
         let pools = network.ipam.config.iter().map(|pool| IpamConfig {
-            subnet: text(&pool.subnet),
-            ip_range: text(&pool.ip_range),
-            gateway: text(&pool.gateway),
+            subnet: pool.subnet.clone(),
+            ip_range: pool.ip_range.clone(),
+            gateway: pool.gateway.clone(),
             auxiliary_addresses: Some(pool.aux_addresses.0.clone()).filter(|a| !a.is_empty()),
         });
         let ipam = !network.ipam.driver.is_empty() || !network.ipam.config.is_empty();
