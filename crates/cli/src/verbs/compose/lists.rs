@@ -144,7 +144,7 @@ fn row(c: &ContainerSummary, project: &str, full: bool) -> Row {
 pub async fn ls(call: Call) -> Outcome {
     let given = &call.given;
     let wanted = filters(&[format!("label={}", labels::PROJECT)]);
-    let query = [("all", "1"), ("filters", wanted.as_str())];
+    let query = [("all", if given.on("all") { "1" } else { "" }), ("filters", wanted.as_str())];
     let list = call.client()?.get(&url("/containers/json", &query)).await?;
     let mut projects: BTreeMap<String, (BTreeMap<String, usize>, BTreeSet<String>)> =
         BTreeMap::new();
@@ -159,9 +159,6 @@ pub async fn ls(call: Call) -> Outcome {
             Some(("name", part)) => projects.retain(|name, _| name.contains(part)),
             _ => return Err(Failure::new(format!("unknown filter {filter}"))),
         }
-    }
-    if !given.on("all") {
-        projects.retain(|_, (states, _)| states.contains_key("running"));
     }
     if given.on("quiet") {
         return projects.keys().try_for_each(say_line);
