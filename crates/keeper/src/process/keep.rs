@@ -5,14 +5,14 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wharf_base::clock::Clock;
 use wharf_runtime::cgroup::Cgroup;
-use wharf_sys::channel;
 use wharf_sys::child::{self, Ended as ChildEnded};
 use wharf_sys::events::{Events, Interest, Ready, next_signal};
 use wharf_sys::scratch::{Scratch, forget_code};
+use wharf_sys::{channel, process};
 
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
@@ -28,6 +28,12 @@ use crate::{record, remains};
 const LINGER: Duration = Duration::from_millis(500);
 /// A burst is what dirties more memory than this.
 const BURST: usize = 16 << 10;
+/// Output that comes again so soon is written faster than each piece is worth a wake-up.
+const RUSH: Duration = Duration::from_micros(300);
+/// How long such output then gathers in its pipe, which holds far more.
+const GATHER: Duration = Duration::from_micros(500);
+/// Less than this at once is a conversation, not a flood.
+const FLOOD: usize = 2 << 10;
 
 /// A container being kept.
 pub(super) struct Keep {
@@ -49,6 +55,8 @@ pub(super) struct Keep {
     next_connection: u32,
     buffer: Scratch,
     burst: bool,
+    /// When output was last read.
+    read: Instant,
     pub(super) exit: Option<Exit>,
     pub(super) acknowledged: bool,
 }
@@ -77,6 +85,7 @@ impl Keep {
             buffer,
             // The birth of the container was one: it needed most of the code that this process has.
             burst: true,
+            read: Clock::system().instant(),
             exit: None,
             acknowledged: false,
         };
@@ -162,6 +171,18 @@ impl Keep {
         if len > 0 {
             self.log_grew();
         }
+        self.pace(len);
+    }
+
+    /// Lets a flood of output gather, so that it is read in large blocks: the writer, the keeper and the disk
+    /// then do not take turns for every page. `len` is what was just read.
+    fn pace(&mut self, len: usize) {
+        let now = Clock::system().instant();
+        let rush = now.duration_since(self.read) < RUSH;
+        if rush && (FLOOD..pump::BLOCK).contains(&len) {
+            process::pause_for(GATHER);
+        }
+        self.read = Clock::system().instant();
     }
 
     /// Tells of each attachment that is over to whoever wants to know.
