@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use wharf_base::sync::Mutex;
 use wharf_engine::Engine;
 use wharf_engine::images::Images;
@@ -36,13 +37,20 @@ pub struct Door {
     networks: Networks,
     system: Mutex<Arc<System>>,
     headers: Headers,
+    traffic: Arc<Notify>,
 }
 
 impl Door {
     /// A door to `engine` and its floors.
     pub fn new(engine: Engine, images: Images, networks: Networks, system: System) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
-        Arc::new(Door { engine, images, networks, system: Mutex::new(Arc::new(system)), headers })
+        let system = Mutex::new(Arc::new(system));
+        Arc::new(Door { engine, images, networks, system, headers, traffic: Arc::default() })
+    }
+
+    /// Is notified when a request comes and when a connection ends.
+    pub fn traffic(&self) -> Arc<Notify> {
+        self.traffic.clone()
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -123,7 +131,12 @@ impl Door {
 
 impl Answers for Door {
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
+        self.traffic.notify_one();
         self.decode(request).boxed()
+    }
+
+    fn left(&self) {
+        self.traffic.notify_one();
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod doors;
 mod log;
+mod lull;
 mod pidfile;
 mod settings;
 mod table;
@@ -128,7 +129,9 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
         shutdown.clone(),
         settings.shutdown_timeout,
     ));
+    let resting = tokio::spawn(lull::watch(house.door.traffic()));
     wait_for_end(&mut signals, &daemon, &house).await;
+    resting.abort();
     doors::tell_service_manager("STOPPING=1");
     shutdown.cancel();
     // A second signal does not wait for clients.
