@@ -15,10 +15,10 @@ use wharf_sys::scratch::{Scratch, forget_code};
 use wharf_sys::{channel, process};
 
 use crate::log::Stream;
-use crate::log::writer::LogWriter;
 use crate::process::birth::{Born, SIGCHLD, fault};
 use crate::process::connection::{Connection, Follow, Topic};
 use crate::process::execs::{Execs, no_log};
+use crate::process::logging::Log;
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
 use crate::protocol::{EXIT_FILE, Exit, Fault, MAX_CONNECTIONS, Reply, SOCKET, Started};
@@ -48,7 +48,7 @@ pub(super) struct Keep {
     spare: Option<OwnedFd>,
     oom: Option<File>,
     oom_kills: u64,
-    pub(super) log: LogWriter,
+    pub(super) log: Log,
     pub(super) pump: Pump,
     pub(super) execs: Execs,
     pub(super) connections: Vec<Connection>,
@@ -136,6 +136,7 @@ impl Keep {
             Token::Listener => self.accept(),
             Token::Signals => self.signalled(),
             Token::Oom => self.oom_event(),
+            Token::Log => self.log_news(),
             Token::Connection(id) => self.talk(id),
             Token::Output(0, stream) => self.output(stream, &mut ended),
             Token::Output(id, stream) => {
@@ -161,14 +162,14 @@ impl Keep {
 
     fn output(&mut self, stream: Stream, ended: &mut Vec<Ended>) {
         let now = Clock::system().unix_nanos();
-        let (log, mut len) = (&mut self.log, 0);
+        let (log, mut len, mut grew) = (&mut self.log, 0, false);
         let mut write = |stream, bytes: &[u8]| {
             len = bytes.len();
-            log.write(stream, bytes, now);
+            grew = log.write(stream, bytes, now);
         };
         self.pump.output(&self.events, stream, &mut self.buffer, &mut write, ended);
         self.burst |= len > BURST;
-        if len > 0 {
+        if grew {
             self.log_grew();
         }
         self.pace(len);
@@ -213,11 +214,11 @@ impl Keep {
         let mut ended = Vec::new();
         let now = Clock::system().unix_nanos();
         let log = &mut self.log;
-        let mut write = |stream, bytes: &[u8]| log.write(stream, bytes, now);
+        let mut write = |stream, bytes: &[u8]| {
+            log.write(stream, bytes, now);
+        };
         self.pump.finish(&self.events, &mut self.buffer, &mut write, &mut ended);
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            self.log.finish(stream, now);
-        }
+        self.log.finish(now);
         self.check_oom();
         let exit = exit_of(how, self.oom_kills > 0);
         // Without a file the daemon still hears of it, unless it is away; then `bury` says 137.
@@ -260,6 +261,16 @@ impl Keep {
             self.oom_kills = kills;
             self.tell(&Topic::Container, &Reply::Oom);
         }
+    }
+
+    fn log_news(&mut self) {
+        if !self.log.hear()
+            && let Some(news) = self.log.news()
+        {
+            // The writer has ended; it has told what it had to tell.
+            drop(self.events.remove(news));
+        }
+        self.log_grew();
     }
 
     fn log_grew(&mut self) {
