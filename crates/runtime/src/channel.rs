@@ -89,8 +89,10 @@ impl Parent {
     pub(crate) fn hear(&self) -> io::Result<Option<(Up, Option<OwnedFd>)>> {
         let mut buffer = [0; 4096];
         let (length, mut fds) = match socket::recv(&self.0, &mut buffer) {
-            // The other end was closed with a word of ours unread: the end all the same.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            // The other end was closed with a word of ours unread. The kernel says so once, before what came in time.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
+                socket::recv(&self.0, &mut buffer)?
+            }
             other => other?,
         };
         if length == 0 {
@@ -104,5 +106,20 @@ impl Parent {
 impl AsFd for Parent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_heard_although_ours_were_not() {
+        let (parent, child) = pair().unwrap();
+        child.say(&Up::Ready, None).unwrap();
+        parent.say(Down::Placed, &[]).unwrap();
+        drop(child);
+        assert!(matches!(parent.hear().unwrap(), Some((Up::Ready, None))));
+        assert!(parent.hear().unwrap().is_none());
     }
 }
