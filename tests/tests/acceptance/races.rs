@@ -39,10 +39,10 @@ fn attempt(host: &Host, body: &serde_json::Value) -> bool {
 #[test]
 fn swapped_mount_points_never_lead_out_of_the_container() {
     let host = Host::with_busybox();
-    for name in ["v", "extra"] {
+    for name in ["swapped", "extra"] {
         host.docker(["volume", "create", name]).ok();
     }
-    let volume = host.docker(["volume", "inspect", "-f", "{{.Mountpoint}}", "v"]).ok();
+    let volume = host.docker(["volume", "inspect", "-f", "{{.Mountpoint}}", "swapped"]).ok();
     let volume = Path::new(&volume);
     fs::create_dir(volume.join("a")).unwrap();
     // From where the volume lies on the host, the link leads to the canary; from inside, nowhere.
@@ -58,7 +58,7 @@ fn swapped_mount_points_never_lead_out_of_the_container() {
         "WorkingDir": "/v/a/work",
         "HostConfig": {
             "NetworkMode": "none",
-            "Binds": ["v:/v", "extra:/v/a/dir", format!("{}:/v/a/file", file.display())],
+            "Binds": ["swapped:/v", "extra:/v/a/dir", format!("{}:/v/a/file", file.display())],
             "Tmpfs": { "/v/a/tmp": "" },
         },
     });
