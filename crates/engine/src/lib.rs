@@ -23,6 +23,7 @@ pub mod images;
 pub mod info;
 mod inner;
 mod inspect;
+mod links;
 mod list;
 pub mod logs;
 pub mod merge;

@@ -18,6 +18,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod logs;
+mod names;
 mod network;
 mod pull;
 mod races;
