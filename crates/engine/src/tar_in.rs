@@ -22,7 +22,7 @@ pub fn unpack(
     root: &Root,
     target: &Path,
     owner: Option<(u32, u32)>,
-    source: impl Read,
+    source: impl Read + Send,
 ) -> Result<()> {
     let owner = owner.map_or(Owner::AsArchived, |(uid, gid)| Owner::Fixed { uid, gid });
     Unpack { root, target: target.to_owned(), owner, strict: false }.run(source)

@@ -23,7 +23,7 @@ pub struct LogStream {
 /// Where the reader is.
 #[derive(Debug)]
 enum Reading {
-    Idle(LogReader),
+    Idle(Box<LogReader>),
     /// On a thread that may block, making the next chunk.
     Busy(JoinHandle<Filled>),
     /// That thread panicked.
@@ -33,7 +33,7 @@ enum Reading {
 /// A reader that comes back with a chunk.
 #[derive(Debug)]
 struct Filled {
-    reader: LogReader,
+    reader: Box<LogReader>,
     chunk: Vec<u8>,
     progress: io::Result<Progress>,
 }
@@ -55,7 +55,7 @@ pub enum LogError {
 impl LogStream {
     /// A stream of what `reader` finds; `signal` makes it wait for more at the end, without polling.
     pub fn new(reader: LogReader, render: LogRender, signal: Option<LogSignal>) -> LogStream {
-        LogStream { reader: Reading::Idle(reader), signal, render, done: false }
+        LogStream { reader: Reading::Idle(Box::new(reader)), signal, render, done: false }
     }
 
     /// The next chunk of whole records, never empty, or `None` at the end.
