@@ -19,6 +19,7 @@ mod limits;
 mod logs;
 mod names;
 mod network;
+mod networks;
 mod pull;
 mod run;
 mod system;
