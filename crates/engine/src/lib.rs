@@ -51,7 +51,7 @@ mod stats;
 pub mod status;
 pub mod step;
 mod stop;
-mod tar_in;
+pub mod tar_in;
 mod tar_out;
 mod top;
 mod undo;

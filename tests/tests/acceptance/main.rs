@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod attach;
+mod build;
 mod builtin;
 mod copy;
 mod crash;
