@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use wharf_base::Id;
 use wharf_base::db::Batch;
@@ -25,6 +25,7 @@ use crate::inner::Inner;
 use crate::options::{ExecStart, Session};
 use crate::record::Record;
 use crate::spec::{self, ExecInput};
+use crate::step::Frames;
 
 const KILL: i32 = 9;
 /// How long a finished exec can still be inspected.
@@ -121,7 +122,8 @@ impl Inner {
         }
         let (ours, theirs) = pair()?;
         let attached = session(ours, exec.request.tty)?;
-        Ok(Some(self.exec_attached(exec, size, theirs, attached)))
+        let attached = self.exec_attached(exec, size, theirs, attached);
+        Ok(Some(spoken(attached, options.tty)))
     }
 
     /// The session is there at once; a process that cannot be started says so in it.
@@ -141,7 +143,7 @@ impl Inner {
         });
         let failure = futures_util::stream::once(rx).filter_map(move |text| async move {
             let text = text.ok().flatten()?;
-            Some(Ok(if tty { text.into() } else { frame(&text) }))
+            Some(Ok(if tty { text.into() } else { frame(text.as_bytes()) }))
         });
         Session { output: attached.output.chain(failure).boxed(), ..attached }
     }
@@ -484,11 +486,27 @@ fn console(size: Option<[u32; 2]>) -> ConsoleSize {
     ConsoleSize { rows: fit(rows), cols: fit(cols) }
 }
 
+/// The session in the framing that the start asked for, whatever the exec was created with: as in
+/// Docker, the start's `Tty` says whether output comes raw.
+fn spoken(session: Session, raw: bool) -> Session {
+    let output = match (session.tty, raw) {
+        (true, false) => session.output.map_ok(|bytes| frame(&bytes)).boxed(),
+        (false, true) => {
+            futures_util::stream::unfold(Frames::new(session.output), |mut frames| async move {
+                frames.next().await.map(|(_, bytes)| (Ok(bytes), frames))
+            })
+            .boxed()
+        }
+        _ => return session,
+    };
+    Session { output, tty: raw, ..session }
+}
+
 /// One frame of standard output.
-fn frame(text: &str) -> bytes::Bytes {
+fn frame(text: &[u8]) -> bytes::Bytes {
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
     let mut out = vec![1, 0, 0, 0];
     out.extend(length.to_be_bytes());
-    out.extend(text.as_bytes());
+    out.extend(text);
     out.into()
 }

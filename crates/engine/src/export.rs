@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use wharf_image::ChangeKind;
+use wharf_image::{Change, ChangeKind};
 use wharf_spec::docker::{self, ContainerConfig};
 use wharf_spec::image::RunConfig;
 use wharf_spec::reference::Reference;
@@ -22,7 +22,7 @@ impl Inner {
         let upper = self.dir(&c.id).join("upper");
         let found = wharf_image::changes(&upper, &self.lowers(&record)?)
             .map_err(|e| EngineError::system("compare the container with its image", e))?;
-        let one = |change: wharf_image::Change| docker::FilesystemChange {
+        let one = |change: Change| docker::FilesystemChange {
             path: change.path.display().to_string(),
             kind: match change.kind {
                 ChangeKind::Modified => 0,
@@ -30,7 +30,7 @@ impl Inner {
                 ChangeKind::Deleted => 2,
             },
         };
-        Ok(found.into_iter().map(one).collect())
+        Ok(without_set_up(found).into_iter().map(one).collect())
     }
 
     /// The tar of image and changes together; what is mounted in the container is not in it.
@@ -165,5 +165,60 @@ fn run_config(own: &ContainerConfig, over: &ContainerConfig) -> RunConfig {
         stop_timeout: over.stop_timeout.or(own.stop_timeout),
         shell: over.shell.clone().or_else(|| own.shell.clone()),
         ..RunConfig::default()
+    }
+}
+/// Where every container gets a mount: what an image lacks of them is made in the container's own
+/// layer, which Docker counts to none of its changes.
+const SET_UP: &[&str] = &[
+    "/.dockerenv",
+    "/dev",
+    "/dev/console",
+    "/dev/pts",
+    "/dev/shm",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/mtab",
+    "/etc/resolv.conf",
+    "/proc",
+    "/sys",
+];
+
+/// Leaves out [`SET_UP`], and directories that changed by nothing else.
+fn without_set_up(found: Vec<Change>) -> Vec<Change> {
+    let set_up = |c: &Change| {
+        c.kind == ChangeKind::Added
+            && SET_UP.iter().any(|path| c.path == std::path::Path::new(path))
+    };
+    let (dropped, kept): (Vec<Change>, Vec<Change>) = found.into_iter().partition(set_up);
+    let only_by_set_up = |c: &Change| {
+        c.kind != ChangeKind::Deleted
+            && dropped.iter().any(|d| d.path.parent() == Some(&c.path))
+            && !kept.iter().any(|k| k.path != c.path && k.path.starts_with(&c.path))
+    };
+    kept.iter().filter(|c| !only_by_set_up(c)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_no_changes() {
+        let change = |path: &str, kind| Change { path: path.into(), kind };
+        let (added, modified) = (ChangeKind::Added, ChangeKind::Modified);
+        let found = vec![
+            change("/dev", added),
+            change("/etc", modified),
+            change("/etc/hosts", added),
+            change("/test", added),
+        ];
+        assert_eq!(without_set_up(found), [change("/test", added)]);
+        let found = vec![
+            change("/etc", modified),
+            change("/etc/hosts", added),
+            change("/etc/passwd", modified),
+        ];
+        let wanted = [change("/etc", modified), change("/etc/passwd", modified)];
+        assert_eq!(without_set_up(found), wanted);
     }
 }

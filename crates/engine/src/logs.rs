@@ -37,7 +37,7 @@ pub fn settings(config: &docker::LogConfig) -> Result<LogSettings> {
         "none" => LogFormat::None,
         other => {
             return Err(EngineError::invalid(format!(
-                "logger: no log driver named '{other}' is registered: wharf has json-file, local and none"
+                "logger: no log driver named '{other}' is registered"
             )));
         }
     };

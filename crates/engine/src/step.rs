@@ -267,18 +267,18 @@ async fn end(watch: &mut Watch) -> Result<Exit, KeeperError> {
 }
 
 /// Docker's frames out of a stream of bytes.
-struct Frames {
+pub(crate) struct Frames {
     source: ByteStream,
     buffer: BytesMut,
 }
 
 impl Frames {
-    fn new(source: ByteStream) -> Frames {
+    pub(crate) fn new(source: ByteStream) -> Frames {
         Frames { source, buffer: BytesMut::new() }
     }
 
     /// The next frame; `None` at the end. Cancel-safe.
-    async fn next(&mut self) -> Option<(u8, Bytes)> {
+    pub(crate) async fn next(&mut self) -> Option<(u8, Bytes)> {
         loop {
             if let Some(frame) = self.take() {
                 return Some(frame);

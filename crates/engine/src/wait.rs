@@ -14,7 +14,8 @@ pub(crate) fn wait(
     let exits = news.borrow().exits;
     async move {
         let holds = move |n: &News| match condition {
-            WaitCondition::NotRunning => !n.running || n.removed,
+            // An end counts although a restart policy follows it up, as in Docker.
+            WaitCondition::NotRunning => !n.running || n.exits > exits || n.removed,
             WaitCondition::NextExit => n.exits > exits || n.removed,
             WaitCondition::Removed => n.removed,
         };
@@ -63,6 +64,16 @@ mod tests {
         c.tell(|n| n.running = true);
         c.tell(|n| (n.running, n.exits, n.code) = (false, 1, 3));
         assert_eq!(next.now_or_never().unwrap().status_code, 3);
+    }
+
+    #[test]
+    fn an_end_before_a_restart_is_told() {
+        let c = container();
+        c.tell(|n| n.running = true);
+        let mut end = Box::pin(wait(&c, WaitCondition::NotRunning));
+        assert!((&mut end).now_or_never().is_none());
+        c.tell(|n| (n.running, n.exits, n.code) = (true, 1, 4));
+        assert_eq!(end.now_or_never().unwrap().status_code, 4);
     }
 
     #[test]

@@ -280,11 +280,11 @@ fn last_free(config: &IpamConfig) -> Option<IpAddr> {
 
 fn check_name(name: &str) -> Result<(), NetError> {
     let start = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if start && rest && name.len() <= 255 {
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.- ".contains(&b));
+    if start && rest && !name.ends_with(' ') && name.len() <= 255 {
         return Ok(());
     }
-    let why = format!("{name:?} must match [a-zA-Z0-9][a-zA-Z0-9_.-]*");
+    let why = format!("{name:?} must match [a-zA-Z0-9][a-zA-Z0-9_.-]*, with blanks only inside");
     Err(NetError::invalid("network name", why))
 }
 
@@ -425,7 +425,7 @@ mod tests {
             (with("10.0.0.1/24"), "it should be 10.0.0.0/24"),
             (with("10.0.0.1/32"), "no room"),
             (with("fd77::/64"), "IPv6 is not enabled"),
-            (NetworkSpec { name: "a b".into(), ..with("10.0.0.0/24") }, "must match"),
+            (NetworkSpec { name: "a b ".into(), ..with("10.0.0.0/24") }, "must match"),
             (NetworkSpec { driver: "overlay".into(), ..with("10.0.0.0/24") }, "overlay"),
             (
                 NetworkSpec {

@@ -221,7 +221,8 @@ impl Options {
 }
 
 impl EndpointOptions {
-    /// Parses the options of an endpoint. An unknown key is refused, not ignored.
+    /// Parses the options of an endpoint. An unknown key of Docker's is refused, not ignored; keys of
+    /// others are notes for their drivers, kept with the endpoint and shown as they are.
     pub(crate) fn parse(map: &BTreeMap<String, String>) -> Result<EndpointOptions, NetError> {
         let mut o = EndpointOptions::default();
         for (key, value) in map {
@@ -230,6 +231,7 @@ impl EndpointOptions {
                 Some("sysctls") => o.sysctls = sysctls(key, value)?,
                 // For drivers that route; a bridge has no use for it, and Docker sends it to all.
                 Some("exposedports" | "macaddress") => (),
+                None if !key.starts_with("com.docker.network.") && key.contains('.') => (),
                 _ => {
                     return Err(NetError::Unsupported {
                         what: format!("endpoint option {key:?}"),
