@@ -113,6 +113,7 @@ fn report(rows: &[Row], took: Duration) -> bool {
 fn prepare() -> Result<()> {
     tools::clients()?;
     tools::nginx()?;
+    tools::etcd()?;
     tools::peers()?;
     tools::kernel()?;
     build().map(|_| ())

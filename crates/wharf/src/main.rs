@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod etcd;
 mod man;
 
 use std::ffi::{OsStr, OsString};
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
         // Before anything makes a thread or grows the heap: keepers are forks of this process.
         Part::Launcher => wharf_keeper::launcher::main(),
         Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
+        Part::Etcd => etcd::main(args.into_iter().skip(1)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
         Part::Man => man::main(&args[2..]),
         Part::CommandLine => {
@@ -35,6 +37,7 @@ enum Part {
     Oci {
         from: usize,
     },
+    Etcd,
     Man,
     CommandLine,
 }
@@ -49,6 +52,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
         (_, "launcher") => Part::Launcher,
         (_, "daemon") => Part::Daemon { from: 1 },
         (_, "oci") => Part::Oci { from: 2 },
+        (_, "etcd") => Part::Etcd,
         (_, "man") => Part::Man,
         _ => Part::CommandLine,
     }
@@ -68,6 +72,7 @@ mod tests {
         check("wharf", "daemon", Part::Daemon { from: 1 });
         check("/proc/self/exe", "launcher", Part::Launcher);
         check("wharf", "oci", Part::Oci { from: 2 });
+        check("wharf", "etcd", Part::Etcd);
         check("wharf", "man", Part::Man);
         check("wharf", "pause", Part::CommandLine);
         check("wharf", "--version", Part::CommandLine);
