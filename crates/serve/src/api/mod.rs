@@ -1,6 +1,7 @@
 //! The Docker Engine API: every action, decoded, done by the engine, encoded.
 
 mod archive;
+mod build;
 mod containers;
 mod exec;
 mod images;
@@ -16,6 +17,7 @@ use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use wharf_base::sync::Mutex;
+use wharf_build::Builder;
 use wharf_engine::Engine;
 use wharf_engine::images::Images;
 use wharf_engine::info::System;
@@ -34,15 +36,24 @@ pub struct Door {
     engine: Engine,
     images: Images,
     networks: Networks,
+    builder: Builder,
+    builds: build::Running,
     system: Mutex<Arc<System>>,
     headers: Headers,
 }
 
 impl Door {
     /// A door to `engine` and its floors.
-    pub fn new(engine: Engine, images: Images, networks: Networks, system: System) -> Arc<Door> {
+    pub fn new(
+        engine: Engine,
+        images: Images,
+        networks: Networks,
+        builder: Builder,
+        system: System,
+    ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
-        Arc::new(Door { engine, images, networks, system: Mutex::new(Arc::new(system)), headers })
+        let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
+        Arc::new(Door { engine, images, networks, builder, builds, system, headers })
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -101,6 +112,7 @@ impl Door {
             Action::DiskUsage => responds(system::disk_usage(door, call)),
             Action::Distribution(name) => responds(images::distribution(door, name, call)),
             Action::Commit => responds(containers::commit(door, call)),
+            Action::Build(action) => responds(build::build(door, action, call)),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
             Action::PluginInspect(name) => responds(async move {
                 let text = format!("plugin {name:?} not found");
@@ -185,15 +197,6 @@ async fn absent(area: Absent) -> Result<Reply, Fault> {
         Absent::Swarm => Fault::new(StatusCode::SERVICE_UNAVAILABLE, NOT_A_MANAGER),
         Absent::Plugins => {
             Fault::not_implemented("wharf has no plugins: volume and network drivers are built in")
-        }
-        Absent::Build => Fault::not_implemented(
-            "this version of wharf does not build images yet; build elsewhere and use docker load or docker pull",
-        ),
-        Absent::BuildPrune => {
-            // There is no build cache, so pruning it succeeds: `docker system prune` asks.
-            return Ok(reply::ok(
-                &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
-            ));
         }
         Absent::Checkpoint => {
             Fault::not_implemented("wharf does not checkpoint containers (it would need CRIU)")

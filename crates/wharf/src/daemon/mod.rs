@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_base::clock::Clock;
 use wharf_base::db::Db;
+use wharf_build::Builder;
 use wharf_engine::events::{Attributes, Events, Kind};
 use wharf_engine::images::Images;
 use wharf_engine::networks::Networks;
@@ -161,7 +162,7 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let mut system = settings.system.clone();
     system.id = info::engine_id(&db)?;
     let parts = Parts {
-        db,
+        db: db.clone(),
         images: images.clone(),
         net: net.clone(),
         launcher,
@@ -169,12 +170,11 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
         clock,
     };
     let engine = Engine::open(settings.engine.clone(), parts).await?;
-    let door = Door::new(
-        engine.clone(),
-        Images::new(images, events.clone()),
-        Networks::new(net, events.clone()),
-        system,
-    );
+    let images = Images::new(images, events.clone());
+    let builder =
+        Builder::open(engine.clone(), images.clone(), db, wharf_build::Settings::default())?;
+    let networks = Networks::new(net, events.clone());
+    let door = Door::new(engine.clone(), images, networks, builder, system);
     Ok(House { engine, door, events })
 }
 
