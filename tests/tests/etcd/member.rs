@@ -59,6 +59,8 @@ impl Member {
         ] {
             command.args([flag, &value]);
         }
+        // It tells of every election.
+        command.stderr(Stdio::null());
         Member::start(command, client)
     }
 

@@ -71,7 +71,9 @@ fn etcdctl_watches_leases_and_locks() {
 fn etcdctl_looks_after_a_member() {
     let data = scratch("maintenance");
     let m = Member::wharf_with(&data, "http", &["--name", "alone"]).listening();
-    assert!(m.ctl(&["endpoint", "health"]).exits(0).stdout.contains("is healthy"));
+    let health = m.ctl(&["endpoint", "health"]);
+    // Where it is said differs between etcdctl's releases.
+    assert!((health.ok() + &health.stderr).contains("is healthy"));
     let status = m.ctl(&["endpoint", "status", "-w", "json"]).ok();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let header = &status[0]["Status"]["header"];
@@ -201,11 +203,14 @@ fn snapshots_and_hashes_are_those_of_etcd() {
     let hash =
         |m: &Member| m.ctl(&["endpoint", "hashkv"]).ok().split(", ").nth(1).map(str::to_owned);
     assert_eq!(hash(&etcd), hash(&wharf));
-    for m in [&etcd, &wharf] {
-        m.ctl(&["compaction", "8", "--physical"]).ok();
+    let mut compacted = None;
+    for revision in ["5", "8", "12"] {
+        for m in [&etcd, &wharf] {
+            m.ctl(&["compaction", revision, "--physical"]).ok();
+        }
+        compacted = hash(&etcd);
+        assert_eq!(compacted, hash(&wharf), "compacted at {revision}");
     }
-    let compacted = hash(&etcd);
-    assert_eq!(compacted, hash(&wharf));
     let all = etcd.ctl(&["get", "--prefix", ""]).ok();
     let saved = |m: &Member, name: &str| {
         let file = dir.join(name).display().to_string();
@@ -213,7 +218,7 @@ fn snapshots_and_hashes_are_those_of_etcd() {
         file
     };
     let (of_etcd, of_wharf) = (saved(&etcd, "etcd.db"), saved(&wharf, "wharf.db"));
-    assert!(ctl_local(&["snapshot", "status", &of_wharf]).ok().contains(", 12, "));
+    assert!(ctl_local(&["snapshot", "status", &of_wharf]).ok().contains(", 12, "), "its revision");
     etcd.stop();
     wharf.stop();
 
