@@ -26,6 +26,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("etcd") {
         etcd()?;
     }
+    if want("ship") {
+        ship()?;
+    }
     if want("vm") {
         kernel()?;
     }
@@ -130,6 +133,18 @@ pub(crate) fn etcd() -> Result<()> {
     let root = debian::folder(&dir, "etcd-deb", Suite::Configured, &packages, |_| true)?;
     launcher(&dir.join("etcdctl"), &root, "usr/bin/etcdctl", &[])?;
     launcher(&dir.join("etcd"), &root, "usr/bin/etcd", &[])
+}
+
+/// A registry and a client of registries that are not ours.
+pub(crate) fn ship() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let packages = ["skopeo", "docker-registry", "ca-certificates"];
+    let root = debian::folder(&dir, "ship", Suite::Configured, &packages, |_| true)?;
+    for program in ["skopeo", "docker-registry"] {
+        launcher(&dir.join(program), &root, &format!("usr/bin/{program}"), &[])?;
+    }
+    Ok(())
 }
 
 /// An emulator and Debian's cloud kernel, for the tests on cgroup v2.

@@ -1,6 +1,7 @@
 //! Trials of the store without threads: random histories beside a simple model, with a crash at every write.
 
 #![cfg(test)]
+#![allow(clippy::panic_in_result_fn, reason = "tests: an error is the crash that they provoke")]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

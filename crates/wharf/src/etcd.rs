@@ -173,8 +173,10 @@ fn say(line: String) -> Result<()> {
 }
 
 fn start(flags: &Serve) -> Result<()> {
+    use std::io::IsTerminal as _;
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(flags.log_level)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .with_writer(std::io::stderr)
         .finish();

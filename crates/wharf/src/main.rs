@@ -4,6 +4,7 @@
 mod daemon;
 mod etcd;
 mod man;
+mod registry;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         Part::Etcd => etcd::main(args.into_iter().skip(1)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
         Part::Man => man::main(&args[2..]),
+        Part::Registry => registry::main(args.into_iter().skip(1)),
         Part::CommandLine => {
             // The programs of the builtin images, which run as pid 1 of a container.
             let builtin = args.get(1).and_then(|verb| wharf_image::builtin::main(verb.to_str()?));
@@ -39,6 +41,7 @@ enum Part {
     },
     Etcd,
     Man,
+    Registry,
     CommandLine,
 }
 
@@ -54,6 +57,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
         (_, "oci") => Part::Oci { from: 2 },
         (_, "etcd") => Part::Etcd,
         (_, "man") => Part::Man,
+        (_, "registry") => Part::Registry,
         _ => Part::CommandLine,
     }
 }
@@ -74,6 +78,7 @@ mod tests {
         check("wharf", "oci", Part::Oci { from: 2 });
         check("wharf", "etcd", Part::Etcd);
         check("wharf", "man", Part::Man);
+        check("wharf", "registry", Part::Registry);
         check("wharf", "pause", Part::CommandLine);
         check("wharf", "--version", Part::CommandLine);
         assert_eq!(part(None, None), Part::CommandLine);

@@ -164,7 +164,7 @@ impl io::Write for Chunks {
             return Ok(());
         }
         let blob = Bytes::from(std::mem::replace(&mut self.bytes, Vec::with_capacity(CHUNK)));
-        let header = self.header.clone();
+        let header = self.header;
         // How much remains is not known before it has been written; etcdctl reads to the end.
         let part = SnapshotResponse { header, remaining_bytes: 0, blob, version: String::new() };
         self.send.blocking_send(Ok(part)).map_err(|_| io::ErrorKind::BrokenPipe.into())

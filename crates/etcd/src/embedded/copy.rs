@@ -39,7 +39,7 @@ impl Embedded {
         };
         let mut sum = crc32c::crc32c(b"key");
         let mut pair = Vec::new();
-        for kv in readable(copy.versions(until), compacted) {
+        for kv in hashed(copy.versions(until), compacted) {
             pair.clear();
             pair::put_revision_key(&kv, &mut pair);
             pair::encode(&kv, &mut pair);
@@ -49,18 +49,29 @@ impl Embedded {
     }
 }
 
-/// Leaves out what compaction made unreadable, whether it has been dropped yet or not. Of the versions up to the
-/// compacted revision, the last one of each key can still be read, unless it says that the key is deleted.
-fn readable(versions: Vec<Kv>, compacted: Revision) -> impl Iterator<Item = Kv> {
+/// Leaves out versions as etcd does, whether they have been dropped yet or not. Of those up to the compacted
+/// revision only the ones that live on to the end are hashed; where no key does, those that lived at the compacted
+/// revision, which are what etcd still has.
+fn hashed(versions: Vec<Kv>, compacted: Revision) -> impl Iterator<Item = Kv> {
     let old = versions.partition_point(|kv| kv.mod_revision() <= compacted);
-    let mut last: HashMap<Vec<u8>, Revision> = HashMap::new();
-    for kv in &versions[..old] {
-        last.insert(kv.key().to_vec(), kv.mod_revision());
+    let live = match latest(&versions) {
+        live if live.is_empty() => latest(&versions[..old]),
+        live => live,
+    };
+    let lives = move |kv: &Kv| live.get(kv.key()) == Some(&kv.mod_revision());
+    versions.into_iter().enumerate().filter(move |(n, kv)| *n >= old || lives(kv)).map(|(_, kv)| kv)
+}
+
+/// The keys that exist at the end of a history, with their last change.
+fn latest(versions: &[Kv]) -> HashMap<Vec<u8>, Revision> {
+    let mut live = HashMap::new();
+    for kv in versions {
+        match kv.is_tombstone() {
+            true => live.remove(kv.key()),
+            false => live.insert(kv.key().to_vec(), kv.mod_revision()),
+        };
     }
-    versions.into_iter().enumerate().filter_map(move |(n, kv)| {
-        let kept = || last.get(kv.key()) == Some(&kv.mod_revision()) && !kv.is_tombstone();
-        (n >= old || kept()).then_some(kv)
-    })
+    live
 }
 
 impl Shared {
