@@ -106,7 +106,7 @@ impl Builder {
         let state = job.run().await?;
         let mut config = state.image_config();
         if config.created.is_none() || job.epoch.is_some() {
-            config.created = Some(job.created());
+            config.created = Some(job.created(&state));
         }
         self.collect_soon();
         Ok(Built {

@@ -271,22 +271,49 @@ impl Job {
         state: &mut State,
         place: &Place<'_>,
     ) -> Result<bool, BuildError> {
+        if self.request.check {
+            return self.look_only(state, place).map(|()| false);
+        }
         match &place.instruction.kind {
             // On the heap: a step's future is large, and every stage has one.
             Kind::Run(run) => Box::pin(self.run_step(state, place, run)).await,
             Kind::Copy(copy) => Box::pin(self.copy_step(state, place, copy)).await,
             Kind::Workdir(path) => {
                 let path = self.word(state, place, path)?;
-                if !path.starts_with('/') && !state.workdir_is_own {
-                    let text = format!(
-                        "Relative workdir {path:?} can have unexpected results if the base image changes"
-                    );
-                    self.warn(warn(Rule::WorkdirRelativePath, place.instruction.span, text));
-                }
+                self.relative_workdir(state, place, &path);
                 let absolute = state.set_workdir(&path);
                 self.workdir_step(state, place, &absolute).await
             }
             _ => self.metadata(state, place).map(|()| false),
+        }
+    }
+
+    /// `--check`: words are expanded, nothing is done.
+    fn look_only(&self, state: &mut State, place: &Place<'_>) -> Result<(), BuildError> {
+        match &place.instruction.kind {
+            Kind::Run(run) => {
+                for mount in &run.mounts {
+                    self.expanded(state, place, mount)?;
+                }
+                Ok(())
+            }
+            Kind::Copy(copy) => self.look_at_copy(state, place, copy),
+            Kind::Workdir(path) => {
+                let path = self.word(state, place, path)?;
+                self.relative_workdir(state, place, &path);
+                state.set_workdir(&path);
+                Ok(())
+            }
+            _ => self.metadata(state, place),
+        }
+    }
+
+    fn relative_workdir(&self, state: &State, place: &Place<'_>, path: &str) {
+        if !path.starts_with('/') && !state.workdir_is_own {
+            let text = format!(
+                "Relative workdir {path:?} can have unexpected results if the base image changes"
+            );
+            self.warn(warn(Rule::WorkdirRelativePath, place.instruction.span, text));
         }
     }
 
@@ -319,7 +346,7 @@ impl Job {
             kind => verbatim(state, place, kind),
         };
         let keyword = place.instruction.keyword.to_ascii_uppercase();
-        let created = self.created();
+        let created = self.created(state);
         state.log(&created, format!("{keyword} {shown}"), true);
         Ok(())
     }
@@ -543,11 +570,21 @@ impl Job {
         }
     }
 
-    /// The time that images and history say.
-    pub(crate) fn created(&self) -> String {
-        match self.epoch.and_then(|s| jiff::Timestamp::from_second(s).ok()) {
-            Some(time) => time.to_string(),
-            None => jiff::Timestamp::now().to_string(),
+    /// The time that history says of a step first done at `nanos`.
+    pub(crate) fn time_of(&self, nanos: i64) -> String {
+        let time = match self.epoch {
+            Some(seconds) => jiff::Timestamp::from_second(seconds),
+            None => jiff::Timestamp::from_nanosecond(nanos.into()),
+        };
+        time.unwrap_or_default().to_string()
+    }
+
+    /// The time that images and history say of what changes no file: that of the last step that could, so
+    /// that a build which finds everything cached gives the same image.
+    pub(crate) fn created(&self, state: &State) -> String {
+        match (&state.config.created, self.epoch) {
+            (Some(time), None) => time.clone(),
+            _ => self.time_of(self.builder.cache().now()),
         }
     }
 

@@ -80,7 +80,7 @@ fn the_cache_follows_content_and_not_time() {
     let site = Site::new(
         &host,
         "ctx",
-        "FROM busybox\nRUN date +%N > /first\nCOPY a /a\nRUN cat /a > /b\n",
+        "FROM busybox\nRUN head -c9 /dev/urandom | md5sum > /first\nCOPY a /a\nRUN cat /a > /b\n",
     );
     site.file("a", "one");
     site.build(&["-t", "x"]).exits(0);
@@ -100,7 +100,7 @@ fn the_cache_follows_content_and_not_time() {
 #[test]
 fn the_cache_outlives_the_daemon_and_is_pruned() {
     let mut host = Host::with_busybox();
-    let dockerfile = "FROM busybox\nRUN date +%N > /first\n";
+    let dockerfile = "FROM busybox\nRUN head -c9 /dev/urandom | md5sum > /first\n";
     Site::new(&host, "ctx", dockerfile).build(&["-t", "x"]).exits(0);
     host.crash_daemon();
     let site = Site::new(&host, "ctx", dockerfile);

@@ -1,5 +1,6 @@
 //! The tree of verbs, and finding one in it.
 
+mod builds;
 mod containers;
 mod contexts;
 mod images;
@@ -76,6 +77,8 @@ const OWN: &[Verb] = &[
 
 /// The words that introduce other words.
 pub const GROUPS: &[Group] = &[
+    Group { name: "builder", about: "Manage builds" },
+    Group { name: "buildx", about: "Manage builds, under the name of docker's plugin" },
     Group { name: "container", about: "Manage containers" },
     Group { name: "context", about: "Manage contexts" },
     Group { name: "image", about: "Manage images" },
@@ -85,8 +88,9 @@ pub const GROUPS: &[Group] = &[
 ];
 
 /// The verbs that the help shows first.
-pub const COMMON: &[&str] =
-    &["run", "exec", "ps", "pull", "images", "login", "logout", "search", "version", "info"];
+pub const COMMON: &[&str] = &[
+    "run", "exec", "ps", "build", "pull", "images", "login", "logout", "search", "version", "info",
+];
 
 /// What the binary can be besides a command line; a program named `docker` is only that.
 pub const PARTS: &[(&str, &str)] = &[
@@ -97,9 +101,6 @@ pub const PARTS: &[(&str, &str)] = &[
 
 /// Docker's words that wharf does not have yet, and what to say about each.
 const LATER: &[(&str, &str)] = &[
-    ("build", "building images is not implemented yet; load or pull an image instead"),
-    ("builder", "building images is not implemented yet"),
-    ("buildx", "building images is not implemented yet; load or pull an image instead"),
     ("checkpoint", "checkpoints are not implemented"),
     (
         "compose",
@@ -117,10 +118,11 @@ const LATER: &[(&str, &str)] = &[
     ("trust", "Notary signatures are not implemented"),
 ];
 
-const LATER_PATHS: &[(&str, &str)] = &[("image build", "build"), ("image push", "push")];
+const LATER_PATHS: &[(&str, &str)] = &[("image push", "push")];
 
 fn all() -> impl Iterator<Item = &'static Verb> {
     [
+        builds::VERBS,
         containers::VERBS,
         images::VERBS,
         system::VERBS,
