@@ -454,7 +454,8 @@ impl Drop for Host {
 }
 
 /// The single child of `pid`.
-fn child_of(pid: u32) -> Option<u32> {
+/// The first child of a process: what an nsenter or unshare waits for.
+pub fn child_of(pid: u32) -> Option<u32> {
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(candidate) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;

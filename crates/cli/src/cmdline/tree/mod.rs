@@ -89,7 +89,8 @@ pub const GROUPS: &[Group] = &[
 
 /// The verbs that the help shows first.
 pub const COMMON: &[&str] = &[
-    "run", "exec", "ps", "build", "pull", "images", "login", "logout", "search", "version", "info",
+    "run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version",
+    "info",
 ];
 
 /// What the binary can be besides a command line; a program named `docker` is only that.
@@ -97,6 +98,7 @@ pub const PARTS: &[(&str, &str)] = &[
     ("daemon", "Run the engine that containers live in"),
     ("man", "Write the manual pages into a directory"),
     ("oci", "Run one container without an engine, with runc's command line"),
+    ("registry", "Serve a registry"),
 ];
 
 /// Docker's words that wharf does not have yet, and what to say about each.
@@ -110,15 +112,12 @@ const LATER: &[(&str, &str)] = &[
     ("manifest", "manifest lists are not implemented yet"),
     ("node", "it belongs to Swarm, which wharf does not implement"),
     ("plugin", "engine plugins are not implemented"),
-    ("push", "pushing images is not implemented yet; save the image to a file instead"),
     ("secret", "it belongs to Swarm, which wharf does not implement"),
     ("service", "it belongs to Swarm, which wharf does not implement"),
     ("stack", "it belongs to Swarm, which wharf does not implement"),
     ("swarm", "wharf does not implement Swarm"),
     ("trust", "Notary signatures are not implemented"),
 ];
-
-const LATER_PATHS: &[(&str, &str)] = &[("image push", "push")];
 
 fn all() -> impl Iterator<Item = &'static Verb> {
     [
@@ -147,8 +146,7 @@ pub fn group(name: &str) -> Option<&'static Group> {
 
 /// What to say about a word of docker's that wharf does not have.
 pub fn later(path: &str) -> Option<&'static str> {
-    let word = LATER_PATHS.iter().find(|(p, _)| *p == path).map_or(path, |(_, word)| *word);
-    LATER.iter().find(|(name, _)| *name == word).map(|(_, why)| *why)
+    LATER.iter().find(|(name, _)| *name == path).map(|(_, why)| *why)
 }
 
 /// The verbs of a group under the name that its help shows, sorted.
