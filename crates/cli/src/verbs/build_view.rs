@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wharf_base::clock::Clock;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub(super) struct View {
     drawn: usize,
     last: Option<Instant>,
     begun: Instant,
+    clock: Clock,
 }
 
 struct Step {
@@ -52,6 +54,7 @@ struct Step {
 
 impl View {
     pub(super) fn new(style: Style, color: bool, width: usize) -> View {
+        let clock = Clock::system();
         View {
             style,
             color,
@@ -61,7 +64,8 @@ impl View {
             warnings: Vec::new(),
             drawn: 0,
             last: None,
-            begun: Instant::now(),
+            begun: clock.instant(),
+            clock,
         }
     }
 
@@ -89,7 +93,7 @@ impl View {
         } else if news["warning"].is_string() {
             self.warnings.push(news.clone());
         }
-        if self.style == Style::Tree && self.last.is_none_or(|t| t.elapsed() >= FRAME) {
+        if self.style == Style::Tree && self.last.is_none_or(|t| self.since(t) >= FRAME) {
             self.draw(false);
         }
     }
@@ -106,7 +110,7 @@ impl View {
             files: news["files"].as_bool().unwrap_or(true),
             number,
             started: None,
-            seen: Instant::now(),
+            seen: self.clock.instant(),
             ended: None,
             tail: Vec::new(),
             partial: String::new(),
@@ -115,8 +119,9 @@ impl View {
     }
 
     fn start(&mut self, n: usize, at: f64) {
+        let now = self.clock.instant();
         let step = &mut self.steps[n];
-        (step.started, step.seen) = (Some(at), Instant::now());
+        (step.started, step.seen) = (Some(at), now);
         if self.style == Style::Plain && step.files {
             let text = format!("#{} {}\n", step.number, step.name);
             self.print(&text);
@@ -161,6 +166,10 @@ impl View {
         self.print(&text);
     }
 
+    fn since(&self, then: Instant) -> Duration {
+        self.clock.instant().duration_since(then)
+    }
+
     /// The last picture, which stays.
     pub(super) fn finish(&mut self) {
         if self.style == Style::Tree {
@@ -176,7 +185,7 @@ impl View {
     }
 
     fn draw(&mut self, last: bool) {
-        self.last = Some(Instant::now());
+        self.last = Some(self.clock.instant());
         let (shown, lines) = self.picture(last);
         let mut out = String::new();
         if self.drawn > 0 {
@@ -197,14 +206,14 @@ impl View {
         let state = if last && done == total { " FINISHED" } else { "" };
         lines.push(format!(
             "[+] Building {:.1}s ({done}/{total}){state}",
-            self.begun.elapsed().as_secs_f64()
+            self.since(self.begun).as_secs_f64()
         ));
         for step in steps {
             let (mark, time, code) = match &step.ended {
                 Some((_, _, Some(_))) => ("ERROR ", 0.0, "31"),
                 Some((_, true, _)) => ("CACHED ", 0.0, "34"),
                 Some((took, ..)) => ("", *took, "34"),
-                None => ("", step.seen.elapsed().as_secs_f64(), ""),
+                None => ("", self.since(step.seen).as_secs_f64(), ""),
             };
             let text = format!(" => {mark}{}", step.name);
             lines.push(self.paint(code, &self.line(&text, &format!("{time:.1}s"))));
