@@ -59,7 +59,7 @@ fn builds_show_their_steps_and_leave_an_image() {
     assert_eq!(facts["containerimage.config.digest"], again.ok());
     assert_eq!(site.host.docker(["run", "--rm", "x"]).ok(), "made");
     assert!(site.wharf(&["build", "."]).stderr.contains("CACHED"));
-    site.wharf(&["builder", "du"]).says("RUN echo made");
+    site.wharf(&["builder", "du", "--verbose"]).says("RUN echo made");
     site.wharf(&["system", "df"]).says("Build Cache");
     site.wharf(&["builder", "prune", "-af"]).says("Total reclaimed space");
     assert!(!site.wharf(&["build", "."]).stderr.contains("#2 CACHED"));
