@@ -19,6 +19,7 @@ use crate::base::{Files, Opened};
 use crate::context::{Tree, Want};
 use crate::error::BuildError;
 use crate::files::{self, Attributes, Chmod, Select, Selection, Target};
+use crate::inline::Remembered;
 use crate::job::{Job, Place};
 use crate::layers;
 use crate::scratch::Scratch;
@@ -334,22 +335,27 @@ impl Job {
         let cache = self.builder.cache().clone();
         let _held = cache.hold(&key);
         let _flight = cache.flight(&key).await;
-        let found = if no_cache { None } else { cache.find(&key) };
-        let cached = found.is_some();
-        let (layer, lease, created) = match found {
-            Some((entry, lease)) => (entry.layer, Some(lease), entry.created),
-            None => {
+        let own = if no_cache { None } else { cache.find(&key) };
+        let imported = if no_cache || own.is_some() { None } else { self.imported(&key) };
+        let cached = own.is_some() || imported.is_some();
+        let (layer, leases, created) = match (own, imported) {
+            (Some((entry, lease)), _) => (entry.layer, vec![Arc::new(lease)], entry.created),
+            (None, Some(found)) => (found.layer, found.leases, found.created),
+            (None, None) => {
                 let made = work.await?;
                 let below = if link { Vec::new() } else { state.layers.clone() };
-                let (layer, lease) =
-                    made.map_or((None, None), |(layer, lease)| (Some(layer), Some(lease)));
+                let (layer, lease) = made.unzip();
                 let created = cache.store(&key, &below, layer.clone(), description)?;
-                (layer, lease, created)
+                (layer, lease.into_iter().map(Arc::new).collect(), created)
             }
         };
+        state.leases.extend(leases);
+        let time = created;
         let created = self.time_of(created);
-        let Some(layer) = layer else { return Ok(Outcome { cached, made: false, created }) };
-        state.leases.extend(lease.map(Arc::new));
+        let Some(layer) = layer else {
+            state.steps.push(Remembered::new(key.hex(), state, false, time));
+            return Ok(Outcome { cached, made: false, created });
+        };
         let layer = if link && !state.layers.is_empty() {
             let (store, below) = (self.builder.store().clone(), state.layers.clone());
             let (again, lease) = blocking(move || Ok(store.add_again(&below, &layer)?)).await?;
@@ -359,6 +365,7 @@ impl Job {
             layer
         };
         state.layers.push(layer);
+        state.steps.push(Remembered::new(key.hex(), state, true, time));
         Ok(Outcome { cached, made: true, created })
     }
 

@@ -19,6 +19,7 @@ use wharf_spec::platform::Platform;
 
 use crate::builder::Inner;
 use crate::error::{BuildError, Location};
+use crate::inline::{self, Found, Imported};
 use crate::inputs::Inputs;
 use crate::progress::{Event, Sender, Step, Vertex, Warning};
 use crate::request::{NoCache, Request};
@@ -46,6 +47,8 @@ pub(crate) struct Job {
     stages: Vec<OnceCell<Option<Arc<State>>>>,
     pub(crate) bases: Mutex<HashMap<String, Arc<OnceCell<Option<Arc<State>>>>>>,
     vertices: Vec<StageVertices>,
+    /// What the images of `--cache-from` bring.
+    imported: Mutex<Imported>,
 }
 
 /// The vertices of one stage.
@@ -115,6 +118,7 @@ impl Job {
             stages,
             bases: Mutex::default(),
             vertices,
+            imported: Mutex::default(),
             file,
         };
         job.globals = job.global_values(target)?;
@@ -132,6 +136,7 @@ impl Job {
         for w in self.file.warnings.clone() {
             self.warn(w);
         }
+        self.import().await;
         // All at once: a stage that needs another waits for it.
         let all = needed.iter().map(|n| self.stage(*n));
         let built = futures_util::future::join_all(all);
@@ -155,6 +160,47 @@ impl Job {
         }
         self.checked(&state)?;
         Ok(state)
+    }
+
+    /// What `key` gives according to an image of `--cache-from`.
+    pub(crate) fn imported(&self, key: &Digest) -> Option<Found> {
+        self.imported.lock().get(key.hex())
+    }
+
+    /// Whether the image is to remember its steps.
+    pub(crate) fn remembers(&self) -> bool {
+        let argument = self.request.args.get("BUILDKIT_INLINE_CACHE");
+        self.request.inline_cache || argument.is_some_and(|v| v == "1" || v == "true")
+    }
+
+    /// Reads the caches of `--cache-from`. One that cannot be had makes the build slower, not impossible.
+    async fn import(self: &Arc<Self>) {
+        for text in &self.request.cache_from {
+            let told = match inline::source(text) {
+                Err(why) => Some(why),
+                Ok(name) => match self.image(&name, &self.platform).await {
+                    Err(e) => Some(format!("cache-from {name}: {}", wharf_base::error::chain(&e))),
+                    Ok(image) if self.imported.lock().add(&image) => None,
+                    Ok(_) => {
+                        Some(format!("cache-from {name}: the image remembers no steps of wharf"))
+                    }
+                },
+            };
+            if let Some(message) = told {
+                self.notice(format!("[Warning] {message}"));
+            }
+        }
+    }
+
+    /// A warning about the build rather than about the Dockerfile.
+    fn notice(&self, message: String) {
+        self.tell(Event::Warning(Warning {
+            rule: String::new(),
+            description: String::new(),
+            url: String::new(),
+            message,
+            lines: (0, 0),
+        }));
     }
 
     fn checked(&self, state: &State) -> Result<(), BuildError> {
@@ -549,13 +595,7 @@ impl Job {
             .filter(|n| !known.contains(n) && !reserved(n))
             .collect();
         if !unused.is_empty() {
-            self.tell(Event::Warning(Warning {
-                rule: String::new(),
-                description: String::new(),
-                url: String::new(),
-                message: format!("[Warning] One or more build-args {unused:?} were not consumed"),
-                lines: (0, 0),
-            }));
+            self.notice(format!("[Warning] One or more build-args {unused:?} were not consumed"));
         }
     }
 

@@ -262,6 +262,28 @@ fn ignored_files_stay_out() {
 }
 
 #[test]
+fn a_site_on_nginx_is_built_and_served() {
+    let host = Host::start();
+    host.load(&wharf_test::image::nginx());
+    let site = Site::new(
+        &host,
+        "ctx",
+        "FROM nginx\nMAINTAINER me@example.com\nCOPY --chmod=0644 index.html /var/www/html/index.html\n\
+         ENV TZ=Asia/Shanghai\nEXPOSE 80\n",
+    );
+    let Engine::Wharf = host.engine() else { return };
+    site.file("index.html", "<h1>built here</h1>");
+    site.build(&["-t", "site"]).exits(0);
+    assert_eq!(host.inspect("site", "{{.Author}}"), "me@example.com");
+    host.docker(["run", "-d", "-p", "92:80", "site"]).ok();
+    let served = wharf_test::settles(|| {
+        let page = host.get("127.0.0.1:92", "/").ok()?;
+        page.text().contains("built here").then_some(())
+    });
+    assert!(served, "{}", host.log());
+}
+
+#[test]
 fn hostile_contexts_and_stages_stay_inside() {
     let host = Host::with_busybox();
     let Engine::Wharf = host.engine() else { return };

@@ -139,6 +139,24 @@ fn contexts_have_names_and_stages_their_cache() {
 }
 
 #[test]
+fn an_image_brings_its_cache_along() {
+    let site = Site::new(
+        "FROM busybox\nRUN head -c9 /dev/urandom | md5sum > /sum\nWORKDIR /w\nRUN true\n",
+    );
+    site.wharf(&["build", "-t", "x", "--cache-to", "type=inline", "."]).exits(0);
+    let sum = site.run("x", "cat /sum");
+    site.wharf(&["builder", "prune", "-af"]).exits(0);
+    let again = site.wharf(&["build", "-t", "y", "--cache-from", "x", "."]);
+    again.exits(0);
+    assert_eq!(site.run("y", "cat /sum"), sum);
+    // What an image claims is not remembered for builds that did not ask for it.
+    site.wharf(&["build", "-t", "z", "."]).exits(0);
+    assert_ne!(site.run("z", "cat /sum"), sum);
+    let told = site.wharf(&["build", "--cache-from", "busybox", "."]);
+    assert!(told.stderr.contains("remembers no steps"), "{told}");
+}
+
+#[test]
 fn mistakes_are_shown_where_they_are() {
     let site = Site::new("FROM busybox AS Up\nWORKDIR rel\nRUN echo $NOPE\nCOPY $NOPE/x /\n");
     let checked = site.wharf(&["build", "--check", "."]);

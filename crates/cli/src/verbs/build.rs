@@ -429,6 +429,9 @@ fn query(call: &Call) -> Result<Vec<(&'static str, String)>, Failure> {
         crate::parse::reference::parse(name)?;
         out.push(("t", name.clone()));
     }
+    if !given.all("cache-to").is_empty() {
+        out.push(("inlinecache", "1".into()));
+    }
     for (flag, key) in [("no-cache", "nocache"), ("pull", "pull")] {
         if given.on(flag) {
             out.push((key, "1".into()));

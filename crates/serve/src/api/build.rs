@@ -360,6 +360,7 @@ fn options(call: &Call) -> Result<Options, Fault> {
         allow: allow(q)?,
         check: q.truth("check"),
         cache_from: json(q, "cachefrom")?.unwrap_or_default(),
+        inline_cache: q.truth("inlinecache"),
         reference: q.text("buildid"),
         ..Request::default()
     };
