@@ -7,6 +7,7 @@ mod build_context;
 mod build_view;
 pub mod commit;
 pub mod completion;
+pub mod compose;
 pub mod context;
 pub mod cp;
 pub mod create_options;
