@@ -116,7 +116,8 @@ async fn serve_one(
     tls: Option<Tls>,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let mut server = Server::builder().accept_http1(true);
+    // Each watch of some clients is a stream; etcd does not bound them either.
+    let mut server = Server::builder().accept_http1(true).max_concurrent_streams(u32::MAX);
     if let Some(tls) = tls {
         let identity = Identity::from_pem(tls.certificate, tls.key);
         let mut config = ServerTlsConfig::new().identity(identity);
