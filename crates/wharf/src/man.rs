@@ -57,6 +57,7 @@ fn command() -> clap::Command {
         .subcommand(oci)
         .subcommand(man)
         .subcommand(crate::registry::command())
+        .subcommand(crate::ship::command())
 }
 
 #[cfg(test)]
@@ -66,7 +67,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         super::write(dir.path()).unwrap();
         for page in
-            ["wharf", "wharf-daemon", "wharf-oci", "wharf-man", "wharf-registry-serve", "wharf-run"]
+            ["wharf", "wharf-daemon", "wharf-oci", "wharf-man", "wharf-registry-serve", "wharf-manifest-push", "wharf-run"]
         {
             assert!(dir.path().join(format!("{page}.1")).exists(), "{page}");
         }

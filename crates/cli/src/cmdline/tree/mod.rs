@@ -93,6 +93,8 @@ pub const COMMON: &[&str] = &[
 pub const PARTS: &[(&str, &str)] = &[
     ("daemon", "Run the engine that containers live in"),
     ("man", "Write the manual pages into a directory"),
+    ("image copy", "Copy an image from one registry to another"),
+    ("manifest", "Inspect images in registries, and make one of several"),
     ("oci", "Run one container without an engine, with runc's command line"),
     ("registry", "Serve a registry"),
 ];
@@ -108,7 +110,6 @@ const LATER: &[(&str, &str)] = &[
         "Compose projects are not implemented yet; start the containers one by one with run",
     ),
     ("config", "it belongs to Swarm, which wharf does not implement"),
-    ("manifest", "manifest lists are not implemented yet"),
     ("node", "it belongs to Swarm, which wharf does not implement"),
     ("plugin", "engine plugins are not implemented"),
     ("secret", "it belongs to Swarm, which wharf does not implement"),
