@@ -73,7 +73,11 @@ mod tests {
 
     #[track_caller]
     fn check(program: &str, verb: &str, expected: Part) {
-        assert_eq!(part(Some(&program.into()), Some(&verb.into()), None), expected, "{program} {verb}");
+        assert_eq!(
+            part(Some(&program.into()), Some(&verb.into()), None),
+            expected,
+            "{program} {verb}"
+        );
     }
 
     #[test]

@@ -122,7 +122,12 @@ pub(crate) fn command() -> clap::Command {
 /// Runs with the verb as first argument.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args = std::iter::once(OsString::from("manifest")).chain(args);
-    let matches = match command().bin_name("wharf manifest").try_get_matches_from(args) {
+    let args: Vec<OsString> = args.collect();
+    let group = match args.get(1).is_some_and(|verb| verb == "copy") {
+        true => "wharf image",
+        false => "wharf manifest",
+    };
+    let matches = match command().bin_name(group).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(e) => {
             // Nothing can be said if the terminal is gone.
@@ -164,7 +169,8 @@ async fn run(verb: Verb) -> Result<()> {
             let mut draft = desk.draft(&list)?;
             let descriptor = draft.manifests.get_mut(&full(&manifest)?);
             let descriptor = descriptor.with_context(|| format!("{manifest} is not in {list}"))?;
-            let mut platform = descriptor.platform.take().unwrap_or_else(|| Platform::new("", "", ""));
+            let mut platform =
+                descriptor.platform.take().unwrap_or_else(|| Platform::new("", "", ""));
             let change = |field: &mut String, to: Option<String>| {
                 if let Some(to) = to {
                     *field = to;
@@ -234,7 +240,8 @@ impl Desk {
     }
 
     fn open(&self, name: &Reference) -> Result<Upstream> {
-        let found = auth::lookup(&self.config, name.domain()).map_err(|e| anyhow::anyhow!(e.text))?;
+        let found =
+            auth::lookup(&self.config, name.domain()).map_err(|e| anyhow::anyhow!(e.text))?;
         let auth: AuthConfig = serde_json::from_value(found).context("read the credentials")?;
         Ok(self.registries.repository(name, &auth)?)
     }
@@ -261,7 +268,8 @@ impl Desk {
                 .iter()
                 .filter_map(|d| Some((platform.distance(d.platform.as_ref()?)?, d)))
                 .min_by_key(|(distance, _)| *distance);
-            let (_, chosen) = best.with_context(|| format!("{source} has nothing for {platform}"))?;
+            let (_, chosen) =
+                best.with_context(|| format!("{source} has nothing for {platform}"))?;
             fetched = from.manifest(&chosen.digest.to_string()).await?;
         }
         let to = self.open(&to_name)?;
@@ -348,7 +356,8 @@ impl Desk {
 
     fn draft(&self, list: &str) -> Result<Draft> {
         let path = self.path(list)?;
-        let bytes = std::fs::read(&path).with_context(|| format!("no such manifest list: {list}"))?;
+        let bytes =
+            std::fs::read(&path).with_context(|| format!("no such manifest list: {list}"))?;
         serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))
     }
 
@@ -363,7 +372,8 @@ impl Desk {
     }
 
     fn remove(&self, list: &str) -> Result<()> {
-        std::fs::remove_file(self.path(list)?).with_context(|| format!("no such manifest list: {list}"))
+        std::fs::remove_file(self.path(list)?)
+            .with_context(|| format!("no such manifest list: {list}"))
     }
 }
 
