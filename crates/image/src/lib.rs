@@ -60,5 +60,5 @@ pub use registry::RegistryError;
 pub use remove::{ImageUser, Pruned, RemoveOptions, Removed};
 pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};
 pub use store::{DiskUsage, ImageStore, Summary};
-pub use unpack::UnpackError;
+pub use unpack::{UnpackError, decompress};
 pub use upstream::{Fetched, Registries, Upstream};

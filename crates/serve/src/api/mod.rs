@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use wharf_base::sync::Mutex;
 use wharf_build::Builder;
 use wharf_engine::Engine;
@@ -40,6 +41,7 @@ pub struct Door {
     builds: build::Running,
     system: Mutex<Arc<System>>,
     headers: Headers,
+    traffic: Arc<Notify>,
 }
 
 impl Door {
@@ -53,7 +55,13 @@ impl Door {
     ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
         let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
-        Arc::new(Door { engine, images, networks, builder, builds, system, headers })
+        let traffic = Arc::default();
+        Arc::new(Door { engine, images, networks, builder, builds, system, headers, traffic })
+    }
+
+    /// Is notified when a request comes and when a connection ends.
+    pub fn traffic(&self) -> Arc<Notify> {
+        self.traffic.clone()
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -135,7 +143,12 @@ impl Door {
 
 impl Answers for Door {
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
+        self.traffic.notify_one();
         self.decode(request).boxed()
+    }
+
+    fn left(&self) {
+        self.traffic.notify_one();
     }
 }
 

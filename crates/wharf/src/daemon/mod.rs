@@ -2,6 +2,7 @@
 
 mod doors;
 mod log;
+mod lull;
 mod pidfile;
 mod settings;
 mod table;
@@ -139,11 +140,13 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
         shutdown.clone(),
         settings.shutdown_timeout,
     ));
+    let resting = tokio::spawn(lull::watch(house.door.traffic()));
     let ships = registry.map(|(registry, (listener, tls))| {
         let (shutdown, grace) = (shutdown.clone(), settings.shutdown_timeout);
         tokio::spawn(wharf_registry::serve(registry, listener, tls, shutdown, grace))
     });
     wait_for_end(&mut signals, &daemon, &house).await;
+    resting.abort();
     doors::tell_service_manager("STOPPING=1");
     shutdown.cancel();
     // A second signal does not wait for clients.
