@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::daemon;
+use crate::{daemon, etcd};
 
 const USAGE: &str = "Usage:  wharf man DIR\n\nWrite the manual pages into DIR, which is made when it is missing.\nRead one with: man -l DIR/wharf-run.1";
 
@@ -54,9 +54,11 @@ fn command() -> clap::Command {
         .arg(clap::Arg::new("dir").value_name("DIR").required(true));
     wharf_cli::command()
         .subcommand(daemon::command())
+        .subcommand(etcd::command())
         .subcommand(oci)
         .subcommand(man)
         .subcommand(crate::registry::command())
+        .subcommand(crate::ship::command())
 }
 
 #[cfg(test)]
@@ -65,9 +67,15 @@ mod tests {
     fn every_verb_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         super::write(dir.path()).unwrap();
-        for page in
-            ["wharf", "wharf-daemon", "wharf-oci", "wharf-man", "wharf-registry-serve", "wharf-run"]
-        {
+        for page in [
+            "wharf",
+            "wharf-daemon",
+            "wharf-oci",
+            "wharf-man",
+            "wharf-registry-serve",
+            "wharf-manifest-push",
+            "wharf-run",
+        ] {
             assert!(dir.path().join(format!("{page}.1")).exists(), "{page}");
         }
         let run = std::fs::read_to_string(dir.path().join("wharf-container-run.1")).unwrap();

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: wharf and its peers on the same work, in turn, in the same run.
 
 mod clients;
+mod etcd;
 mod images;
 mod lab;
 mod logs;
@@ -8,6 +9,7 @@ mod memory;
 mod network;
 mod runtime;
 mod server;
+mod ship;
 mod table;
 mod timing;
 
@@ -36,6 +38,8 @@ const PARTS: &[Part] = &[
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
+    ("etcd", etcd::measure),
+    ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
 ];
@@ -54,6 +58,7 @@ pub(crate) fn run(args: &[&str]) -> Result<bool> {
     machine::check()?;
     tools::clients()?;
     tools::peers()?;
+    tools::ship()?;
     let begin = Instant::now();
     let lab = Lab::open(quick)?;
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
