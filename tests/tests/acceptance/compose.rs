@@ -106,7 +106,8 @@ fn a_project_comes_up_serves_and_goes() {
         exec("exit 7").exits(7);
         let run =
             ["run", "--rm", "-T", "-e", "COLOR=blue", "web", "sh", "-c", "echo $COLOR; exit 3"];
-        tool.run(&host, &run).exits(3).says("blue");
+        let out = tool.run(&host, &run);
+        assert_eq!(out.exits(3).stdout.trim(), "blue", "{tool:?}");
         host.write("note", b"hello");
         tool.run(&host, &["cp", "note", "web:/note"]).ok();
         assert_eq!(exec("cat /note").ok(), "hello");
