@@ -56,6 +56,10 @@ pub(crate) fn busybox() -> Result<()> {
 pub(crate) fn clients() -> Result<()> {
     let dir = dir();
     busybox()?;
+    let keep = |f: &str| f.starts_with("docker-compose_") || f.starts_with("libc6_");
+    let compose = debian::folder(&dir, "compose-deb", Suite::Newest, &["docker-compose"], keep)?;
+    let plugin = "usr/libexec/docker/cli-plugins/docker-compose";
+    launcher(&dir.join("docker-compose"), &compose, plugin, &[])?;
     let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
     launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
     let python = ["python3", "python3-docker"];

@@ -7,6 +7,7 @@
 mod attach;
 mod build;
 mod builtin;
+mod compose;
 mod copy;
 mod crash;
 mod doors;

@@ -453,6 +453,25 @@ pub(super) const VERBS: &[Verb] = &[
         run: |call| Box::pin(compose::simple::pull(call)),
     },
     Verb {
+        paths: &["compose push"],
+        aliases: &[],
+        usage: &["[OPTIONS] [SERVICE...]"],
+        about: "Push service images",
+        args: Args::Any,
+        interspersed: true,
+        flags: &[&[
+            flag(
+                Bool,
+                "",
+                "ignore-push-failures",
+                "Push what it can and ignores images with push failures",
+            ),
+            flag(Bool, "", "include-deps", "Also push images of services declared as dependencies"),
+            flag(Bool, "q", "quiet", "Push without printing progress information"),
+        ]],
+        run: |call| Box::pin(compose::one::push(call)),
+    },
+    Verb {
         paths: &["compose restart"],
         aliases: &[],
         usage: &["[OPTIONS] [SERVICE...]"],

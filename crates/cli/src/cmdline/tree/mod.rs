@@ -112,7 +112,6 @@ const LATER: &[(&str, &str)] = &[
     ("checkpoint", "checkpoints are not implemented"),
     ("compose bridge", "it turns projects into other formats, which wharf does not do"),
     ("compose publish", "publishing projects to a registry is not implemented"),
-    ("compose push", "pushing images is not implemented yet; save the image to a file instead"),
     ("compose viz", "drawing projects is not implemented"),
     ("compose watch", "following file changes is not implemented yet"),
     ("config", "it belongs to Swarm, which wharf does not implement"),

@@ -1,12 +1,14 @@
 //! The verbs that act on one container as docker's own do: `cp`, `commit`, `export`, `stats`; and `push`.
 
 use wharf_compose::observe;
+use wharf_spec::compose::Selection;
 
 use super::{check_services, containers, pick, project_or_name};
 use crate::app::Call;
 use crate::failure::Failure;
 use crate::verbs::{
-    Outcome, archive, commit as engine_commit, cp as engine_cp, stats as engine_stats,
+    Outcome, archive, commit as engine_commit, cp as engine_cp, push as engine_push,
+    stats as engine_stats,
 };
 
 /// The same call on a container instead of a service.
@@ -81,5 +83,31 @@ pub async fn stats(call: Call) -> Outcome {
     match other.given.args.is_empty() {
         true => Err("no containers of the project are running".into()),
         false => engine_stats::stats(other).await,
+    }
+}
+
+/// `compose push [SERVICE...]`
+pub async fn push(call: Call) -> Outcome {
+    let given = &call.given;
+    let reach = match given.on("include-deps") {
+        true => Selection::WithDependencies,
+        false => Selection::Alone,
+    };
+    let project = super::load(&call, call.args(), reach)?;
+    let mut failures = Vec::new();
+    for service in project.services.values().filter(|s| s.build.is_some() && !s.image.is_empty()) {
+        let tags = service.build.iter().flat_map(|b| b.tags.iter());
+        for image in std::iter::once(&service.image).chain(tags) {
+            let mut other = call.clone();
+            other.given.args = vec![image.clone()];
+            failures.extend(engine_push::push(other).await.err());
+        }
+    }
+    match given.on("ignore-push-failures") {
+        true => {
+            failures.iter().for_each(|f| super::remark(&f.text));
+            Ok(())
+        }
+        false => Failure::join(failures),
     }
 }
