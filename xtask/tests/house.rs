@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-spec", 1),
     ("wharf-template", 1),
     ("wharf-sys", 1),
+    ("wharf-kube", 1),
     ("wharf-runtime", 2),
     ("wharf-image", 2),
     ("wharf-net", 2),
