@@ -1,10 +1,12 @@
 //! Kubernetes objects as value trees, with tables that say what each kind's fields are and mean.
 #![forbid(unsafe_code)]
 
+pub mod defaults;
 pub mod fields;
 pub mod json;
 pub mod managed;
 pub mod names;
+pub mod patch;
 pub mod proto;
 pub mod quantity;
 pub mod resources;
