@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-net", 2),
     ("wharf-keeper", 3),
     ("wharf-engine", 4),
+    ("wharf-apiserver", 6),
     ("wharf-serve", 8),
     ("wharf-cli", 8),
     ("wharf", 9),

@@ -133,6 +133,12 @@ impl Fault {
     }
 
     /// The request makes no sense.
+    /// The same for an error.
+    pub fn bad_request_from(e: impl std::fmt::Display) -> Fault {
+        Fault::bad_request(e.to_string())
+    }
+
+    /// The request makes no sense, in these words.
     pub fn bad_request(message: impl Into<String>) -> Fault {
         Fault::new(400, "BadRequest", message)
     }
