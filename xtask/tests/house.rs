@@ -27,6 +27,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-keeper", 3),
     ("wharf-engine", 4),
     ("wharf-apiserver", 6),
+    ("wharf-etcd", 5),
+    ("wharf-build", 5),
     ("wharf-serve", 8),
     ("wharf-cli", 8),
     ("wharf", 9),
