@@ -49,7 +49,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["wharf", "wharf-cli"]),
     ("anyhow", &["wharf"]),
     ("axum", &["wharf-serve"]),
-    ("hyper", &["wharf-serve", "wharf-image", "wharf-cli"]),
+    ("hyper", &["wharf-apiserver", "wharf-serve", "wharf-image", "wharf-cli"]),
     ("libc", &["wharf-sys"]),
     ("rustix", &["wharf-sys"]),
     ("nix", &["wharf-sys"]),

@@ -51,11 +51,11 @@ pub fn tree(bytes: &[u8], notation: Notation) -> Result<Tree, Fault> {
         Notation::Yaml => wharf_kube::yaml::parse(bytes)
             .map(|p| Tree { value: p.value, duplicates: p.duplicates })
             .map_err(|e| Fault::bad_request(format!("error converting YAML to JSON: {e}"))),
-        Notation::Json | Notation::Protobuf => json::parse(bytes)
-            .map(|p| Tree { value: p.value, duplicates: p.duplicates })
-            .map_err(|e| {
-                Fault::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
-            }),
+        Notation::Json | Notation::Protobuf => {
+            json::parse(bytes).map(|p| Tree { value: p.value, duplicates: p.duplicates }).map_err(
+                |e| Fault::bad_request(format!("couldn't get version/kind; json parse error: {e}")),
+            )
+        }
     }
 }
 
@@ -82,8 +82,8 @@ pub fn object(call: &Call<'_>, tree: Tree, expected: Expected<'_>) -> Result<Val
     };
     check_kind(&mut m, expected)?;
     let mut unknown = Vec::new();
-    let v = normalize(expected.ty, Value::Object(m), &mut unknown)
-        .map_err(|e| expected.cannot(e))?;
+    let v =
+        normalize(expected.ty, Value::Object(m), &mut unknown).map_err(|e| expected.cannot(e))?;
     report(call, &unknown, &tree.duplicates, expected)?;
     Ok(v)
 }
@@ -129,7 +129,12 @@ fn check_kind(m: &mut Map<String, Value>, expected: Expected<'_>) -> Result<(), 
         return Err(Fault::bad_request(format!(
             "{kind} in version {short:?} cannot be handled as a {}: converting (v1.{kind}) to ({}.{}): unknown conversion",
             expected.kind,
-            expected.api_version.split('/').next().filter(|g| !g.starts_with('v')).unwrap_or("core"),
+            expected
+                .api_version
+                .split('/')
+                .next()
+                .filter(|g| !g.starts_with('v'))
+                .unwrap_or("core"),
             expected.kind
         )));
     }
@@ -149,4 +154,42 @@ fn protobuf(bytes: &[u8], expected: Expected<'_>) -> Result<Value, Fault> {
         head.extend(m);
     }
     normalize(expected.ty, Value::Object(head), &mut Vec::new()).map_err(|e| expected.cannot(e))
+}
+
+/// An applied configuration: the fields that it names and no others, in canonical spelling.
+pub fn applied(call: &Call<'_>, tree: Tree) -> Result<Value, Fault> {
+    let expected = Expected::of(call.kind);
+    let given = tree.value.clone();
+    let mut version = given.clone();
+    let Value::Object(m) = &mut version else {
+        return Err(Fault::bad_request("error decoding YAML: the configuration is no object"));
+    };
+    for key in ["apiVersion", "kind"] {
+        if m.get(key).and_then(Value::as_str).unwrap_or_default().is_empty() {
+            return Err(Fault::bad_request(
+                format!("Object '{key}' is missing in '{given}'")
+                    .replace("'apiVersion'", "'apiVersion'")
+                    .replace("'kind'", "'Kind'"),
+            ));
+        }
+    }
+    let normal = object(call, tree, expected)?;
+    Ok(only(&normal, &given))
+}
+
+/// The part of `normal` that `given` names: zero values that normal form adds are not applied.
+fn only(normal: &Value, given: &Value) -> Value {
+    match (normal, given) {
+        (Value::Object(n), Value::Object(g)) => Value::Object(
+            n.iter()
+                .filter_map(|(k, v)| {
+                    g.get(k).filter(|g| !g.is_null()).map(|g| (k.clone(), only(v, g)))
+                })
+                .collect(),
+        ),
+        (Value::Array(n), Value::Array(g)) if n.len() == g.len() => {
+            Value::Array(n.iter().zip(g).map(|(n, g)| only(n, g)).collect())
+        }
+        _ => normal.clone(),
+    }
 }

@@ -4,7 +4,7 @@ use crate::api::{Api, Call, fault, finalizers, from_hub, hub_type, is_deleting, 
 use crate::list::Listed;
 use crate::request::Propagation;
 use crate::write::{has_spec_finalizers, ordered};
-use crate::{admission, strategy, stored};
+use crate::{admission, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, Put, Txn};
@@ -149,7 +149,8 @@ impl Api {
         let list: Vec<Value> = marks.iter().map(|m| json!(m)).collect();
         set_meta(&mut next, "finalizers", Value::Array(list));
         let pending = !marks.is_empty() || has_spec_finalizers(kind, object);
-        let already = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+        let already =
+            object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
         match (is_deleting(object), grace) {
             (false, g) if g > 0 || pending => {
                 let at = self.now_seconds() + g;
@@ -169,7 +170,8 @@ impl Api {
                 if g == 0 && !pending {
                     return Step::Gone;
                 }
-                let old = time::parse_micros(meta(object, "deletionTimestamp")).unwrap_or(0) / 1_000_000;
+                let old =
+                    time::parse_micros(meta(object, "deletionTimestamp")).unwrap_or(0) / 1_000_000;
                 let at = old - already.unwrap_or(0) + g;
                 set_meta(&mut next, "deletionTimestamp", time::format_seconds(at));
                 set_meta(&mut next, "deletionGracePeriodSeconds", g);

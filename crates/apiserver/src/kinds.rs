@@ -1,5 +1,6 @@
 //! The kinds that are served right now: the built-in ones, and those that custom resources add.
 
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use wharf_base::sync::Mutex;
@@ -8,7 +9,6 @@ use wharf_kube::schema::TypeId;
 use wharf_kube::shape::Shape;
 use wharf_kube::status::About;
 use wharf_kube::typed::{self, TypedError};
-use serde_json::Value;
 
 /// A kind of stored or virtual objects in one version.
 #[derive(Debug)]

@@ -84,7 +84,8 @@ impl Api {
             let keys = KeyRange::span(from.clone().into_bytes(), end.clone());
             let mut range = Range::new(keys).limit(page);
             range.revision = at;
-            let reply = self.store.range(range).await.map_err(|e| history(&e, call, prefix, &from))?;
+            let reply =
+                self.store.range(range).await.map_err(|e| history(&e, call, prefix, &from))?;
             let shown = *at.get_or_insert(reply.revision);
             let more = reply.more();
             let mut taken = 0;
@@ -185,24 +186,32 @@ fn token(rv: i64, prefix: &str, start: &str) -> String {
 
 fn open_token(call: &Call<'_>, prefix: &str) -> Result<(Option<Revision>, String), Fault> {
     let bad = |why: &str| Fault::bad_request(format!("invalid continue token: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(&call.query.continue_token).map_err(|_| {
-        bad("continue key is not valid: illegal base64 data at input byte 0")
-    })?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(&call.query.continue_token)
+        .map_err(|_| bad("continue key is not valid: illegal base64 data at input byte 0"))?;
     let v: Value = serde_json::from_slice(&bytes).map_err(|_| {
         let first = bytes.first().copied().map_or('\0', char::from);
-        bad(&format!("continue key is not valid: invalid character '{first}' looking for beginning of value"))
+        bad(&format!(
+            "continue key is not valid: invalid character '{first}' looking for beginning of value"
+        ))
     })?;
     if v["v"] != "meta.k8s.io/v1" {
-        return Err(bad("continue key is not valid: server does not recognize this encoded version"));
+        return Err(bad(
+            "continue key is not valid: server does not recognize this encoded version",
+        ));
     }
     let start = v["start"].as_str().unwrap_or_default();
     let rv = v["rv"].as_i64().unwrap_or_default();
     if rv == 0 {
-        return Err(bad("continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        return Err(bad(
+            "continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        ));
     }
     let inside = start.starts_with('/') && !start.split('/').any(|p| matches!(p, "." | ".."));
     if !inside {
-        return Err(bad("continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"));
+        return Err(bad(
+            "continue key is not valid: encoded start key empty (version meta.k8s.io/v1)",
+        ));
     }
     let root = prefix.trim_end_matches('/');
     Ok(((rv > 0).then_some(Revision(rv)), format!("{root}{start}")))

@@ -105,7 +105,9 @@ impl<'a> Clause<'a> {
         let view = match self.parameter("as") {
             "" => View::Whole,
             "Table" if meta && tables => View::Table,
-            "PartialObjectMetadata" | "PartialObjectMetadataList" if meta && tables => View::Metadata,
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if meta && tables => {
+                View::Metadata
+            }
             "APIGroupDiscoveryList" if group == "apidiscovery.k8s.io" => match version {
                 "v2" => View::Discovery("v2"),
                 "v2beta1" => View::Discovery("v2beta1"),
@@ -136,10 +138,18 @@ mod tests {
             Notation::Json,
             View::Table,
         );
-        check("application/vnd.kubernetes.protobuf,application/json", Notation::Protobuf, View::Whole);
+        check(
+            "application/vnd.kubernetes.protobuf,application/json",
+            Notation::Protobuf,
+            View::Whole,
+        );
         check("application/xml, application/yaml", Notation::Yaml, View::Whole);
         check("application/json;q=0.5, application/yaml;q=0.9", Notation::Yaml, View::Whole);
-        check("application/json;as=Nothing;g=x;v=v1, application/json", Notation::Json, View::Whole);
+        check(
+            "application/json;as=Nothing;g=x;v=v1, application/json",
+            Notation::Json,
+            View::Whole,
+        );
     }
 
     #[test]

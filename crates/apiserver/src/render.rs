@@ -53,7 +53,10 @@ pub fn table(kind: &Kind, objects: &[Value], metadata: &Value, options: &TableOp
         .iter()
         .map(|o| {
             let mut row = Map::new();
-            row.insert("cells".into(), Value::Array(printer::cells(kind.group(), kind.name(), o, options.now)));
+            row.insert(
+                "cells".into(),
+                Value::Array(printer::cells(kind.group(), kind.name(), o, options.now)),
+            );
             let conditions = printer::row_conditions(kind.group(), kind.name(), o);
             if !conditions.is_empty() {
                 row.insert("conditions".into(), Value::Array(conditions));

@@ -275,7 +275,11 @@ fn dry_run(v: &str) -> Result<bool, Fault> {
 fn manager(v: String) -> Result<String, Fault> {
     if v.chars().count() > 128 || v.chars().any(char::is_control) {
         let value = serde_json::json!(v);
-        let p = Problem::invalid("fieldManager", &value, "must be no more than 128 printable characters");
+        let p = Problem::invalid(
+            "fieldManager",
+            &value,
+            "must be no more than 128 printable characters",
+        );
         return Err(Fault::invalid("meta.k8s.io", "CreateOptions", "", &[p]));
     }
     Ok(v)
@@ -354,7 +358,10 @@ mod tests {
     #[test]
     fn queries_are_read_and_judged() {
         let q = Query::parse("limit=2&labelSelector=a%3Db&watch=1&dryRun=All").unwrap();
-        assert_eq!((q.limit, q.label_selector.as_str(), q.watch, q.dry_run), (2, "a=b", true, true));
+        assert_eq!(
+            (q.limit, q.label_selector.as_str(), q.watch, q.dry_run),
+            (2, "a=b", true, true)
+        );
         assert_eq!(Query::parse("dryRun=Some").unwrap_err().code, 422);
         assert_eq!(Query::parse("limit=x").unwrap_err().code, 400);
         assert_eq!(Query::parse("fieldValidation=Loud").unwrap_err().code, 422);

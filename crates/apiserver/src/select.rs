@@ -83,9 +83,8 @@ impl Selection {
     /// Reads a call's selectors.
     pub fn of(call: &Call<'_>) -> Result<Selection, Fault> {
         let q = call.query;
-        let labels = Labels::parse(&q.label_selector).map_err(|e| {
-            Fault::bad_request(format!("unable to parse requirement: {e}"))
-        })?;
+        let labels = Labels::parse(&q.label_selector)
+            .map_err(|e| Fault::bad_request(format!("unable to parse requirement: {e}")))?;
         let fields = Fields::parse(&q.field_selector).map_err(Fault::bad_request_from)?;
         for name in fields.names() {
             let known = matches!(name, "metadata.name" | "metadata.namespace")

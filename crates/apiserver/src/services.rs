@@ -66,7 +66,12 @@ impl Allocator {
     }
 
     /// Gives a service what it asks for, and what it needs; `old` is what it replaces.
-    pub fn reserve(&self, kind: &Kind, object: &mut Value, old: Option<&Value>) -> Result<Reserved, Fault> {
+    pub fn reserve(
+        &self,
+        kind: &Kind,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Reserved, Fault> {
         let mut reserved = Reserved::default();
         if !is_service(kind) {
             return Ok(reserved);
@@ -82,7 +87,12 @@ impl Allocator {
         }
     }
 
-    fn give(&self, object: &mut Value, old: Option<&Value>, reserved: &mut Reserved) -> Result<(), Problem> {
+    fn give(
+        &self,
+        object: &mut Value,
+        old: Option<&Value>,
+        reserved: &mut Reserved,
+    ) -> Result<(), Problem> {
         let mut used = self.used.lock();
         let kind = object["spec"]["type"].as_str().unwrap_or_default().to_owned();
         let had: Vec<u32> = old.map(addresses).unwrap_or_default();
@@ -95,18 +105,34 @@ impl Allocator {
         let address = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
         if address.is_empty() {
             let given = free_address(&used).ok_or_else(|| {
-                Problem::invalid("spec.clusterIPs", &json!([]), "failed to allocate a serviceIP: range is full")
+                Problem::invalid(
+                    "spec.clusterIPs",
+                    &json!([]),
+                    "failed to allocate a serviceIP: range is full",
+                )
             })?;
             used.addresses.insert(given);
             reserved.addresses.push(given);
             spec["clusterIP"] = json!(Ipv4Addr::from(given).to_string());
         } else if address != "None" {
             let number = number(&address).ok_or_else(|| {
-                Problem::invalid("spec.clusterIPs", &json!([address]), "failed to allocate IP ".to_owned() + &address + ": the provided network does not match the current range")
+                Problem::invalid(
+                    "spec.clusterIPs",
+                    &json!([address]),
+                    "failed to allocate IP ".to_owned()
+                        + &address
+                        + ": the provided network does not match the current range",
+                )
             })?;
             if !had.contains(&number) {
                 if !used.addresses.insert(number) {
-                    return Err(Problem::invalid("spec.clusterIPs", &json!([address]), format!("failed to allocate IP {address}: provided IP is already allocated")));
+                    return Err(Problem::invalid(
+                        "spec.clusterIPs",
+                        &json!([address]),
+                        format!(
+                            "failed to allocate IP {address}: provided IP is already allocated"
+                        ),
+                    ));
                 }
                 reserved.addresses.push(number);
             }
@@ -133,7 +159,9 @@ impl Allocator {
             let empty = matches!(object["spec"].get(field), None | Some(Value::Null))
                 || object["spec"][field] == json!("");
             if empty {
-                if let (Some(v), Some(spec)) = (old["spec"].get(field), object["spec"].as_object_mut()) {
+                if let (Some(v), Some(spec)) =
+                    (old["spec"].get(field), object["spec"].as_object_mut())
+                {
                     spec.insert(field.to_owned(), v.clone());
                 }
             }
@@ -144,7 +172,9 @@ impl Allocator {
         let before: Vec<Value> = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
         for p in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
             if p["nodePort"].as_u64().unwrap_or(0) == 0 {
-                let same = before.iter().find(|b| b["port"] == p["port"] && b["protocol"] == p["protocol"]);
+                let same = before
+                    .iter()
+                    .find(|b| b["port"] == p["port"] && b["protocol"] == p["protocol"]);
                 if let Some(n) = same.and_then(|b| b.get("nodePort")) {
                     p["nodePort"] = n.clone();
                 }
@@ -166,7 +196,10 @@ impl Allocator {
         if is_service(kind) {
             let mut used = self.used.lock();
             let (a, p) = (addresses(new), ports(new));
-            addresses(old).iter().filter(|x| !a.contains(x)).for_each(|x| _ = used.addresses.remove(x));
+            addresses(old)
+                .iter()
+                .filter(|x| !a.contains(x))
+                .for_each(|x| _ = used.addresses.remove(x));
             ports(old).iter().filter(|x| !p.contains(x)).for_each(|x| _ = used.ports.remove(x));
         }
     }
@@ -210,7 +243,11 @@ fn give_port(
         }
         None if wanted => {
             let free = free_port(used).ok_or_else(|| {
-                Problem::invalid(format!("spec.ports[{index}].nodePort"), &json!(0), "failed to allocate a nodePort: range is full")
+                Problem::invalid(
+                    format!("spec.ports[{index}].nodePort"),
+                    &json!(0),
+                    "failed to allocate a nodePort: range is full",
+                )
             })?;
             used.ports.insert(free);
             reserved.ports.push(free);

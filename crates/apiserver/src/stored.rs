@@ -64,7 +64,12 @@ mod tests {
             "data": {"k": "\"resourceVersion\":\"\""}});
         let bytes = encode(&object);
         let text = String::from_utf8(text(&bytes, Revision(7))).unwrap();
-        assert!(text.starts_with(r#"{"kind":"X","metadata":{"name":"a","uid":"u","resourceVersion":"7","labels":{}}"#), "{text}");
+        assert!(
+            text.starts_with(
+                r#"{"kind":"X","metadata":{"name":"a","uid":"u","resourceVersion":"7","labels":{}}"#
+            ),
+            "{text}"
+        );
         assert!(text.contains(r#"\"resourceVersion\":\"\""#));
     }
 }

@@ -183,7 +183,8 @@ pub fn qos_class(pod: &Value) -> &'static str {
         && containers.iter().all(|c| {
             ["cpu", "memory"].iter().all(|n| {
                 let limit = amount(c, "limits", n);
-                limit.is_some() && (amount(c, "requests", n) == limit || amount(c, "requests", n).is_none())
+                limit.is_some()
+                    && (amount(c, "requests", n) == limit || amount(c, "requests", n).is_none())
             })
         });
     match (any, all) {
@@ -220,7 +221,14 @@ fn job(object: &mut Value) {
 
 /// Keeps what this path may not change, and counts the change: `object` is about to replace `old`.
 pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value, old: &Value) {
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ] {
         match old["metadata"].get(field) {
             Some(v) => set_meta(object, field, v.clone()),
             None => drop_meta(object, field),
@@ -233,7 +241,8 @@ pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value
         None if kind.has_status() => keep(object, old, "status"),
         _ => {}
     }
-    if (kind.group(), kind.resource.plural) == ("", "namespaces") && subresource != Some("finalize") {
+    if (kind.group(), kind.resource.plural) == ("", "namespaces") && subresource != Some("finalize")
+    {
         keep(object, old, "spec");
     }
     if counts_generation(kind) && desired(kind, object) != desired(kind, old) {
@@ -253,7 +262,14 @@ fn keep_all_but(kind: &Kind, object: &mut Value, old: &Value, subresource: Optio
         }
         object["status"] = status;
     }
-    for field in ["resourceVersion", "managedFields", "annotations", "labels", "finalizers", "ownerReferences"] {
+    for field in [
+        "resourceVersion",
+        "managedFields",
+        "annotations",
+        "labels",
+        "finalizers",
+        "ownerReferences",
+    ] {
         // Labels and annotations may be changed along with a status, except where the kind's rules
         // say otherwise; finalizers and owners may not.
         let fixed = matches!(field, "finalizers" | "ownerReferences")

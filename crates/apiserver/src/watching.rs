@@ -11,7 +11,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use wharf_etcd::{Event, EventKind, KeyRange, Kv, Range, Revision, StoreError, Watch, WatchItem, WatchRequest};
+use wharf_etcd::{
+    Event, EventKind, KeyRange, Kv, Range, Revision, StoreError, Watch, WatchItem, WatchRequest,
+};
 use wharf_kube::proto;
 use wharf_kube::status::{Fault, Problem};
 
@@ -60,7 +62,8 @@ impl Api {
                 (Vec::new(), self.store.revision().await.map_err(|e| fault(&e))?, None)
             }
             _ => {
-                let reply = self.store.range(Range::new(keys.clone())).await.map_err(|e| fault(&e))?;
+                let reply =
+                    self.store.range(Range::new(keys.clone())).await.map_err(|e| fault(&e))?;
                 (reply.kvs, reply.revision, initial.then_some(reply.revision))
             }
         };
@@ -223,9 +226,8 @@ impl Events {
                 match (was_there, matches) {
                     (false, true) => self.encoder.stored("ADDED", &e.kv, revision),
                     (true, true) => self.encoder.stored("MODIFIED", &e.kv, revision),
-                    (true, false) => {
-                        before.map_or_else(Vec::new, |kv| self.encoder.stored("DELETED", kv, revision))
-                    }
+                    (true, false) => before
+                        .map_or_else(Vec::new, |kv| self.encoder.stored("DELETED", kv, revision)),
                     (false, false) => Vec::new(),
                 }
             }

@@ -1,8 +1,11 @@
 //! Creating and changing objects: one path for POST, PUT and every patch.
 
-use crate::api::{Api, Call, drop_meta, fault, finalizers, from_hub, hub_type, is_deleting, meta, set_meta, to_hub};
+use crate::api::{
+    Api, Call, drop_meta, fault, finalizers, from_hub, hub_type, is_deleting, meta, set_meta,
+    to_hub,
+};
 use crate::kinds::Kind;
-use crate::{admission, body, random, strategy, stored};
+use crate::{admission, body, random, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, OpReply, Put, Revision, Txn};
@@ -49,7 +52,9 @@ impl Api {
         let prefix = meta(&object, "generateName").to_owned();
         self.check_namespace(call, &mut object)?;
         if !meta(&object, "resourceVersion").is_empty() {
-            return Err(Fault::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Fault::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         let tries = if named || prefix.is_empty() { 1 } else { NAMES };
         let mut outcome = Err(Fault::internal("no name was tried"));
@@ -75,15 +80,23 @@ impl Api {
         self.track(call, &empty, &mut object);
         let mut object = to_hub(kind, object);
         let name = meta(&object, "name").to_owned();
-        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+        for field in
+            ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"]
+        {
             drop_meta(&mut object, field);
         }
         set_meta(&mut object, "uid", random::uid());
         set_meta(&mut object, "creationTimestamp", self.now());
         strategy::prepare_create(kind, &mut object);
         let mut object = ordered(hub_type(kind), object);
-        let mut problems = validate::metadata(&object, kind.resource.namespaced, strategy::name_rule(kind));
-        problems.extend(validate::object(kind.resource.gv.group.as_str(), kind.name(), &object, None));
+        let mut problems =
+            validate::metadata(&object, kind.resource.namespaced, strategy::name_rule(kind));
+        problems.extend(validate::object(
+            kind.resource.gv.group.as_str(),
+            kind.name(),
+            &object,
+            None,
+        ));
         refuse(kind, &name, &problems)?;
         admission::validate(self, call, Some(&object), None).await?;
         let reserved = self.services.reserve(kind, &mut object, None)?;
@@ -181,12 +194,16 @@ impl Api {
             Change::Apply(config) if whole => {
                 let given = meta(config, "uid");
                 if !given.is_empty() {
-                    let why = format!("uid mismatch: the provided object specified uid {given}, and no existing object was found");
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {given}, and no existing object was found"
+                    );
                     return Err(Fault::conflict(call.about(), name, &why));
                 }
                 self.applied_new(call, config)?
             }
-            Change::Replace(object) if whole && strategy::created_by_put(call.kind) => object.clone(),
+            Change::Replace(object) if whole && strategy::created_by_put(call.kind) => {
+                object.clone()
+            }
             _ => return Err(Fault::not_found(call.about(), name)),
         };
         let mut object = object;
@@ -220,13 +237,18 @@ impl Api {
         };
         let sub = call.subresource;
         let has_status = call.kind.has_status();
-        managed::apply(live, config, call.kind.shape(), &writer, call.query.force, |set| {
-            match sub {
+        managed::apply(
+            live,
+            config,
+            call.kind.shape(),
+            &writer,
+            call.query.force,
+            |set| match sub {
                 Some("status") => set.keep(&["status"]),
                 None if has_status => set.cut(&["status"]),
                 _ => {}
-            }
-        })
+            },
+        )
     }
 
     async fn change_once(
@@ -241,8 +263,15 @@ impl Api {
         let mut object = self.changed(call, change, &old)?;
         self.check_identity(call, &object, &old)?;
         let version = meta(&object, "resourceVersion").to_owned();
-        if version.is_empty() && strategy::needs_version(kind) && matches!(change, Change::Replace(_)) {
-            let p = Problem::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+        if version.is_empty()
+            && strategy::needs_version(kind)
+            && matches!(change, Change::Replace(_))
+        {
+            let p = Problem::invalid(
+                "metadata.resourceVersion",
+                &json!(0),
+                "must be specified for an update",
+            );
             return Err(Fault::invalid(kind.group(), kind.name(), meta(&old, "name"), &[p]));
         }
         let current = kv.mod_revision().to_string();
@@ -276,7 +305,9 @@ impl Api {
         };
         let patched = match change {
             Change::Replace(v) => return Ok(v.clone()),
-            Change::Apply(config) => return self.applied(call, old, config).map(|v| ordered(kind.ty(), v)),
+            Change::Apply(config) => {
+                return self.applied(call, old, config).map(|v| ordered(kind.ty(), v));
+            }
             Change::JsonPatch(p) => patch::json(old, p).map_err(unfit)?,
             Change::MergePatch(p) => patch::merge(old, p),
             Change::StrategicPatch(p) => patch::strategic(old, p, kind.ty()).map_err(unfit)?,
@@ -284,8 +315,11 @@ impl Api {
         let tree = body::Tree { value: patched, duplicates: Vec::new() };
         body::object(call, tree, body::Expected::of(kind)).map_err(|f| {
             // A patch that yields nonsense is a nonsensical entity, not a malformed request.
-            if f.message.contains("strict decoding error") || f.message.contains("cannot be handled") {
-                let why = f.message.split_once(": ").map_or(f.message.clone(), |(_, w)| w.to_owned());
+            if f.message.contains("strict decoding error")
+                || f.message.contains("cannot be handled")
+            {
+                let why =
+                    f.message.split_once(": ").map_or(f.message.clone(), |(_, w)| w.to_owned());
                 let p = Problem::invalid("patch", &json!(""), why);
                 Fault::invalid(kind.group(), kind.name(), meta(old, "name"), &[p])
             } else {
@@ -329,7 +363,12 @@ impl Api {
         let kind = call.kind;
         let mut problems = validate::metadata(object, kind.resource.namespaced, |_| None);
         problems.extend(validate::metadata_update(object, old));
-        problems.extend(validate::object(kind.resource.gv.group.as_str(), kind.name(), object, Some(old)));
+        problems.extend(validate::object(
+            kind.resource.gv.group.as_str(),
+            kind.name(),
+            object,
+            Some(old),
+        ));
         refuse(kind, meta(old, "name"), &problems)
     }
 
@@ -345,7 +384,11 @@ impl Api {
         let gone = is_deleting(&object)
             && finalizers(&object).is_empty()
             && !has_spec_finalizers(kind, &object)
-            && object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0;
+            && object
+                .pointer("/metadata/deletionGracePeriodSeconds")
+                .and_then(Value::as_i64)
+                .unwrap_or(0)
+                == 0;
         let reserved = self.services.reserve(kind, &mut object, Some(old))?;
         let object = ordered(hub_type(kind), object);
         if object == *old && !gone {
@@ -385,7 +428,10 @@ impl Api {
 /// Whether a namespace still has work to do before it goes.
 pub fn has_spec_finalizers(kind: &Kind, object: &Value) -> bool {
     (kind.group(), kind.resource.plural) == ("", "namespaces")
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty())
+        && object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|f| !f.is_empty())
 }
 
 /// Fills in defaults and restores normal form.

@@ -74,7 +74,8 @@ pub fn autoscaler_to_v2(mut v: Value) -> Value {
         let mut metrics = Vec::new();
         if let Some(percent) = take(spec, "targetCPUUtilizationPercentage") {
             let target = json!({"type": "Utilization", "averageUtilization": percent});
-            metrics.push(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
+            metrics
+                .push(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
         }
         if let Some(Value::Array(more)) = notes.swap_remove(METRICS) {
             metrics.extend(more);
@@ -109,7 +110,8 @@ pub fn autoscaler_from_v2(mut v: Value) -> Value {
     let Some(m) = v.as_object_mut() else { return v };
     let mut notes: Vec<(&str, Value)> = Vec::new();
     if let Some(spec) = m.get_mut("spec").and_then(Value::as_object_mut) {
-        let (percent, rest) = split_cpu(take(spec, "metrics"), "/resource/target/averageUtilization");
+        let (percent, rest) =
+            split_cpu(take(spec, "metrics"), "/resource/target/averageUtilization");
         put(spec, "targetCPUUtilizationPercentage", percent);
         notes.extend(rest.map(|r| (METRICS, r)));
         notes.extend(take(spec, "behavior").map(|b| (BEHAVIOR, b)));
@@ -136,10 +138,7 @@ fn split_cpu(list: Option<Value>, path: &str) -> (Option<Value>, Option<Value>) 
     let cpu = |m: &Value| {
         m["type"] == "Resource" && m["resource"]["name"] == "cpu" && m.pointer(path).is_some()
     };
-    let percent = list
-        .iter()
-        .position(cpu)
-        .and_then(|i| list.remove(i).pointer(path).cloned());
+    let percent = list.iter().position(cpu).and_then(|i| list.remove(i).pointer(path).cloned());
     (percent, (!list.is_empty()).then_some(Value::Array(list)))
 }
 

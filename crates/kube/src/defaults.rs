@@ -168,12 +168,14 @@ fn after(ty: &str, m: &mut Map<String, Value>) {
         }
         "core.LimitRangeItem" => limit_range(m),
         "core.NodeStatus" => {
-            if let (false, Some(capacity)) = (is_set(m, "allocatable"), m.get("capacity").cloned()) {
+            if let (false, Some(capacity)) = (is_set(m, "allocatable"), m.get("capacity").cloned())
+            {
                 m.insert("allocatable".into(), capacity);
             }
         }
         "batch.Job" => {
-            let labels = m.get("spec").and_then(|s| s.pointer("/template/metadata/labels")).cloned();
+            let labels =
+                m.get("spec").and_then(|s| s.pointer("/template/metadata/labels")).cloned();
             let metadata = m.get_mut("metadata").and_then(Value::as_object_mut);
             if let (Some(labels), Some(metadata)) = (labels, metadata) {
                 set(metadata, "labels", labels);
@@ -265,7 +267,8 @@ fn limit_range(m: &mut Map<String, Value>) {
     if text(m, "type") != "Container" {
         return;
     }
-    for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
+    for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")]
+    {
         let Some(Value::Object(source)) = m.get(from).cloned() else { continue };
         let target = m.entry(to).or_insert_with(|| json!({}));
         if let Some(target) = target.as_object_mut() {
@@ -364,7 +367,10 @@ mod tests {
         let v = run("core.ServiceSpec", json!({"type": "NodePort", "ports": [{"port": 80}]}));
         assert_eq!(v["ports"], json!([{"protocol": "TCP", "port": 80, "targetPort": 80}]));
         assert_eq!(v["externalTrafficPolicy"], "Cluster");
-        let v = run("core.Pod", json!({"spec": {"volumes": [{"name": "v"}], "containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}}));
+        let v = run(
+            "core.Pod",
+            json!({"spec": {"volumes": [{"name": "v"}], "containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}}),
+        );
         assert_eq!(v["spec"]["containers"][0]["resources"]["requests"], json!({"cpu": "1"}));
         assert_eq!(v["spec"]["volumes"][0], json!({"name": "v", "emptyDir": {}}));
         assert_eq!(v["spec"]["enableServiceLinks"], true);

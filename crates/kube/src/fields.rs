@@ -416,7 +416,8 @@ fn merge_lists(before: &[Part<'_, '_>], after: &[Part<'_, '_>]) -> Vec<Value> {
                 i += 1;
                 continue;
             }
-            if j >= after.len() || (after[j].0 != *step && shared.peek().is_some_and(|s| *s != step))
+            if j >= after.len()
+                || (after[j].0 != *step && shared.peek().is_some_and(|s| *s != step))
             {
                 // It comes, or came, at the place that the new list gives it.
                 i += 1;
@@ -486,9 +487,7 @@ mod tests {
 
     #[test]
     fn lists_merge_in_the_new_order_around_what_was_there() {
-        let pod = |names: &[&str]| {
-            json!({"spec": {"containers": names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>()}})
-        };
+        let pod = |names: &[&str]| json!({"spec": {"containers": names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>()}});
         for (old, new, expected) in [
             (&["a", "b"][..], &["b", "c"][..], &["a", "b", "c"][..]),
             (&["a", "b", "c"], &["c", "a"], &["b", "c", "a"]),

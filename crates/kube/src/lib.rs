@@ -3,6 +3,7 @@
 
 pub mod convert;
 pub mod defaults;
+pub mod explain;
 pub mod fields;
 pub mod json;
 pub mod managed;

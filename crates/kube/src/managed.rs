@@ -156,11 +156,7 @@ fn conflict(conflicts: &[(Entry, FieldSet)]) -> Fault {
         } else {
             format!(" with subresource {:?}", e.subresource)
         };
-        let using = if e.applied {
-            String::new()
-        } else {
-            format!(" using {}", e.api_version)
-        };
+        let using = if e.applied { String::new() } else { format!(" using {}", e.api_version) };
         let who = format!("conflict with {:?}{sub}{using}", e.manager);
         let paths: Vec<String> = fields
             .paths()
@@ -179,7 +175,15 @@ fn conflict(conflicts: &[(Entry, FieldSet)]) -> Fault {
         groups => groups
             .iter()
             .map(|(who, paths)| {
-                let who = who.replacen("conflict with", if paths.len() == 1 && groups.len() > 1 { "conflict with" } else { "conflicts with" }, 1);
+                let who = who.replacen(
+                    "conflict with",
+                    if paths.len() == 1 && groups.len() > 1 {
+                        "conflict with"
+                    } else {
+                        "conflicts with"
+                    },
+                    1,
+                );
                 format!("{who}:\n- {}", paths.join("\n- "))
             })
             .collect::<Vec<_>>()
@@ -205,8 +209,7 @@ fn adopt(entries: &mut Vec<Entry>, base: &Value, shape: Shape<'_>, writer: &Writ
 }
 
 fn take(entries: &mut Vec<Entry>, taken: FieldSet, writer: &Writer<'_>) {
-    let own =
-        |e: &&mut Entry| is_own(e, writer, false) && e.api_version == writer.api_version;
+    let own = |e: &&mut Entry| is_own(e, writer, false) && e.api_version == writer.api_version;
     if let Some(e) = entries.iter_mut().find(own) {
         e.fields = std::mem::take(&mut e.fields).union(&taken);
         e.time = Some(writer.now.to_owned());
@@ -292,8 +295,13 @@ fn parse(v: &Value) -> Option<Entry> {
 
 fn write(object: &mut Value, mut entries: Vec<Entry>) {
     entries.sort_by(|a, b| {
-        (!a.applied, &a.time, &a.manager, &a.api_version, &a.subresource)
-            .cmp(&(!b.applied, &b.time, &b.manager, &b.api_version, &b.subresource))
+        (!a.applied, &a.time, &a.manager, &a.api_version, &a.subresource).cmp(&(
+            !b.applied,
+            &b.time,
+            &b.manager,
+            &b.api_version,
+            &b.subresource,
+        ))
     });
     let list: Vec<Value> = entries.iter().map(to_value).collect();
     let Some(object) = object.as_object_mut() else { return };
@@ -375,7 +383,10 @@ mod tests {
     #[test]
     fn applying_over_anothers_field_conflicts() {
         let f = run(&created(), json!({"data": {"k": "w"}}), "other", false).unwrap_err();
-        assert_eq!(f.message, "Apply failed with 1 conflict: conflict with \"test\" using v1: .data.k");
+        assert_eq!(
+            f.message,
+            "Apply failed with 1 conflict: conflict with \"test\" using v1: .data.k"
+        );
         assert_eq!(f.details.unwrap().causes[0].field, ".data.k");
     }
 

@@ -26,10 +26,14 @@ const OPERATIONS: usize = 10_000;
 /// Applies an RFC 6902 patch.
 pub fn json(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Array(operations) = patch else {
-        return Err(PatchError::Malformed("json: cannot unmarshal object into Go value of type jsonpatch.Patch".into()));
+        return Err(PatchError::Malformed(
+            "json: cannot unmarshal object into Go value of type jsonpatch.Patch".into(),
+        ));
     };
     if operations.len() > OPERATIONS {
-        return Err(unfit(format!("The allowed maximum operations in a JSON patch is {OPERATIONS}")));
+        return Err(unfit(format!(
+            "The allowed maximum operations in a JSON patch is {OPERATIONS}"
+        )));
     }
     let mut out = target.clone();
     let mut copied = 0;
@@ -66,7 +70,11 @@ fn operate(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), PatchE
         }
         "test" => {
             let found = doc.pointer(path).cloned().unwrap_or_default();
-            if found == value() { Ok(()) } else { Err(unfit(format!("testing value {path} failed"))) }
+            if found == value() {
+                Ok(())
+            } else {
+                Err(unfit(format!("testing value {path} failed")))
+            }
         }
         other => Err(unfit(format!("unexpected kind: {other}"))),
     }
@@ -247,9 +255,7 @@ fn value(
             let base = base.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let key = field.and_then(|f| f.strategy.key);
             let merged = match (key, &**item) {
-                (Some(key), Ty::Struct(id)) => {
-                    keyed(base, patch, key, Schema::builtin().ty(*id))?
-                }
+                (Some(key), Ty::Struct(id)) => keyed(base, patch, key, Schema::builtin().ty(*id))?,
                 _ => union(base, patch),
             };
             Ok(Value::Array(match order {
@@ -283,7 +289,9 @@ fn keyed(base: &[Value], patch: &[Value], key: &str, ty: &Type) -> Result<Vec<Va
             return Err(PatchError::Malformed("expected an object in a merged list".into()));
         };
         let Some(id) = fields.get(key) else {
-            return Err(PatchError::Malformed(format!("map: {change} does not contain declared merge key: {key}")));
+            return Err(PatchError::Malformed(format!(
+                "map: {change} does not contain declared merge key: {key}"
+            )));
         };
         let at = out.iter().position(|v| v.get(key) == Some(id));
         match (directive(change).as_deref(), at) {
@@ -349,7 +357,8 @@ mod tests {
 
     #[test]
     fn merge_patch_deletes_with_null() {
-        let out = merge(&json!({"a": {"b": 1, "c": 2}, "l": [1]}), &json!({"a": {"b": null}, "l": [2]}));
+        let out =
+            merge(&json!({"a": {"b": 1, "c": 2}, "l": [1]}), &json!({"a": {"b": null}, "l": [2]}));
         assert_eq!(out, json!({"a": {"c": 2}, "l": [2]}));
     }
 

@@ -68,7 +68,8 @@ fn table() -> &'static Table {
 pub fn columns(group: &str, kind: &str) -> Vec<Column> {
     // Both groups show events alike.
     let group = if kind == "Event" { "" } else { group };
-    let known = table().iter().find(|((g, k), _)| *g == group && *k == kind).map(|(_, c)| c.clone());
+    let known =
+        table().iter().find(|((g, k), _)| *g == group && *k == kind).map(|(_, c)| c.clone());
     known.unwrap_or_else(|| vec![Column::new("Name", "@name"), Column::new("Age", "@age")])
 }
 
@@ -172,7 +173,8 @@ fn workload(expression: &str, o: &Value, now: i64) -> Option<Value> {
         "@map_selector" => json!(pairs(o.pointer("/spec/selector"))),
         "@node_selector" => json!(pairs(o.pointer("/spec/template/spec/nodeSelector"))),
         "@controller" => {
-            let owner = list(o, "/metadata/ownerReferences").iter().find(|r| r["controller"] == true)?;
+            let owner =
+                list(o, "/metadata/ownerReferences").iter().find(|r| r["controller"] == true)?;
             let (group, kind) = (text(owner, "/apiVersion"), text(owner, "/kind").to_lowercase());
             let group = group.split_once('/').map_or(String::new(), |(g, _)| format!(".{g}"));
             json!(format!("{kind}{group}/{}", text(owner, "/name")))
@@ -233,9 +235,9 @@ fn network(expression: &str, o: &Value) -> Option<Value> {
         "@service_ports" => service_ports(o),
         "@endpoints" => endpoints(o),
         "@slice_ports" => {
-            let ports = list(o, "/ports").iter().map(|p| {
-                p["port"].as_i64().map_or("*".to_owned(), |n| n.to_string())
-            });
+            let ports = list(o, "/ports")
+                .iter()
+                .map(|p| p["port"].as_i64().map_or("*".to_owned(), |n| n.to_string()));
             limited(ports.collect(), 3, ",", "<unset>")
         }
         "@slice_endpoints" => {
@@ -265,7 +267,8 @@ fn network(expression: &str, o: &Value) -> Option<Value> {
         "@pod_selector" => selector(o.pointer("/spec/podSelector")),
         "@cidrs" => joined(list(o, "/spec/cidrs").iter().filter_map(Value::as_str)),
         "@parent_ref" => match o.pointer("/spec/parentRef") {
-            Some(p) => format!("{}/{}/{}", text(p, "/resource"), text(p, "/namespace"), text(p, "/name")),
+            Some(p) =>
+                format!("{}/{}/{}", text(p, "/resource"), text(p, "/namespace"), text(p, "/name")),
             None => "<none>".to_owned(),
         },
         _ => return None,
@@ -344,17 +347,26 @@ fn cluster(expression: &str, o: &Value, now: i64) -> Option<Value> {
         "@node_external_ip" => address(o, "ExternalIP"),
         "@os_image" => or(text(o, "/status/nodeInfo/osImage"), "<unknown>").to_owned(),
         "@kernel" => or(text(o, "/status/nodeInfo/kernelVersion"), "<unknown>").to_owned(),
-        "@runtime" => or(text(o, "/status/nodeInfo/containerRuntimeVersion"), "<unknown>").to_owned(),
+        "@runtime" =>
+            or(text(o, "/status/nodeInfo/containerRuntimeVersion"), "<unknown>").to_owned(),
         "@phase" => {
             let gone = !text(o, "/metadata/deletionTimestamp").is_empty();
             if gone { "Terminating".to_owned() } else { text(o, "/status/phase").to_owned() }
         }
         "@access_modes" => modes(list(o, "/spec/accessModes")),
         "@claim_modes" => {
-            if text(o, "/spec/volumeName").is_empty() { String::new() } else { modes(list(o, "/status/accessModes")) }
+            if text(o, "/spec/volumeName").is_empty() {
+                String::new()
+            } else {
+                modes(list(o, "/status/accessModes"))
+            }
         }
         "@claim_capacity" => {
-            if text(o, "/spec/volumeName").is_empty() { String::new() } else { text(o, "/status/capacity/storage").to_owned() }
+            if text(o, "/spec/volumeName").is_empty() {
+                String::new()
+            } else {
+                text(o, "/status/capacity/storage").to_owned()
+            }
         }
         "@claim" => match o.pointer("/spec/claimRef") {
             Some(c) => format!("{}/{}", text(c, "/namespace"), text(c, "/name")),
@@ -375,7 +387,11 @@ fn cluster(expression: &str, o: &Value, now: i64) -> Option<Value> {
         "@groups" => subjects(o, "Group"),
         "@accounts" => subjects(o, "ServiceAccount"),
         "@hpa_reference" => {
-            format!("{}/{}", text(o, "/spec/scaleTargetRef/kind"), text(o, "/spec/scaleTargetRef/name"))
+            format!(
+                "{}/{}",
+                text(o, "/spec/scaleTargetRef/kind"),
+                text(o, "/spec/scaleTargetRef/name")
+            )
         }
         "@hpa_targets" => hpa_targets(o),
         "@hpa_min" => o.pointer("/spec/minReplicas").map_or("<unset>".to_owned(), Value::to_string),
@@ -535,7 +551,8 @@ fn hpa_targets(o: &Value) -> String {
                 format!("{name}{seen}/{target}%")
             }
             None => {
-                let target = or(text(&m[part], "/target/averageValue"), text(&m[part], "/target/value"));
+                let target =
+                    or(text(&m[part], "/target/averageValue"), text(&m[part], "/target/value"));
                 let seen = now.map_or("", |c| or(text(c, "/averageValue"), text(c, "/value")));
                 format!("{name}{}/{target}", or(seen, "<unknown>"))
             }
@@ -635,7 +652,12 @@ mod tests {
     #[test]
     fn cells_are_those_of_the_reference_server() {
         let t = "1970-01-01T00:16:37Z";
-        check("", "ConfigMap", json!({"metadata": {"name": "a", "creationTimestamp": t}, "data": {"k": "w"}}), json!(["a", 1, "3s"]));
+        check(
+            "",
+            "ConfigMap",
+            json!({"metadata": {"name": "a", "creationTimestamp": t}, "data": {"k": "w"}}),
+            json!(["a", 1, "3s"]),
+        );
         check(
             "apps",
             "Deployment",
@@ -649,6 +671,11 @@ mod tests {
             json!({"metadata": {"name": "s", "creationTimestamp": t}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.9", "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}}),
             json!(["s", "NodePort", "10.96.0.9", "<none>", "80:30080/TCP", "3s", "<none>"]),
         );
-        check("x", "Custom", json!({"metadata": {"name": "c", "creationTimestamp": t}}), json!(["c", "3s"]));
+        check(
+            "x",
+            "Custom",
+            json!({"metadata": {"name": "c", "creationTimestamp": t}}),
+            json!(["c", "3s"]),
+        );
     }
 }

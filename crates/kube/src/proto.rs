@@ -13,7 +13,9 @@ pub const MAGIC: &[u8] = b"k8s\0";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtoError {
     /// The envelope's first bytes are missing.
-    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
+    #[error(
+        "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
+    )]
     Magic,
     /// A message ends inside a value.
     #[error("unexpected EOF")]
@@ -569,14 +571,20 @@ mod tests {
                 "properties": {"x": {"items": {"type": "string"}, "x-kubernetes-int-or-string": true}}}}}]}}),
         );
         round_trip("authentication.UserInfo", json!({"extra": {"k": ["a", "b"]}}));
-        round_trip("admissionregistration.NamedRuleWithOperations", json!({"apiGroups": ["*"], "operations": ["CREATE"]}));
+        round_trip(
+            "admissionregistration.NamedRuleWithOperations",
+            json!({"apiGroups": ["*"], "operations": ["CREATE"]}),
+        );
     }
 
     #[test]
     fn envelopes_open_as_they_were_sealed() {
         let sealed = seal("apps/v1", "Deployment", b"xyz");
         let e = open(&sealed).unwrap();
-        assert_eq!((e.api_version.as_str(), e.kind.as_str(), e.raw), ("apps/v1", "Deployment", &b"xyz"[..]));
+        assert_eq!(
+            (e.api_version.as_str(), e.kind.as_str(), e.raw),
+            ("apps/v1", "Deployment", &b"xyz"[..])
+        );
         assert_eq!(open(b"{}"), Err(ProtoError::Magic));
         assert_eq!(open(b"k8s\0\x12\xff"), Err(ProtoError::Truncated));
     }
@@ -587,9 +595,16 @@ mod tests {
         let bytes = b"\x0a\x1b\x0a\x01a\x12\x00\x1a\x00\x22\x00\x2a\x00\x32\x00\x38\x00\x42\x00\x4a\x00\x4a\x00\x4a\x00\x52\x00\x12\x06\x0a\x01k\x12\x01v";
         let _ = bytes;
         let id = Schema::builtin().id("core.ConfigMap").unwrap();
-        let v = decode(id, b"\x0a\x0d\x0a\x01a\x12\x00\x1a\x00\x38\x00\x42\x00\x12\x06\x0a\x01k\x12\x01v");
+        let v = decode(
+            id,
+            b"\x0a\x0d\x0a\x01a\x12\x00\x1a\x00\x38\x00\x42\x00\x12\x06\x0a\x01k\x12\x01v",
+        );
         assert_eq!(v, Err(ProtoError::Truncated));
-        let v = decode(id, b"\x0a\x0b\x0a\x01a\x12\x00\x1a\x00\x38\x00\x42\x00\x12\x06\x0a\x01k\x12\x01v").unwrap();
+        let v = decode(
+            id,
+            b"\x0a\x0b\x0a\x01a\x12\x00\x1a\x00\x38\x00\x42\x00\x12\x06\x0a\x01k\x12\x01v",
+        )
+        .unwrap();
         let v = normalize(id, v, &mut Vec::new()).unwrap();
         assert_eq!(v, json!({"metadata": {"name": "a"}, "data": {"k": "v"}}));
     }

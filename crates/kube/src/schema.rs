@@ -295,7 +295,8 @@ impl Loader {
                 fields.push(self.field(r.package, name, number, ty, words));
             }
         }
-        let by_name = fields.iter().enumerate().map(|(i, f): (usize, &Field)| (f.name, i)).collect();
+        let by_name =
+            fields.iter().enumerate().map(|(i, f): (usize, &Field)| (f.name, i)).collect();
         let (kind, atomic) = (r.flags.contains(&"kind"), r.flags.contains(&"atomic"));
         let openapi = r.openapi.clone();
         Type { name: r.name, openapi, kind, atomic, fields, embedded, own, by_name }

@@ -170,8 +170,7 @@ fn lex(text: &str) -> Vec<String> {
             }
             c => {
                 let mut word = c.to_string();
-                while let Some(c) =
-                    chars.next_if(|c| !c.is_whitespace() && !"(),<>=!".contains(*c))
+                while let Some(c) = chars.next_if(|c| !c.is_whitespace() && !"(),<>=!".contains(*c))
                 {
                     word.push(c);
                 }
@@ -298,11 +297,9 @@ fn is_operator(t: &str) -> bool {
 
 fn check_value(key: &str, v: &str) -> Result<String, SelectorError> {
     match crate::names::label_value(v) {
-        Some(why) => Err(SelectorError::Part {
-            what: format!("values[0][{key}]"),
-            value: v.to_owned(),
-            why,
-        }),
+        Some(why) => {
+            Err(SelectorError::Part { what: format!("values[0][{key}]"), value: v.to_owned(), why })
+        }
         None => Ok(v.to_owned()),
     }
 }

@@ -145,8 +145,7 @@ impl Fault {
 
     /// The object breaks rules; `problems` come from validation.
     pub fn invalid(group: &str, kind: &str, name: &str, problems: &[Problem]) -> Fault {
-        let qualified =
-            if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let list = match &texts[..] {
             [one] => one.clone(),
@@ -174,7 +173,8 @@ impl Fault {
 
     /// The resource cannot do this.
     pub fn method(about: About<'_>, verb: &str) -> Fault {
-        let message = format!("{verb} is not supported on resources of kind {:?}", about.qualified());
+        let message =
+            format!("{verb} is not supported on resources of kind {:?}", about.qualified());
         Fault { details: about.details(""), ..Fault::new(405, "MethodNotAllowed", message) }
     }
 
@@ -213,8 +213,7 @@ impl Fault {
             field: String::new(),
         };
         let details = Details { causes: vec![cause], retry_after: 1, ..Details::default() };
-        let message =
-            format!("Timeout: Too large resource version: {asked}, current: {current}");
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         Fault { details: Some(details), ..Fault::new(504, "Timeout", message) }
     }
 
@@ -383,7 +382,9 @@ impl Problem {
         match &self.rule {
             Rule::Required(why) => with("Required value", why),
             Rule::Invalid(v, why) => with(&format!("Invalid value: {v}"), why),
-            Rule::Unsupported(v, allowed) if allowed.is_empty() => format!("Unsupported value: {v}"),
+            Rule::Unsupported(v, allowed) if allowed.is_empty() => {
+                format!("Unsupported value: {v}")
+            }
             Rule::Unsupported(v, allowed) => {
                 format!("Unsupported value: {v}: supported values: {}", allowed.join(", "))
             }
@@ -461,10 +462,12 @@ mod tests {
             "Pod \"p\" is invalid: [spec.containers[0].name: Required value, spec.restartPolicy: Unsupported value: \"X\": supported values: \"Always\", \"Never\"]"
         );
         assert_eq!(f.details.unwrap().causes[0].message, "Required value");
-        let f = Fault::invalid("meta.k8s.io", "ListOptions", "", &[Problem::forbidden(
-            "sendInitialEvents",
-            "sendInitialEvents is forbidden for list",
-        )]);
+        let f = Fault::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            &[Problem::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list")],
+        );
         assert_eq!(
             f.message,
             "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"

@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TypedError {
     /// A value of another JSON type than the field's.
-    #[error("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}")]
+    #[error(
+        "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}"
+    )]
     Field {
         /// What was found.
         found: String,
@@ -164,9 +166,7 @@ impl Walk<'_> {
         let Some(schema) = self.schema.id("apiextensions.JSONSchemaProps") else { return Ok(v) };
         match (ty, v) {
             (Ty::SchemaOrBool, v @ Value::Bool(_)) => Ok(v),
-            (Ty::SchemaOrStrings, v @ Value::Array(_)) => {
-                self.list(ty, &Ty::Str, v)
-            }
+            (Ty::SchemaOrStrings, v @ Value::Array(_)) => self.list(ty, &Ty::Str, v),
             (Ty::SchemaOrList, v @ Value::Array(_)) => self.list(ty, &Ty::Struct(schema), v),
             (_, v) => self.structure(schema, v),
         }
@@ -382,7 +382,8 @@ mod tests {
 
     #[test]
     fn quantities_get_their_canonical_form() {
-        let (v, _) = run("core.ResourceRequirements", json!({"limits": {"cpu": "1000m", "memory": 1024}}));
+        let (v, _) =
+            run("core.ResourceRequirements", json!({"limits": {"cpu": "1000m", "memory": 1024}}));
         assert_eq!(v.unwrap(), json!({"limits": {"cpu": "1", "memory": "1024"}}));
     }
 

@@ -91,7 +91,10 @@ fn annotations(v: Option<&Value>) -> Vec<Problem> {
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS {
-        out.push(Problem { field: "metadata.annotations".into(), rule: Rule::TooLong(ANNOTATIONS) });
+        out.push(Problem {
+            field: "metadata.annotations".into(),
+            rule: Rule::TooLong(ANNOTATIONS),
+        });
     }
     out
 }
@@ -306,9 +309,7 @@ fn port_name(s: &str) -> Option<&'static str> {
             Some("must contain at least one letter (a-z)")
         }
         s if s.contains("--") => Some("must not contain consecutive hyphens"),
-        s if s.starts_with('-') || s.ends_with('-') => {
-            Some("must not begin or end with a hyphen")
-        }
+        s if s.starts_with('-') || s.ends_with('-') => Some("must not begin or end with a hyphen"),
         _ => None,
     }
 }
@@ -369,7 +370,8 @@ mod tests {
 
     #[track_caller]
     fn check(group: &str, kind: &str, v: Value, expected: &[&str]) {
-        let r = resources::builtin().iter().find(|r| r.gv.group == group && r.kind == kind).unwrap();
+        let r =
+            resources::builtin().iter().find(|r| r.gv.group == group && r.kind == kind).unwrap();
         let mut v = normalize(r.ty, v, &mut Vec::new()).unwrap();
         defaults::apply(r.ty, &mut v);
         let v = normalize(r.ty, v, &mut Vec::new()).unwrap();
@@ -436,13 +438,28 @@ mod tests {
                 "spec.template.metadata.labels: Invalid value: {\"a\":\"c\"}: `selector` does not match template `labels`",
             ],
         );
-        check("apps", "Deployment", json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}), &["spec.selector: Required value"]);
+        check(
+            "apps",
+            "Deployment",
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}),
+            &["spec.selector: Required value"],
+        );
     }
 
     #[test]
     fn simple_kinds_are_judged() {
-        check("", "ConfigMap", json!({"data": {"": "x"}}), &[&format!("data[]: Invalid value: \"\": {}", names::CONFIG_KEY)]);
+        check(
+            "",
+            "ConfigMap",
+            json!({"data": {"": "x"}}),
+            &[&format!("data[]: Invalid value: \"\": {}", names::CONFIG_KEY)],
+        );
         check("", "Service", json!({"spec": {"ports": []}}), &["spec.ports: Required value"]);
-        check("", "Service", json!({"spec": {"ports": [{"port": 0}]}}), &["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]);
+        check(
+            "",
+            "Service",
+            json!({"spec": {"ports": [{"port": 0}]}}),
+            &["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"],
+        );
     }
 }

@@ -64,15 +64,11 @@ impl Builder {
                 self.value(v, 0)
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let quoted = style != ScalarStyle::Plain
-                    || tag.as_ref().is_some_and(|t| t.suffix == "str");
-                let is_key =
-                    matches!(self.stack.last(), Some(Open::Map(_, None, _)));
-                let v = if quoted || is_key {
-                    Value::String(text.into_owned())
-                } else {
-                    plain(&text)
-                };
+                let quoted =
+                    style != ScalarStyle::Plain || tag.as_ref().is_some_and(|t| t.suffix == "str");
+                let is_key = matches!(self.stack.last(), Some(Open::Map(_, None, _)));
+                let v =
+                    if quoted || is_key { Value::String(text.into_owned()) } else { plain(&text) };
                 self.value(v, anchor)
             }
             Event::SequenceStart(anchor, _) => self.open(Open::List(Vec::new(), anchor)),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod kube;
 mod man;
 
 use std::ffi::{OsStr, OsString};
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         Part::Launcher => wharf_keeper::launcher::main(),
         Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
+        Part::Kube => kube::main(args.into_iter().skip(1)),
         Part::Man => man::main(&args[2..]),
         Part::CommandLine => {
             // The programs of the builtin images, which run as pid 1 of a container.
@@ -35,6 +37,8 @@ enum Part {
     Oci {
         from: usize,
     },
+    /// The cluster's parts.
+    Kube,
     Man,
     CommandLine,
 }
@@ -49,6 +53,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
         (_, "launcher") => Part::Launcher,
         (_, "daemon") => Part::Daemon { from: 1 },
         (_, "oci") => Part::Oci { from: 2 },
+        (_, "kube") => Part::Kube,
         (_, "man") => Part::Man,
         _ => Part::CommandLine,
     }
@@ -68,6 +73,7 @@ mod tests {
         check("wharf", "daemon", Part::Daemon { from: 1 });
         check("/proc/self/exe", "launcher", Part::Launcher);
         check("wharf", "oci", Part::Oci { from: 2 });
+        check("wharf", "kube", Part::Kube);
         check("wharf", "man", Part::Man);
         check("wharf", "pause", Part::CommandLine);
         check("wharf", "--version", Part::CommandLine);

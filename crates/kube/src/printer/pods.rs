@@ -97,7 +97,9 @@ fn of_containers(o: &Value, mut reason: String) -> String {
         }
     }
     if reason == "Completed" && running {
-        let ready = list(o, "/status/conditions").iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        let ready = list(o, "/status/conditions")
+            .iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True");
         reason = if ready { "Running" } else { "NotReady" }.to_owned();
     }
     reason
@@ -131,10 +133,22 @@ mod tests {
     fn one_word_says_how_a_pod_is() {
         for (o, word) in [
             (json!({"status": {"phase": "Pending"}}), "Pending"),
-            (json!({"status": {"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}}), "CrashLoopBackOff"),
-            (json!({"status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}}), "ExitCode:3"),
-            (json!({"metadata": {"deletionTimestamp": "x"}, "status": {"phase": "Running"}}), "Terminating"),
-            (json!({"spec": {"initContainers": [{}, {}]}, "status": {"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]}}), "Init:0/2"),
+            (
+                json!({"status": {"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}}),
+                "CrashLoopBackOff",
+            ),
+            (
+                json!({"status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}}),
+                "ExitCode:3",
+            ),
+            (
+                json!({"metadata": {"deletionTimestamp": "x"}, "status": {"phase": "Running"}}),
+                "Terminating",
+            ),
+            (
+                json!({"spec": {"initContainers": [{}, {}]}, "status": {"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]}}),
+                "Init:0/2",
+            ),
         ] {
             assert_eq!(status(&o), word);
         }

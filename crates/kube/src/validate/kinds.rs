@@ -12,7 +12,13 @@ const DATA: usize = 1024 * 1024;
 const IMMUTABLE: &str = "field is immutable";
 
 /// Judges one object.
-pub(super) fn check(group: &str, kind: &str, new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
+pub(super) fn check(
+    group: &str,
+    kind: &str,
+    new: &Value,
+    old: Option<&Value>,
+    out: &mut Vec<Problem>,
+) {
     match (group, kind) {
         ("", "ConfigMap") => config(new, old, "ConfigMap", out),
         ("", "Secret") => secret(new, old, out),
@@ -29,7 +35,9 @@ pub(super) fn check(group: &str, kind: &str, new: &Value, old: Option<&Value>, o
         ("batch", "CronJob") => cron_job(new, out),
         ("networking.k8s.io", "Ingress") => ingress(new, out),
         ("policy", "PodDisruptionBudget") => budget(new, out),
-        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(kind, new, old, out),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            binding(kind, new, old, out)
+        }
         ("rbac.authorization.k8s.io", "ClusterRole" | "Role") => role(kind, new, out),
         ("storage.k8s.io", "StorageClass") => storage_class(new, old, out),
         ("scheduling.k8s.io", "PriorityClass") => priority_class(new, old, out),
@@ -61,7 +69,11 @@ fn config(new: &Value, old: Option<&Value>, _kind: &str, out: &mut Vec<Problem>)
                 out.push(Problem::invalid(path.clone(), &Value::String(key.clone()), why));
             }
             if field == "data" && new["binaryData"].get(key).is_some() {
-                out.push(Problem::invalid(path, &Value::String(key.clone()), format!("duplicate of key present in binaryData: {key}")));
+                out.push(Problem::invalid(
+                    path,
+                    &Value::String(key.clone()),
+                    format!("duplicate of key present in binaryData: {key}"),
+                ));
             }
         }
     }
@@ -135,7 +147,10 @@ fn service(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     }
     for (i, p) in elements(spec.get("ports")) {
         if kind == "ClusterIP" && p["nodePort"].as_i64().unwrap_or(0) != 0 {
-            out.push(Problem::forbidden(format!("spec.ports[{i}].nodePort"), "may not be used when `type` is 'ClusterIP'"));
+            out.push(Problem::forbidden(
+                format!("spec.ports[{i}].nodePort"),
+                "may not be used when `type` is 'ClusterIP'",
+            ));
         }
         let earlier = elements(spec.get("ports")).take(i);
         let same = |o: &Value| o["port"] == p["port"] && o["protocol"] == p["protocol"];
@@ -169,17 +184,29 @@ fn deployment(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     workload("Deployment", new, old, out);
     let strategy = &new["spec"]["strategy"];
     if strategy["type"] == "Recreate" && strategy.get("rollingUpdate").is_some() {
-        out.push(Problem::forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'"));
+        out.push(Problem::forbidden(
+            "spec.strategy.rollingUpdate",
+            "may not be specified when strategy `type` is 'Recreate'",
+        ));
     }
     let zero = |v: &Value| *v == 0 || *v == "0%";
     let rolling = &strategy["rollingUpdate"];
     if rolling.is_object() && zero(&rolling["maxUnavailable"]) && zero(&rolling["maxSurge"]) {
-        out.push(Problem::invalid("spec.strategy.rollingUpdate.maxUnavailable", &rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
+        out.push(Problem::invalid(
+            "spec.strategy.rollingUpdate.maxUnavailable",
+            &rolling["maxUnavailable"],
+            "may not be 0 when `maxSurge` is 0",
+        ));
     }
-    let (min, deadline) = (new["spec"]["minReadySeconds"].as_i64(), new["spec"]["progressDeadlineSeconds"].as_i64());
+    let (min, deadline) =
+        (new["spec"]["minReadySeconds"].as_i64(), new["spec"]["progressDeadlineSeconds"].as_i64());
     if let (Some(deadline), min) = (deadline, min.unwrap_or(0)) {
         if deadline <= min {
-            out.push(Problem::invalid("spec.progressDeadlineSeconds", &deadline.into(), "must be greater than minReadySeconds"));
+            out.push(Problem::invalid(
+                "spec.progressDeadlineSeconds",
+                &deadline.into(),
+                "must be greater than minReadySeconds",
+            ));
         }
     }
 }
@@ -191,7 +218,11 @@ fn workload(kind: &str, new: &Value, old: Option<&Value>, out: &mut Vec<Problem>
         label_selector("spec.selector", selector, out);
         let empty = selector.as_object().is_some_and(serde_json::Map::is_empty);
         if empty {
-            out.push(Problem::invalid("spec.selector", selector, "empty selector is invalid for ".to_owned() + &kind.to_lowercase()));
+            out.push(Problem::invalid(
+                "spec.selector",
+                selector,
+                "empty selector is invalid for ".to_owned() + &kind.to_lowercase(),
+            ));
         }
         pods::template("spec.template", &spec["template"], Some((selector, true)), out);
     } else {
@@ -230,16 +261,28 @@ fn stateful_set(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
 fn job(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     let spec = &new["spec"];
     job_spec("spec", spec, out);
-    if spec["selector"].is_object() && !selects(&spec["selector"], spec.pointer("/template/metadata/labels")) {
-        out.push(Problem::invalid("spec.template.metadata.labels", &spec["template"]["metadata"]["labels"], "`selector` does not match template `labels`"));
+    if spec["selector"].is_object()
+        && !selects(&spec["selector"], spec.pointer("/template/metadata/labels"))
+    {
+        out.push(Problem::invalid(
+            "spec.template.metadata.labels",
+            &spec["template"]["metadata"]["labels"],
+            "`selector` does not match template `labels`",
+        ));
     }
-    for path in ["/spec/selector", "/spec/completionMode", "/spec/podFailurePolicy", "/spec/backoffLimitPerIndex"] {
+    for path in [
+        "/spec/selector",
+        "/spec/completionMode",
+        "/spec/podFailurePolicy",
+        "/spec/backoffLimitPerIndex",
+    ] {
         immutable(new, old, path, out);
     }
     if spec["completionMode"] != "Indexed" {
         immutable(new, old, "/spec/completions", out);
     }
-    let suspended = old.is_some_and(|o| o["spec"]["suspend"] == true && o.pointer("/status/startTime").is_none());
+    let suspended = old
+        .is_some_and(|o| o["spec"]["suspend"] == true && o.pointer("/status/startTime").is_none());
     if !suspended {
         immutable(new, old, "/spec/template", out);
     }
@@ -249,7 +292,11 @@ fn job_spec(at: &str, spec: &Value, out: &mut Vec<Problem>) {
     pods::template(&format!("{at}.template"), &spec["template"], None, out);
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if *policy == "Always" {
-        out.push(Problem::unsupported(format!("{at}.template.spec.restartPolicy"), policy, &["OnFailure", "Never"]));
+        out.push(Problem::unsupported(
+            format!("{at}.template.spec.restartPolicy"),
+            policy,
+            &["OnFailure", "Never"],
+        ));
     }
     if spec["completionMode"] == "Indexed" && spec["completions"].is_null() {
         out.push(Problem::required(format!("{at}.completions"), "when completion mode is Indexed"));
@@ -267,7 +314,11 @@ fn cron_job(new: &Value, out: &mut Vec<Problem>) {
     let name = new.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     // The controller appends eleven characters to make the names of jobs.
     if name.len() > 52 {
-        out.push(Problem::invalid("metadata.name", &new["metadata"]["name"], "must be no more than 52 characters"));
+        out.push(Problem::invalid(
+            "metadata.name",
+            &new["metadata"]["name"],
+            "must be no more than 52 characters",
+        ));
     }
     job_spec("spec.jobTemplate.spec", &spec["jobTemplate"]["spec"], out);
 }
@@ -279,14 +330,21 @@ fn cron(text: &str) -> Option<String> {
     }
     if let Some(name) = text.strip_prefix('@') {
         let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"];
-        let every = name.strip_prefix("every ").is_some_and(|d| crate::time::parse_duration(d).is_some());
-        return (!known.contains(&name) && !every).then(|| format!("unrecognized descriptor: {text}"));
+        let every =
+            name.strip_prefix("every ").is_some_and(|d| crate::time::parse_duration(d).is_some());
+        return (!known.contains(&name) && !every)
+            .then(|| format!("unrecognized descriptor: {text}"));
     }
     let fields: Vec<&str> = text.split_whitespace().collect();
     if fields.len() != 5 {
-        return Some(format!("expected exactly 5 fields, found {}: {fields:?}", fields.len()).replace(", ", " ").replace('"', ""));
+        return Some(
+            format!("expected exactly 5 fields, found {}: {fields:?}", fields.len())
+                .replace(", ", " ")
+                .replace('"', ""),
+        );
     }
-    let months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    let months =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
     let days = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
     let bounds: [(u32, u32, &[&str]); 5] =
         [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, &months), (0, 6, &days)];
@@ -300,7 +358,9 @@ fn cron_part(part: &str, (low, high, names): (u32, u32, &[&str])) -> Option<Stri
             let i = u32::try_from(i).unwrap_or(0);
             return Ok(if high == 12 { i + 1 } else { i });
         }
-        s.parse().map_err(|_| format!("failed to parse int from {s}: strconv.Atoi: parsing {s:?}: invalid syntax"))
+        s.parse().map_err(|_| {
+            format!("failed to parse int from {s}: strconv.Atoi: parsing {s:?}: invalid syntax")
+        })
     };
     let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
     if let Some(s) = step {
@@ -319,9 +379,13 @@ fn cron_part(part: &str, (low, high, names): (u32, u32, &[&str])) -> Option<Stri
         (Err(e), _) | (_, Err(e)) => return Some(e),
     };
     match () {
-        () if from < low => Some(format!("beginning of range ({from}) below minimum ({low}): {part}")),
+        () if from < low => {
+            Some(format!("beginning of range ({from}) below minimum ({low}): {part}"))
+        }
         () if to > high => Some(format!("end of range ({to}) above maximum ({high}): {part}")),
-        () if from > to => Some(format!("beginning of range ({from}) beyond end of range ({to}): {part}")),
+        () if from > to => {
+            Some(format!("beginning of range ({from}) beyond end of range ({to}): {part}"))
+        }
         () => None,
     }
 }
@@ -331,7 +395,11 @@ fn claim(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     match storage.map(Quantity::parse) {
         None => out.push(Problem::required("spec.resources[storage]", "")),
         Some(Ok(q)) if q.value() <= 0 => {
-            out.push(Problem::invalid("spec.resources[storage]", &new["spec"]["resources"]["requests"]["storage"], "must be greater than zero"));
+            out.push(Problem::invalid(
+                "spec.resources[storage]",
+                &new["spec"]["resources"]["requests"]["storage"],
+                "must be greater than zero",
+            ));
         }
         _ => {}
     }
@@ -350,7 +418,17 @@ fn claim(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
 
 fn volume(new: &Value, out: &mut Vec<Problem>) {
     let spec = new["spec"].as_object().cloned().unwrap_or_default();
-    let known = ["capacity", "accessModes", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "mountOptions", "volumeMode", "nodeAffinity", "volumeAttributesClassName"];
+    let known = [
+        "capacity",
+        "accessModes",
+        "claimRef",
+        "persistentVolumeReclaimPolicy",
+        "storageClassName",
+        "mountOptions",
+        "volumeMode",
+        "nodeAffinity",
+        "volumeAttributesClassName",
+    ];
     let sources = spec.keys().filter(|k| !known.contains(&k.as_str())).count();
     match sources {
         0 => out.push(Problem::required("spec", "must specify a volume type")),
@@ -362,11 +440,17 @@ fn volume(new: &Value, out: &mut Vec<Problem>) {
 fn limit_range(new: &Value, out: &mut Vec<Problem>) {
     for (i, item) in elements(new["spec"].get("limits")) {
         for (key, min) in entries(item.get("min")) {
-            let (Some(min), Some(max)) = (min.as_str(), item["max"][key].as_str()) else { continue };
+            let (Some(min), Some(max)) = (min.as_str(), item["max"][key].as_str()) else {
+                continue;
+            };
             if let (Ok(a), Ok(b)) = (Quantity::parse(min), Quantity::parse(max)) {
                 if a > b {
                     let why = format!("min value {min} is greater than max value {max}");
-                    out.push(Problem::invalid(format!("spec.limits[{i}].min[{key}]"), &item["min"][key], why));
+                    out.push(Problem::invalid(
+                        format!("spec.limits[{i}].min[{key}]"),
+                        &item["min"][key],
+                        why,
+                    ));
                 }
             }
         }
@@ -377,7 +461,11 @@ fn ingress(new: &Value, out: &mut Vec<Problem>) {
     let spec = &new["spec"];
     let rules = spec["rules"].as_array().map_or(0, Vec::len);
     if rules == 0 && spec["defaultBackend"].is_null() {
-        out.push(Problem::invalid("spec", spec, "either `defaultBackend` or `rules` must be specified"));
+        out.push(Problem::invalid(
+            "spec",
+            spec,
+            "either `defaultBackend` or `rules` must be specified",
+        ));
     }
     for (i, rule) in elements(spec.get("rules")) {
         for (j, path) in elements(rule["http"].get("paths")) {
@@ -394,7 +482,11 @@ fn ingress(new: &Value, out: &mut Vec<Problem>) {
 fn budget(new: &Value, out: &mut Vec<Problem>) {
     let spec = &new["spec"];
     if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
-        out.push(Problem::invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set"));
+        out.push(Problem::invalid(
+            "spec",
+            spec,
+            "minAvailable and maxUnavailable cannot be both set",
+        ));
     }
     if spec["selector"].is_object() {
         label_selector("spec.selector", &spec["selector"], out);
@@ -404,9 +496,14 @@ fn budget(new: &Value, out: &mut Vec<Problem>) {
 fn binding(kind: &str, new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     let role = &new["roleRef"];
     if role["apiGroup"] != "rbac.authorization.k8s.io" {
-        out.push(Problem::unsupported("roleRef.apiGroup", &role["apiGroup"], &["rbac.authorization.k8s.io"]));
+        out.push(Problem::unsupported(
+            "roleRef.apiGroup",
+            &role["apiGroup"],
+            &["rbac.authorization.k8s.io"],
+        ));
     }
-    let allowed: &[&str] = if kind == "RoleBinding" { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    let allowed: &[&str] =
+        if kind == "RoleBinding" { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     if !role["kind"].as_str().is_some_and(|k| allowed.contains(&k)) {
         out.push(Problem::unsupported("roleRef.kind", &role["kind"], allowed));
     }
@@ -419,7 +516,11 @@ fn binding(kind: &str, new: &Value, old: Option<&Value>, out: &mut Vec<Problem>)
                 }
             }
             "User" | "Group" => {}
-            _ => out.push(Problem::unsupported(format!("{at}.kind"), &s["kind"], &["ServiceAccount", "User", "Group"])),
+            _ => out.push(Problem::unsupported(
+                format!("{at}.kind"),
+                &s["kind"],
+                &["ServiceAccount", "User", "Group"],
+            )),
         }
     }
     if changed(new, old, "/roleRef") {
@@ -433,25 +534,44 @@ fn role(kind: &str, new: &Value, out: &mut Vec<Problem>) {
         let at = format!("rules[{i}]");
         if count("nonResourceURLs") > 0 {
             if kind == "Role" {
-                out.push(Problem::invalid(format!("{at}.nonResourceURLs"), &rule["nonResourceURLs"], "namespaced rules cannot apply to non-resource URLs"));
+                out.push(Problem::invalid(
+                    format!("{at}.nonResourceURLs"),
+                    &rule["nonResourceURLs"],
+                    "namespaced rules cannot apply to non-resource URLs",
+                ));
             }
             if count("apiGroups") + count("resources") + count("resourceNames") > 0 {
-                out.push(Problem::invalid(format!("{at}.nonResourceURLs"), &rule["nonResourceURLs"], "rules cannot apply to both regular resources and non-resource URLs"));
+                out.push(Problem::invalid(
+                    format!("{at}.nonResourceURLs"),
+                    &rule["nonResourceURLs"],
+                    "rules cannot apply to both regular resources and non-resource URLs",
+                ));
             }
             continue;
         }
         if count("apiGroups") == 0 {
-            out.push(Problem::required(format!("{at}.apiGroups"), "resource rules must supply at least one api group"));
+            out.push(Problem::required(
+                format!("{at}.apiGroups"),
+                "resource rules must supply at least one api group",
+            ));
         }
         if count("resources") == 0 {
-            out.push(Problem::required(format!("{at}.resources"), "resource rules must supply at least one resource"));
+            out.push(Problem::required(
+                format!("{at}.resources"),
+                "resource rules must supply at least one resource",
+            ));
         }
     }
 }
 
 fn storage_class(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     let path = |p: &str| changed(new, old, p);
-    for (p, field) in [("/parameters", "parameters"), ("/provisioner", "provisioner"), ("/reclaimPolicy", "reclaimPolicy"), ("/volumeBindingMode", "volumeBindingMode")] {
+    for (p, field) in [
+        ("/parameters", "parameters"),
+        ("/provisioner", "provisioner"),
+        ("/reclaimPolicy", "reclaimPolicy"),
+        ("/volumeBindingMode", "volumeBindingMode"),
+    ] {
         if path(p) {
             out.push(Problem::forbidden(field, format!("updates to {field} are forbidden.")));
         }
@@ -465,7 +585,10 @@ fn priority_class(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     if name.starts_with("system-") && !system {
         out.push(Problem::forbidden("metadata.name", "priority class names with 'system-' prefix are reserved for system use only. error: only system-cluster-critical and system-node-critical are allowed"));
     } else if value > 1_000_000_000 && !system {
-        out.push(Problem::forbidden("value", format!("maximum allowed value of a user defined priority is {}", 1_000_000_000)));
+        out.push(Problem::forbidden(
+            "value",
+            format!("maximum allowed value of a user defined priority is {}", 1_000_000_000),
+        ));
     }
     if changed(new, old, "/value") {
         out.push(Problem::forbidden("value", "may not be changed in an update."));
@@ -475,12 +598,21 @@ fn priority_class(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
 
 fn autoscaler(new: &Value, out: &mut Vec<Problem>) {
     let spec = &new["spec"];
-    let (min, max) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
+    let (min, max) =
+        (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
     if min < 1 {
-        out.push(Problem::invalid("spec.minReplicas", &spec["minReplicas"], "must be greater than or equal to 1"));
+        out.push(Problem::invalid(
+            "spec.minReplicas",
+            &spec["minReplicas"],
+            "must be greater than or equal to 1",
+        ));
     }
     if max > 0 && max < min {
-        out.push(Problem::invalid("spec.maxReplicas", &spec["maxReplicas"], "must be greater than or equal to `minReplicas`"));
+        out.push(Problem::invalid(
+            "spec.maxReplicas",
+            &spec["maxReplicas"],
+            "must be greater than or equal to `minReplicas`",
+        ));
     }
 }
 
@@ -490,7 +622,11 @@ fn signing_request(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     }
     let decided = |t: &str| elements(new["status"].get("conditions")).any(|(_, c)| c["type"] == t);
     if decided("Approved") && decided("Denied") {
-        out.push(Problem::invalid("status.conditions", &Value::Null, "Approved and Denied conditions are mutually exclusive"));
+        out.push(Problem::invalid(
+            "status.conditions",
+            &Value::Null,
+            "Approved and Denied conditions are mutually exclusive",
+        ));
     }
 }
 
@@ -503,7 +639,15 @@ mod tests {
         for good in ["* * * * *", "*/5 0-6,12 1 jan mon", "@daily", "@every 1h", "0 0 ? * 5"] {
             assert_eq!(cron(good), None, "{good}");
         }
-        for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "5-1 * * * *", "@often", "TZ=UTC * * * * *", "x * * * *"] {
+        for bad in [
+            "* * * *",
+            "60 * * * *",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "@often",
+            "TZ=UTC * * * * *",
+            "x * * * *",
+        ] {
             assert!(cron(bad).is_some(), "{bad}");
         }
     }

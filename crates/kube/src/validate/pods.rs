@@ -14,12 +14,21 @@ pub(super) fn pod(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
 }
 
 /// Judges a template; `selector` must select it, said with backquotes or without.
-pub(super) fn template(at: &str, v: &Value, selector: Option<(&Value, bool)>, out: &mut Vec<Problem>) {
+pub(super) fn template(
+    at: &str,
+    v: &Value,
+    selector: Option<(&Value, bool)>,
+    out: &mut Vec<Problem>,
+) {
     let given = v.pointer("/metadata/labels");
     if let Some((selector, _)) = selector {
         if !selects(selector, given) {
             let value = given.cloned().unwrap_or_default();
-            out.push(Problem::invalid(format!("{at}.metadata.labels"), &value, "`selector` does not match template `labels`"));
+            out.push(Problem::invalid(
+                format!("{at}.metadata.labels"),
+                &value,
+                "`selector` does not match template `labels`",
+            ));
         }
     }
     out.extend(labels(&format!("{at}.labels"), given));
@@ -40,7 +49,10 @@ fn spec(at: &str, v: &Value, out: &mut Vec<Problem>) {
     for (i, volume) in elements(v.get("volumes")) {
         let sources = volume.as_object().map_or(0, |m| m.len().saturating_sub(1));
         if sources > 1 {
-            out.push(Problem::forbidden(format!("{at}.volumes[{i}]"), "may not specify more than 1 volume type"));
+            out.push(Problem::forbidden(
+                format!("{at}.volumes[{i}]"),
+                "may not specify more than 1 volume type",
+            ));
         }
     }
     let regular: Vec<&Value> = elements(v.get("containers")).map(|(_, c)| &c["name"]).collect();
@@ -56,10 +68,18 @@ fn spec(at: &str, v: &Value, out: &mut Vec<Problem>) {
     for (i, t) in elements(v.get("tolerations")) {
         let path = format!("{at}.tolerations[{i}]");
         if t["operator"] == "Exists" && !t["value"].as_str().unwrap_or_default().is_empty() {
-            out.push(Problem::invalid(format!("{path}.operator"), t, "value must be empty when `operator` is 'Exists'"));
+            out.push(Problem::invalid(
+                format!("{path}.operator"),
+                t,
+                "value must be empty when `operator` is 'Exists'",
+            ));
         }
         if !t["tolerationSeconds"].is_null() && t["effect"] != "NoExecute" {
-            out.push(Problem::invalid(format!("{path}.effect"), &t["effect"], "effect must be 'NoExecute' when `tolerationSeconds` is set"));
+            out.push(Problem::invalid(
+                format!("{path}.effect"),
+                &t["effect"],
+                "effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ));
         }
     }
     out.extend(labels(&format!("{at}.nodeSelector"), v.get("nodeSelector")));
@@ -75,7 +95,11 @@ fn container(at: &str, c: &Value, volumes: &[&Value], out: &mut Vec<Problem>) {
     for (i, e) in elements(c.get("env")) {
         let from = &e["valueFrom"];
         if from.is_object() && !e["value"].as_str().unwrap_or_default().is_empty() {
-            out.push(Problem::invalid(format!("{at}.env[{i}].valueFrom"), &Value::String(String::new()), "may not be specified when `value` is not empty"));
+            out.push(Problem::invalid(
+                format!("{at}.env[{i}].valueFrom"),
+                &Value::String(String::new()),
+                "may not be specified when `value` is not empty",
+            ));
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -83,15 +107,27 @@ fn container(at: &str, c: &Value, volumes: &[&Value], out: &mut Vec<Problem>) {
         if !p.is_object() {
             continue;
         }
-        let handlers = ["exec", "httpGet", "tcpSocket", "grpc"].iter().filter(|h| p.get(**h).is_some()).count();
+        let handlers = ["exec", "httpGet", "tcpSocket", "grpc"]
+            .iter()
+            .filter(|h| p.get(**h).is_some())
+            .count();
         match handlers {
-            0 => out.push(Problem::required(format!("{at}.{probe}"), "must specify a handler type")),
+            0 => {
+                out.push(Problem::required(format!("{at}.{probe}"), "must specify a handler type"))
+            }
             1 => {}
-            _ => out.push(Problem::forbidden(format!("{at}.{probe}"), "may not specify more than 1 handler type")),
+            _ => out.push(Problem::forbidden(
+                format!("{at}.{probe}"),
+                "may not specify more than 1 handler type",
+            )),
         }
         let success = p["successThreshold"].as_i64().unwrap_or(1);
         if success != 1 && probe != "readinessProbe" {
-            out.push(Problem::invalid(format!("{at}.{probe}.successThreshold"), &p["successThreshold"], "must be 1"));
+            out.push(Problem::invalid(
+                format!("{at}.{probe}.successThreshold"),
+                &p["successThreshold"],
+                "must be 1",
+            ));
         }
     }
     resources(&format!("{at}.resources"), &c["resources"], out);
@@ -138,7 +174,13 @@ fn update(new: &Value, old: &Value, out: &mut Vec<Problem>) {
             }
         }
         if let Some(m) = spec.as_object_mut() {
-            for f in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "nodeName", "ephemeralContainers"] {
+            for f in [
+                "activeDeadlineSeconds",
+                "tolerations",
+                "schedulingGates",
+                "nodeName",
+                "ephemeralContainers",
+            ] {
                 m.shift_remove(f);
             }
             if v["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|n| n < 0) {
