@@ -135,9 +135,7 @@ fn aggregated_group(kinds: &[Arc<Kind>], group: &str, _version: &str) -> Value {
             let mut m = Map::new();
             m.insert("version".into(), v.clone().into());
             m.insert("resources".into(), Value::Array(list));
-            if !group.is_empty() {
-                m.insert("freshness".into(), "Current".into());
-            }
+            m.insert("freshness".into(), "Current".into());
             Value::Object(m)
         })
         .collect();

@@ -31,10 +31,10 @@ async fn forget(api: Api) {
     loop {
         tokio::time::sleep(HISTORY).await;
         let Ok(now) = api.store.revision().await else { continue };
-        if let Some(before) = last.filter(|b| *b < now) {
-            if let Err(e) = api.store.compact(before).await {
-                tracing::warn!(error = %e, "history was not compacted");
-            }
+        if let Some(before) = last.filter(|b| *b < now)
+            && let Err(e) = api.store.compact(before).await
+        {
+            tracing::warn!(error = %e, "history was not compacted");
         }
         last = Some(now);
     }

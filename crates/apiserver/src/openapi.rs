@@ -56,7 +56,7 @@ pub fn document(kinds: &Kinds, gv: &GroupVersion) -> Value {
     let mut paths = Map::new();
     for k in &own {
         schemas.add(k.ty());
-        if k.resource.stored() {
+        if k.resource.verbs.contains(&"list") {
             let (name, list) = schemas.list(k);
             schemas.out.insert(name, list);
         }

@@ -158,12 +158,11 @@ impl Allocator {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             let empty = matches!(object["spec"].get(field), None | Some(Value::Null))
                 || object["spec"][field] == json!("");
-            if empty {
-                if let (Some(v), Some(spec)) =
+            if empty
+                && let (Some(v), Some(spec)) =
                     (old["spec"].get(field), object["spec"].as_object_mut())
-                {
-                    spec.insert(field.to_owned(), v.clone());
-                }
+            {
+                spec.insert(field.to_owned(), v.clone());
             }
         }
         if object["spec"]["type"] == "ClusterIP" {

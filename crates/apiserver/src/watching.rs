@@ -33,6 +33,8 @@ pub struct Events {
     announce: Option<Revision>,
     bookmarks: bool,
     seen: Revision,
+    /// What the last bookmark said.
+    told: Revision,
     deadline: tokio::time::Instant,
     next_bookmark: tokio::time::Instant,
     finished: bool,
@@ -88,6 +90,7 @@ impl Api {
             announce,
             bookmarks: call.query.bookmarks,
             seen: from,
+            told: Revision(0),
             deadline: now + Duration::from_secs(lasts),
             next_bookmark: now + BOOKMARK,
             finished: false,
@@ -170,6 +173,7 @@ impl Events {
             }
         }
         if let Some(revision) = self.announce.take() {
+            self.told = revision;
             out.extend(self.encoder.bookmark(revision, true));
         }
         if !out.is_empty() {
@@ -193,7 +197,7 @@ impl Events {
             }
             Next::Item(Ok(WatchItem::Progress(revision))) => {
                 self.seen = revision;
-                if self.bookmarks { self.encoder.bookmark(revision, false) } else { Vec::new() }
+                self.bookmark()
             }
             Next::Item(Err(e)) => {
                 self.finished = true;
@@ -206,9 +210,18 @@ impl Events {
             }
             Next::Deadline => {
                 self.finished = true;
-                if self.bookmarks { self.encoder.bookmark(self.seen, false) } else { Vec::new() }
+                // The client resumes from here, unless it knows already.
+                if self.told < self.seen { self.bookmark() } else { Vec::new() }
             }
         }
+    }
+
+    fn bookmark(&mut self) -> Vec<u8> {
+        if !self.bookmarks {
+            return Vec::new();
+        }
+        self.told = self.seen;
+        self.encoder.bookmark(self.seen, false)
     }
 
     /// What an event means to a client that sees only what it selects.

@@ -61,12 +61,12 @@ pub fn autoscaler_to_v2(mut v: Value) -> Value {
     set_kind(&mut v, "autoscaling/v2");
     let Some(m) = v.as_object_mut() else { return v };
     let mut notes = Map::new();
-    if let Some(a) = m.get_mut("metadata").and_then(|m| m.get_mut("annotations")) {
-        if let Some(a) = a.as_object_mut() {
-            for key in [METRICS, CURRENT, CONDITIONS, BEHAVIOR] {
-                if let Some(Value::String(text)) = a.shift_remove(key) {
-                    put(&mut notes, key, serde_json::from_str(&text).ok());
-                }
+    if let Some(a) = m.get_mut("metadata").and_then(|m| m.get_mut("annotations"))
+        && let Some(a) = a.as_object_mut()
+    {
+        for key in [METRICS, CURRENT, CONDITIONS, BEHAVIOR] {
+            if let Some(Value::String(text)) = a.shift_remove(key) {
+                put(&mut notes, key, serde_json::from_str(&text).ok());
             }
         }
     }

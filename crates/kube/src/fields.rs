@@ -261,13 +261,13 @@ impl FieldSet {
                 continue;
             }
             let mut below = node.below.encode();
-            if let (Value::Object(m), true) = (&mut below, node.member) {
-                if !m.is_empty() {
-                    let mut with_dot = Map::new();
-                    with_dot.insert(".".to_owned(), Value::Object(Map::new()));
-                    with_dot.append(m);
-                    *m = with_dot;
-                }
+            if let (Value::Object(m), true) = (&mut below, node.member)
+                && !m.is_empty()
+            {
+                let mut with_dot = Map::new();
+                with_dot.insert(".".to_owned(), Value::Object(Map::new()));
+                with_dot.append(m);
+                *m = with_dot;
             }
             out.insert(step.encode(), below);
         }
@@ -351,10 +351,10 @@ fn walk(
     let before = old.map(|v| parts(v, shape)).unwrap_or_default();
     let after = new.map(|v| parts(v, shape)).unwrap_or_default();
     if before.is_empty() && after.is_empty() {
-        if let (Some(a), Some(b)) = (old, new) {
-            if a != b {
-                out.modified.insert(path);
-            }
+        if let (Some(a), Some(b)) = (old, new)
+            && a != b
+        {
+            out.modified.insert(path);
         }
         return;
     }

@@ -61,7 +61,7 @@ pub fn label_value(s: &str) -> Option<&'static str> {
         return Some(TOO_LONG_63);
     }
     let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (!s.is_empty() && !(alphanumeric_ends(s) && s.bytes().all(inside))).then_some(VALUE)
+    if s.is_empty() || (alphanumeric_ends(s) && s.bytes().all(inside)) { None } else { Some(VALUE) }
 }
 
 /// What keeps `s` from being a key of labels or annotations.

@@ -177,10 +177,10 @@ fn object(
         out.retain(|k, _| keys.iter().any(|x| x.as_str() == Some(k)));
     }
     for (key, list) in patch {
-        if let (Some(name), Value::Array(gone)) = (key.strip_prefix(DELETE), list) {
-            if let Some(Value::Array(items)) = out.get_mut(name) {
-                items.retain(|i| !gone.contains(i));
-            }
+        if let (Some(name), Value::Array(gone)) = (key.strip_prefix(DELETE), list)
+            && let Some(Value::Array(items)) = out.get_mut(name)
+        {
+            items.retain(|i| !gone.contains(i));
         }
     }
     for (key, change) in patch.iter().filter(|(k, _)| !k.starts_with('$') || !is_directive(k)) {
@@ -197,10 +197,10 @@ fn object(
     for (key, order) in patch {
         let (Some(name), Value::Array(order)) = (key.strip_prefix(ORDER), order) else { continue };
         let key = ty.and_then(|t| t.field(name)).and_then(|f| f.strategy.key);
-        if let Some(Value::Array(items)) = out.get_mut(name) {
-            if !patch.contains_key(name) {
-                *items = reorder(std::mem::take(items), &[], order, key);
-            }
+        if let Some(Value::Array(items)) = out.get_mut(name)
+            && !patch.contains_key(name)
+        {
+            *items = reorder(std::mem::take(items), &[], order, key);
         }
     }
     Ok(out)

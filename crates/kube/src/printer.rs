@@ -382,6 +382,12 @@ fn cluster(expression: &str, o: &Value, now: i64) -> Option<Value> {
         "@validations" => return Some(json!(list(o, "/spec/validations").len())),
         "@unset" => "<unset>".to_owned(),
         "@modes" => joined(list(o, "/spec/volumeLifecycleModes").iter().filter_map(Value::as_str)),
+        _ => return policy(expression, o, now),
+    }))
+}
+
+fn policy(expression: &str, o: &Value, now: i64) -> Option<Value> {
+    Some(json!(match expression {
         "@role_ref" => format!("{}/{}", text(o, "/roleRef/kind"), text(o, "/roleRef/name")),
         "@users" => subjects(o, "User"),
         "@groups" => subjects(o, "Group"),

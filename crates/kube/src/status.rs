@@ -132,8 +132,7 @@ impl Fault {
         Fault::new(401, "Unauthorized", "Unauthorized")
     }
 
-    /// The request makes no sense.
-    /// The same for an error.
+    /// The request makes no sense, and this error says why.
     pub fn bad_request_from(e: impl std::fmt::Display) -> Fault {
         Fault::bad_request(e.to_string())
     }

@@ -41,10 +41,10 @@ async fn service_account(api: &Api, call: &Call<'_>, pod: &mut Value) -> Result<
         return Err(Fault::forbidden(call.about(), meta(pod, "name"), &why));
     };
     let spec = &mut pod["spec"];
-    if spec["imagePullSecrets"].as_array().is_none_or(Vec::is_empty) {
-        if let Some(secrets) = found.get("imagePullSecrets") {
-            spec["imagePullSecrets"] = secrets.clone();
-        }
+    if spec["imagePullSecrets"].as_array().is_none_or(Vec::is_empty)
+        && let Some(secrets) = found.get("imagePullSecrets")
+    {
+        spec["imagePullSecrets"] = secrets.clone();
     }
     let wanted = spec
         .get("automountServiceAccountToken")

@@ -200,14 +200,14 @@ fn deployment(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     }
     let (min, deadline) =
         (new["spec"]["minReadySeconds"].as_i64(), new["spec"]["progressDeadlineSeconds"].as_i64());
-    if let (Some(deadline), min) = (deadline, min.unwrap_or(0)) {
-        if deadline <= min {
-            out.push(Problem::invalid(
-                "spec.progressDeadlineSeconds",
-                &deadline.into(),
-                "must be greater than minReadySeconds",
-            ));
-        }
+    if let (Some(deadline), min) = (deadline, min.unwrap_or(0))
+        && deadline <= min
+    {
+        out.push(Problem::invalid(
+            "spec.progressDeadlineSeconds",
+            &deadline.into(),
+            "must be greater than minReadySeconds",
+        ));
     }
 }
 
@@ -306,10 +306,10 @@ fn job_spec(at: &str, spec: &Value, out: &mut Vec<Problem>) {
 fn cron_job(new: &Value, out: &mut Vec<Problem>) {
     let spec = &new["spec"];
     let schedule = spec["schedule"].as_str().unwrap_or_default();
-    if !schedule.is_empty() {
-        if let Some(why) = cron(schedule) {
-            out.push(Problem::invalid("spec.schedule", &spec["schedule"], why));
-        }
+    if !schedule.is_empty()
+        && let Some(why) = cron(schedule)
+    {
+        out.push(Problem::invalid("spec.schedule", &spec["schedule"], why));
     }
     let name = new.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     // The controller appends eleven characters to make the names of jobs.
@@ -443,15 +443,15 @@ fn limit_range(new: &Value, out: &mut Vec<Problem>) {
             let (Some(min), Some(max)) = (min.as_str(), item["max"][key].as_str()) else {
                 continue;
             };
-            if let (Ok(a), Ok(b)) = (Quantity::parse(min), Quantity::parse(max)) {
-                if a > b {
-                    let why = format!("min value {min} is greater than max value {max}");
-                    out.push(Problem::invalid(
-                        format!("spec.limits[{i}].min[{key}]"),
-                        &item["min"][key],
-                        why,
-                    ));
-                }
+            if let (Ok(a), Ok(b)) = (Quantity::parse(min), Quantity::parse(max))
+                && a > b
+            {
+                let why = format!("min value {min} is greater than max value {max}");
+                out.push(Problem::invalid(
+                    format!("spec.limits[{i}].min[{key}]"),
+                    &item["min"][key],
+                    why,
+                ));
             }
         }
     }

@@ -21,15 +21,15 @@ pub(super) fn template(
     out: &mut Vec<Problem>,
 ) {
     let given = v.pointer("/metadata/labels");
-    if let Some((selector, _)) = selector {
-        if !selects(selector, given) {
-            let value = given.cloned().unwrap_or_default();
-            out.push(Problem::invalid(
-                format!("{at}.metadata.labels"),
-                &value,
-                "`selector` does not match template `labels`",
-            ));
-        }
+    if let Some((selector, _)) = selector
+        && !selects(selector, given)
+    {
+        let value = given.cloned().unwrap_or_default();
+        out.push(Problem::invalid(
+            format!("{at}.metadata.labels"),
+            &value,
+            "`selector` does not match template `labels`",
+        ));
     }
     out.extend(labels(&format!("{at}.labels"), given));
     spec(&format!("{at}.spec"), &v["spec"], out);
@@ -148,12 +148,12 @@ fn resources(at: &str, v: &Value, out: &mut Vec<Problem>) {
         }
     }
     for (name, request) in entries(v.get("requests")) {
-        if let (Some(r), Some(l)) = (amount(request), amount(&v["limits"][name])) {
-            if r > l {
-                let limit = v["limits"][name].as_str().unwrap_or_default();
-                let why = format!("must be less than or equal to {name} limit of {limit}");
-                out.push(Problem::invalid(format!("{at}.requests"), request, why));
-            }
+        if let (Some(r), Some(l)) = (amount(request), amount(&v["limits"][name]))
+            && r > l
+        {
+            let limit = v["limits"][name].as_str().unwrap_or_default();
+            let why = format!("must be less than or equal to {name} limit of {limit}");
+            out.push(Problem::invalid(format!("{at}.requests"), request, why));
         }
     }
 }
