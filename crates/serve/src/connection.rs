@@ -42,15 +42,20 @@ pub(crate) enum Answer {
 pub(crate) trait Answers: Send + Sync + 'static {
     /// Answers one. Dropped when the client goes away first.
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer>;
+
+    /// Takes note that a connection has ended.
+    fn left(&self) {}
 }
 
 /// Serves a connection until it closes. After `shutdown` the current request is finished and no other is taken.
 pub(crate) async fn serve<A: Answers>(socket: Socket, door: Arc<A>, shutdown: CancellationToken) {
-    let Some((take_over, hijacked)) = http(socket, door, shutdown.clone()).await else { return };
-    tokio::select! {
-        () = take_over(hijacked) => (),
-        () = shutdown.cancelled() => (),
+    if let Some((take_over, hijacked)) = http(socket, door.clone(), shutdown.clone()).await {
+        tokio::select! {
+            () = take_over(hijacked) => (),
+            () = shutdown.cancelled() => (),
+        }
     }
+    door.left();
 }
 
 /// HTTP until the end (`None`) or until a request takes the connection over.

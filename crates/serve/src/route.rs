@@ -35,6 +35,8 @@ pub(crate) enum Action {
     Volume(VolumeAction),
     /// A container's changes become an image.
     Commit,
+    /// Something about builds.
+    Build(BuildAction),
     /// Installed plugins: none.
     Plugins,
     /// One plugin, which does not exist: `docker inspect` asks here last.
@@ -103,6 +105,10 @@ pub(crate) enum OneContainer {
     ArchiveOut,
     /// `PUT /archive`
     ArchiveIn,
+    /// `POST /interfaces`: an extension of wharf's.
+    Plug,
+    /// `DELETE /interfaces`: an extension of wharf's.
+    Unplug,
     /// `DELETE`
     Remove,
 }
@@ -183,6 +189,17 @@ pub(crate) enum VolumeAction {
     Remove(String),
 }
 
+/// Actions of the builder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BuildAction {
+    /// `POST /build`
+    Build,
+    /// `POST /build/cancel`
+    Cancel,
+    /// `POST /build/prune`
+    Prune,
+}
+
 /// Areas of the API that this engine does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
@@ -190,10 +207,6 @@ pub(crate) enum Absent {
     Swarm,
     /// Plugin installation.
     Plugins,
-    /// Image builds.
-    Build,
-    /// The build cache, which is empty.
-    BuildPrune,
     /// Checkpoints by CRIU.
     Checkpoint,
 }
@@ -228,8 +241,9 @@ fn system(method: &Method, parts: &[&str]) -> Option<Action> {
         ("GET", ["plugins"]) => Action::Plugins,
         ("GET", ["plugins", name @ .., "json"]) => Action::PluginInspect(join(name)?),
         (_, ["plugins", ..]) => Action::Absent(Absent::Plugins),
-        ("POST", ["build"] | ["build", "cancel"]) => Action::Absent(Absent::Build),
-        ("POST", ["build", "prune"]) => Action::Absent(Absent::BuildPrune),
+        ("POST", ["build"]) => Action::Build(BuildAction::Build),
+        ("POST", ["build", "cancel"]) => Action::Build(BuildAction::Cancel),
+        ("POST", ["build", "prune"]) => Action::Build(BuildAction::Prune),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
             Action::Absent(Absent::Swarm)
         }
@@ -248,6 +262,7 @@ fn container(method: &Method, parts: &[&str]) -> Option<Action> {
         ("GET", [name @ .., "attach", "ws"]) => (One::AttachWebSocket, name),
         ("HEAD", [name @ .., "archive"]) => (One::ArchiveStat, name),
         ("PUT", [name @ .., "archive"]) => (One::ArchiveIn, name),
+        ("DELETE", [name @ .., "interfaces"]) => (One::Unplug, name),
         ("DELETE", name) => (One::Remove, name),
         ("GET", [name @ .., verb]) => (container_get(verb)?, name),
         ("POST", [name @ .., verb]) => (container_post(verb)?, name),
@@ -283,6 +298,7 @@ fn container_post(verb: &str) -> Option<OneContainer> {
         "update" => OneContainer::Update,
         "attach" => OneContainer::Attach,
         "exec" => OneContainer::ExecCreate,
+        "interfaces" => OneContainer::Plug,
         _ => return None,
     })
 }
@@ -414,7 +430,7 @@ mod tests {
     fn absent_areas_are_known() {
         check("GET /services", Some(Action::Absent(Absent::Swarm)));
         check("GET /nodes/self", Some(Action::Absent(Absent::Swarm)));
-        check("POST /build", Some(Action::Absent(Absent::Build)));
+        check("POST /build", Some(Action::Build(BuildAction::Build)));
         check("GET /plugins/x/json", Some(Action::PluginInspect("x".into())));
         check("POST /plugins/pull", Some(Action::Absent(Absent::Plugins)));
         check("GET /plugins", Some(Action::Plugins));

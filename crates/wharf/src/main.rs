@@ -4,6 +4,7 @@
 mod daemon;
 mod kube;
 mod man;
+mod registry;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
         Part::Kube => kube::main(args.into_iter().skip(1)),
         Part::Man => man::main(&args[2..]),
+        Part::Registry => registry::main(args.into_iter().skip(1)),
         Part::CommandLine => {
             // The programs of the builtin images, which run as pid 1 of a container.
             let builtin = args.get(1).and_then(|verb| wharf_image::builtin::main(verb.to_str()?));
@@ -40,6 +42,7 @@ enum Part {
     /// The cluster's parts.
     Kube,
     Man,
+    Registry,
     CommandLine,
 }
 
@@ -55,6 +58,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
         (_, "oci") => Part::Oci { from: 2 },
         (_, "kube") => Part::Kube,
         (_, "man") => Part::Man,
+        (_, "registry") => Part::Registry,
         _ => Part::CommandLine,
     }
 }
@@ -75,6 +79,7 @@ mod tests {
         check("wharf", "oci", Part::Oci { from: 2 });
         check("wharf", "kube", Part::Kube);
         check("wharf", "man", Part::Man);
+        check("wharf", "registry", Part::Registry);
         check("wharf", "pause", Part::CommandLine);
         check("wharf", "--version", Part::CommandLine);
         assert_eq!(part(None, None), Part::CommandLine);

@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod attach;
+mod build;
 mod builtin;
 mod copy;
 mod crash;
+mod doors;
 mod errors;
 mod events;
 mod exec;
@@ -17,8 +19,11 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod logs;
+mod names;
 mod network;
+mod networks;
 mod pull;
+mod races;
 mod run;
 mod system;
 mod tour;

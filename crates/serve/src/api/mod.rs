@@ -1,6 +1,7 @@
 //! The Docker Engine API: every action, decoded, done by the engine, encoded.
 
 mod archive;
+mod build;
 mod containers;
 mod exec;
 mod images;
@@ -15,7 +16,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use wharf_base::sync::Mutex;
+use wharf_build::Builder;
 use wharf_engine::Engine;
 use wharf_engine::images::Images;
 use wharf_engine::info::System;
@@ -34,15 +37,31 @@ pub struct Door {
     engine: Engine,
     images: Images,
     networks: Networks,
+    builder: Builder,
+    builds: build::Running,
     system: Mutex<Arc<System>>,
     headers: Headers,
+    traffic: Arc<Notify>,
 }
 
 impl Door {
     /// A door to `engine` and its floors.
-    pub fn new(engine: Engine, images: Images, networks: Networks, system: System) -> Arc<Door> {
+    pub fn new(
+        engine: Engine,
+        images: Images,
+        networks: Networks,
+        builder: Builder,
+        system: System,
+    ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
-        Arc::new(Door { engine, images, networks, system: Mutex::new(Arc::new(system)), headers })
+        let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
+        let traffic = Arc::default();
+        Arc::new(Door { engine, images, networks, builder, builds, system, headers, traffic })
+    }
+
+    /// Is notified when a request comes and when a connection ends.
+    pub fn traffic(&self) -> Arc<Notify> {
+        self.traffic.clone()
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -101,6 +120,7 @@ impl Door {
             Action::DiskUsage => responds(system::disk_usage(door, call)),
             Action::Distribution(name) => responds(images::distribution(door, name, call)),
             Action::Commit => responds(containers::commit(door, call)),
+            Action::Build(action) => responds(build::build(door, action, call)),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
             Action::PluginInspect(name) => responds(async move {
                 let text = format!("plugin {name:?} not found");
@@ -123,7 +143,12 @@ impl Door {
 
 impl Answers for Door {
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
+        self.traffic.notify_one();
         self.decode(request).boxed()
+    }
+
+    fn left(&self) {
+        self.traffic.notify_one();
     }
 }
 
@@ -185,15 +210,6 @@ async fn absent(area: Absent) -> Result<Reply, Fault> {
         Absent::Swarm => Fault::new(StatusCode::SERVICE_UNAVAILABLE, NOT_A_MANAGER),
         Absent::Plugins => {
             Fault::not_implemented("wharf has no plugins: volume and network drivers are built in")
-        }
-        Absent::Build => Fault::not_implemented(
-            "this version of wharf does not build images yet; build elsewhere and use docker load or docker pull",
-        ),
-        Absent::BuildPrune => {
-            // There is no build cache, so pruning it succeeds: `docker system prune` asks.
-            return Ok(reply::ok(
-                &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
-            ));
         }
         Absent::Checkpoint => {
             Fault::not_implemented("wharf does not checkpoint containers (it would need CRIU)")
