@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-etcd", 5),
     ("wharf-apiserver", 6),
     ("wharf-build", 5),
+    ("wharf-compose", 5),
     ("wharf-serve", 8),
     ("wharf-cli", 8),
     ("wharf", 9),
