@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use wharf_base::clock::Clock;
 use wharf_base::sync::Mutex;
-use wharf_etcd::{KeyRange, Kv, Range, Revision, Store, StoreError};
+use wharf_etcd::{KeyRange, Kv, LeaseId, LeaseRequest, Range, Revision, Store, StoreError};
 use wharf_kube::convert;
 use wharf_kube::schema::TypeId;
 use wharf_kube::status::{About, Fault};
@@ -26,7 +26,21 @@ pub struct Api {
     pub clock: Clock,
     /// Addresses that services get.
     pub services: Arc<crate::services::Allocator>,
+    /// The lease of recent events.
+    pub events: Arc<Mutex<Option<EventLease>>>,
 }
+
+/// A lease that the events of a minute share.
+#[derive(Debug, Clone, Copy)]
+pub struct EventLease {
+    id: LeaseId,
+    /// Seconds since 1970 until which new events take it.
+    until: i64,
+}
+
+/// Seconds that an event is kept, and that events share a lease.
+const EVENT_TTL: i64 = 3600;
+const EVENT_SHARE: i64 = 60;
 
 /// One call on objects of one kind, after authentication and authorization.
 pub struct Call<'a> {
@@ -118,6 +132,22 @@ impl Api {
     ) -> Result<Option<Value>, Fault> {
         let kv = self.read(&kind.key(namespace, name)).await?;
         Ok(kv.as_ref().map(crate::stored::decode))
+    }
+
+    /// The lease that a new object of a kind is attached to: events do not stay.
+    pub async fn lease_for(&self, kind: &Kind) -> Result<Option<LeaseId>, Fault> {
+        if kind.resource.plural != "events" {
+            return Ok(None);
+        }
+        let now = self.now_seconds();
+        let kept = *self.events.lock();
+        if let Some(lease) = kept.filter(|l| now < l.until) {
+            return Ok(Some(lease.id));
+        }
+        let request = LeaseRequest { id: None, ttl: EVENT_TTL + EVENT_SHARE };
+        let lease = self.store.grant(request).await.map_err(|e| fault(&e))?;
+        *self.events.lock() = Some(EventLease { id: lease.id, until: now + EVENT_SHARE });
+        Ok(Some(lease.id))
     }
 
     /// A read at least as new as the client has seen.

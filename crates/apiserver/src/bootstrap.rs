@@ -5,6 +5,7 @@ use crate::kinds::Kind;
 use crate::request::Query;
 use crate::user::User;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_kube::resources::GroupVersion;
@@ -15,16 +16,18 @@ use wharf_kube::yaml;
 const OBJECTS: &str = include_str!("bootstrap.yaml");
 
 /// Creates what is missing. What users changed stays changed; roles get back rules that they lost.
-pub async fn run(api: &Api, address: &str, port: u16) -> Result<(), Fault> {
+pub async fn run(api: &Api, address: SocketAddr) -> Result<(), Fault> {
     for text in OBJECTS.split("\n---\n") {
         let parsed = yaml::parse(text.as_bytes()).map_err(Fault::internal)?;
         ensure(api, parsed.value).await?;
     }
-    let (ip, family) = match address.parse::<std::net::IpAddr>() {
-        Ok(ip) if ip.is_ipv6() => (address, "IPv6"),
-        _ => (address, "IPv4"),
-    };
-    for object in own_service(ip, family, port) {
+    own(api, address).await
+}
+
+/// Creates what is missing of the API's own service.
+pub async fn own(api: &Api, address: SocketAddr) -> Result<(), Fault> {
+    let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+    for object in own_service(&address.ip().to_string(), family, address.port()) {
         ensure(api, object).await?;
     }
     Ok(())

@@ -5,6 +5,7 @@ mod collector;
 mod namespaces;
 
 use crate::api::Api;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -14,15 +15,32 @@ use wharf_etcd::{KeyRange, Revision, WatchItem, WatchRequest};
 /// How often history is forgotten, and so how far it reaches back at least.
 const HISTORY: Duration = Duration::from_secs(300);
 
-/// Starts the loops. They end when the set is dropped.
-pub fn start(api: &Api, root: String) -> JoinSet<()> {
+/// Starts the loops. They end when the set is dropped. `root` is the authority's certificate,
+/// `address` where this server is reached.
+pub fn start(api: &Api, root: String, address: SocketAddr) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (api, root) = (api.clone(), Arc::new(root));
     tasks.spawn(namespaces::contents(api.clone(), root));
     tasks.spawn(namespaces::endings(api.clone()));
     tasks.spawn(collector::run(api.clone()));
+    tasks.spawn(own_service(api.clone(), address));
     tasks.spawn(forget(api));
     tasks
+}
+
+/// Keeps the service by which pods reach this server.
+async fn own_service(api: Api, address: SocketAddr) {
+    let prefixes = ["services", "endpoints", "discovery.k8s.io/endpointslices"];
+    let keys = prefixes.map(|p| format!("/registry/{p}/default/kubernetes")).to_vec();
+    let mut wake = bell(&api, keys);
+    loop {
+        if let Err(f) = crate::bootstrap::own(&api, address).await {
+            tracing::warn!(error = %f, "the API's own service is not there");
+        }
+        if wake.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Forgets, every five minutes, what was superseded before the last five; nothing happens while nothing is written.

@@ -4,7 +4,7 @@ use crate::api::{
     Api, Call, drop_meta, fault, finalizers, from_hub, hub_type, is_deleting, meta, set_meta,
     to_hub,
 };
-use crate::kinds::Kind;
+use crate::kinds::{Hub, Kind};
 use crate::{admission, body, random, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -38,6 +38,15 @@ pub enum Change<'a> {
     Apply(&'a Value),
 }
 
+/// Who owns the fields of a new object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    /// Whoever creates it: that is recorded.
+    Record,
+    /// Whoever applied it: that is recorded already, and defaults have no owner.
+    Applied,
+}
+
 /// Names tried for a `generateName`.
 const NAMES: usize = 8;
 /// Tries of a write that others get in the way of.
@@ -62,7 +71,7 @@ impl Api {
             if !named && !prefix.is_empty() {
                 set_meta(&mut object, "name", random::name(&prefix));
             }
-            outcome = self.create_named(call, object.clone()).await;
+            outcome = self.create_named(call, object.clone(), Owners::Record).await;
             match &outcome {
                 Err(f) if f.reason == "AlreadyExists" && tries > 1 => {}
                 _ => break,
@@ -71,14 +80,25 @@ impl Api {
         outcome
     }
 
-    async fn create_named(&self, call: &Call<'_>, mut object: Value) -> Result<Written, Fault> {
+    async fn create_named(
+        &self,
+        call: &Call<'_>,
+        mut object: Value,
+        owners: Owners,
+    ) -> Result<Written, Fault> {
         let kind = call.kind;
         defaulted(kind.ty(), &mut object);
         admission::mutate(self, call, &mut object, None).await?;
         defaulted(kind.ty(), &mut object);
-        let empty = wharf_kube::typed::zero(kind.ty());
-        self.track(call, &empty, &mut object);
+        if owners == Owners::Record {
+            let empty = wharf_kube::typed::zero(kind.ty());
+            self.track(call, &empty, &mut object);
+        }
         let mut object = to_hub(kind, object);
+        if kind.hub != Hub::Own {
+            // The stored version has defaults of its own.
+            defaulted(hub_type(kind), &mut object);
+        }
         let name = meta(&object, "name").to_owned();
         for field in
             ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"]
@@ -123,7 +143,10 @@ impl Api {
         check_size(&value)?;
         let txn = Txn {
             when: vec![Compare::absent(key.clone())],
-            then: vec![Op::Put(Put::new(key, value))],
+            then: vec![Op::Put(Put {
+                lease: self.lease_for(call.kind).await?,
+                ..Put::new(key, value)
+            })],
             otherwise: Vec::new(),
         };
         let reply = self.store.txn(txn).await.map_err(|e| fault(&e))?;
@@ -210,15 +233,9 @@ impl Api {
         set_meta(&mut object, "name", name);
         drop_meta(&mut object, "resourceVersion");
         self.check_namespace(call, &mut object)?;
-        if let Change::Apply(_) = change {
-            return self.create_applied(call, object).await;
-        }
-        self.create_named(call, object).await
-    }
-
-    /// A created object whose fields already have the applier as owner.
-    async fn create_applied(&self, call: &Call<'_>, object: Value) -> Result<Written, Fault> {
-        self.create_named(call, object).await
+        let owners =
+            if matches!(change, Change::Apply(_)) { Owners::Applied } else { Owners::Record };
+        self.create_named(call, object, owners).await
     }
 
     fn applied_new(&self, call: &Call<'_>, config: &Value) -> Result<Value, Fault> {
@@ -404,7 +421,7 @@ impl Api {
         let op = if gone {
             Op::Delete(Delete::new(KeyRange::key(key.clone())))
         } else {
-            Op::Put(Put::new(key.clone(), value))
+            Op::Put(Put { lease: kv.lease(), ..Put::new(key.clone(), value) })
         };
         let txn = Txn {
             when: vec![Compare::unchanged(key, kv.mod_revision())],

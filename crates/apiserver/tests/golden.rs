@@ -82,8 +82,9 @@ async fn server() -> Server {
         kinds: Arc::new(Kinds::builtin()),
         clock: Clock::system(),
         services: Arc::new(Allocator::default()),
+        events: Arc::default(),
     };
-    bootstrap::run(&api, "127.0.0.1", 6443).await.unwrap();
+    bootstrap::run(&api, ([127, 0, 0, 1], 6443).into()).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let pki = wharf_apiserver::certs::Pki::open(dir.path(), &[]).unwrap();
     let keys = Keys::from_der(&pki.token_key().unwrap()).unwrap();

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -91,21 +91,25 @@ async fn run(args: Serve) -> Result<()> {
         kinds: Arc::new(Kinds::builtin()),
         clock,
         services: Arc::new(Allocator::default()),
+        events: Arc::default(),
     };
     let listener = tokio::net::TcpListener::bind(args.bind)
         .await
         .with_context(|| format!("cannot listen on {}", args.bind))?;
     let address = listener.local_addr().context("the listener has no address")?;
     api.services.load(&api).await.context("cannot read the services")?;
-    let reached = if address.ip().is_unspecified() {
-        "127.0.0.1".to_owned()
-    } else {
-        address.ip().to_string()
-    };
-    bootstrap::run(&api, &reached, address.port())
-        .await
-        .context("cannot create the first objects")?;
-    let _loops = loops::start(&api, pki.read("ca.crt").context("cannot read the authority")?);
+    // Clients on this machine reach a server that listens everywhere by the loopback address.
+    let mut reached = address;
+    if address.ip().is_unspecified() {
+        reached.set_ip(if address.is_ipv6() {
+            Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        });
+    }
+    bootstrap::run(&api, reached).await.context("cannot create the first objects")?;
+    let root = pki.read("ca.crt").context("cannot read the authority")?;
+    let _loops = loops::start(&api, root, reached);
     let keys = Keys::from_der(&pki.token_key().context("cannot read the key of tokens")?)?;
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let server = Arc::new(Server {
@@ -116,11 +120,8 @@ async fn run(args: Serve) -> Result<()> {
     });
     let tls = pki.tls().context("cannot use the certificates")?;
     if let Some(file) = &args.write_kubeconfig {
-        let url = match address.ip().is_ipv6() {
-            true => format!("https://[{reached}]:{}", address.port()),
-            false => format!("https://{reached}:{}", address.port()),
-        };
-        let text = pki.kubeconfig(&url).context("cannot make the kubeconfig")?;
+        let text =
+            pki.kubeconfig(&format!("https://{reached}")).context("cannot make the kubeconfig")?;
         write_atomic(file, text.as_bytes(), 0o600, Durability::Process)
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
