@@ -3,6 +3,7 @@
 
 mod daemon;
 mod etcd;
+mod kube;
 mod man;
 mod registry;
 mod ship;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
         Part::Etcd => etcd::main(args.into_iter().skip(1)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
+        Part::Kube => kube::main(args.into_iter().skip(1)),
         Part::Man => man::main(&args[2..]),
         Part::Registry => registry::main(args.into_iter().skip(1)),
         Part::Ship { from } => ship::main(args.into_iter().skip(from)),
@@ -42,6 +44,8 @@ enum Part {
         from: usize,
     },
     Etcd,
+    /// The cluster's parts.
+    Kube,
     Man,
     Registry,
     /// Its arguments begin with a verb.
@@ -65,6 +69,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>, next: Option<&OsStr
         (_, "daemon") => Part::Daemon { from: 1 },
         (_, "oci") => Part::Oci { from: 2 },
         (_, "etcd") => Part::Etcd,
+        (_, "kube") => Part::Kube,
         (_, "man") => Part::Man,
         (_, "registry") => Part::Registry,
         _ => Part::CommandLine,
@@ -90,6 +95,7 @@ mod tests {
         check("/proc/self/exe", "launcher", Part::Launcher);
         check("wharf", "oci", Part::Oci { from: 2 });
         check("wharf", "etcd", Part::Etcd);
+        check("wharf", "kube", Part::Kube);
         check("wharf", "man", Part::Man);
         check("wharf", "registry", Part::Registry);
         check("wharf", "pause", Part::CommandLine);

@@ -1,0 +1,270 @@
+//! The generic registry: what is common to every call on objects of any kind.
+
+use crate::kinds::{Hub, Kind, Kinds};
+use crate::request::Query;
+use crate::user::User;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use wharf_base::clock::Clock;
+use wharf_base::sync::Mutex;
+use wharf_etcd::{KeyRange, Kv, LeaseId, LeaseRequest, Range, Revision, Store, StoreError};
+use wharf_kube::convert;
+use wharf_kube::schema::TypeId;
+use wharf_kube::status::{About, Fault};
+use wharf_kube::time;
+use wharf_kube::typed::normalize;
+
+/// The API over a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// The objects.
+    pub store: Arc<dyn Store>,
+    /// What kinds there are.
+    pub kinds: Arc<Kinds>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Addresses that services get.
+    pub services: Arc<crate::services::Allocator>,
+    /// The lease of recent events.
+    pub events: Arc<Mutex<Option<EventLease>>>,
+}
+
+/// A lease that the events of a minute share.
+#[derive(Debug, Clone, Copy)]
+pub struct EventLease {
+    id: LeaseId,
+    /// Seconds since 1970 until which new events take it.
+    until: i64,
+}
+
+/// Seconds that an event is kept, and that events share a lease.
+const EVENT_TTL: i64 = 3600;
+const EVENT_SHARE: i64 = 60;
+
+/// One call on objects of one kind, after authentication and authorization.
+pub struct Call<'a> {
+    /// Who calls.
+    pub user: &'a User,
+    /// The kind.
+    pub kind: &'a Arc<Kind>,
+    /// The namespace of the path.
+    pub namespace: Option<&'a str>,
+    /// The object of the path.
+    pub name: Option<&'a str>,
+    /// What is below the object.
+    pub subresource: Option<&'a str>,
+    /// The query.
+    pub query: &'a Query,
+    /// The client's program, which owns fields where it names no manager.
+    pub agent: &'a str,
+    /// Warnings for the answer's headers.
+    pub warnings: Mutex<Vec<String>>,
+}
+
+impl Call<'_> {
+    /// The resource, for error messages.
+    pub fn about(&self) -> About<'_> {
+        self.kind.about()
+    }
+
+    /// The object's name, which a path without one lacks.
+    pub fn name(&self) -> Result<&str, Fault> {
+        self.name.ok_or_else(Fault::wrong_method)
+    }
+
+    /// The store's key of the object.
+    pub fn key(&self, name: &str) -> String {
+        self.kind.key(self.namespace, name)
+    }
+
+    /// Who owns what this call writes.
+    pub fn manager(&self) -> String {
+        if !self.query.field_manager.is_empty() {
+            return self.query.field_manager.clone();
+        }
+        let program = self.agent.split('/').next().unwrap_or_default();
+        let printable: String = program.chars().filter(|c| !c.is_control()).take(128).collect();
+        if printable.is_empty() { "unknown".to_owned() } else { printable }
+    }
+
+    /// Leaves a warning for the client.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+}
+
+impl Api {
+    /// Now, as objects carry it.
+    pub fn now(&self) -> String {
+        time::format_seconds(self.clock.unix_nanos().div_euclid(1_000_000_000))
+    }
+
+    /// Seconds since 1970.
+    pub fn now_seconds(&self) -> i64 {
+        self.clock.unix_nanos().div_euclid(1_000_000_000)
+    }
+
+    /// One key as it is now.
+    pub async fn read(&self, key: &str) -> Result<Option<Kv>, Fault> {
+        let range = Range::new(KeyRange::key(Bytes::copy_from_slice(key.as_bytes())));
+        let reply = self.store.range(range).await.map_err(|e| fault(&e))?;
+        Ok(reply.kvs.into_iter().next())
+    }
+
+    /// An object that must be there.
+    pub async fn get(&self, call: &Call<'_>, name: &str) -> Result<Kv, Fault> {
+        self.check_version(call).await?;
+        let kv = self.read(&call.key(name)).await?;
+        kv.ok_or_else(|| Fault::not_found(call.about(), name))
+    }
+
+    /// An object of a built-in kind, in its stored form.
+    pub async fn object(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<Value>, Fault> {
+        let kv = self.read(&kind.key(namespace, name)).await?;
+        Ok(kv.as_ref().map(crate::stored::decode))
+    }
+
+    /// The lease that a new object of a kind is attached to: events do not stay.
+    pub async fn lease_for(&self, kind: &Kind) -> Result<Option<LeaseId>, Fault> {
+        if kind.resource.plural != "events" {
+            return Ok(None);
+        }
+        let now = self.now_seconds();
+        let kept = *self.events.lock();
+        if let Some(lease) = kept.filter(|l| now < l.until) {
+            return Ok(Some(lease.id));
+        }
+        let request = LeaseRequest { id: None, ttl: EVENT_TTL + EVENT_SHARE };
+        let lease = self.store.grant(request).await.map_err(|e| fault(&e))?;
+        *self.events.lock() = Some(EventLease { id: lease.id, until: now + EVENT_SHARE });
+        Ok(Some(lease.id))
+    }
+
+    /// A read at least as new as the client has seen.
+    async fn check_version(&self, call: &Call<'_>) -> Result<(), Fault> {
+        match revision(&call.query.resource_version)? {
+            Some(wanted) if wanted.0 > 0 => self.wait_for(wanted).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits a moment for a revision that the client has seen elsewhere; refuses one that does not come.
+    pub async fn wait_for(&self, wanted: Revision) -> Result<(), Fault> {
+        let mut current = self.store.revision().await.map_err(|e| fault(&e))?;
+        if current >= wanted {
+            return Ok(());
+        }
+        let watch = wharf_etcd::WatchRequest::new(KeyRange::prefix("/registry/"));
+        let mut watch = self.store.watch(watch).await.map_err(|e| fault(&e))?;
+        let reached = async {
+            while let Ok(item) = watch.next().await {
+                let (wharf_etcd::WatchItem::Events { through, .. }
+                | wharf_etcd::WatchItem::Progress(through)) = item;
+                if through >= wanted {
+                    return;
+                }
+            }
+        };
+        // Three seconds is what the reference server waits.
+        if tokio::time::timeout(std::time::Duration::from_secs(3), reached).await.is_ok() {
+            return Ok(());
+        }
+        current = self.store.revision().await.map_err(|e| fault(&e))?;
+        let asked = wanted.0.unsigned_abs();
+        if current >= wanted { Ok(()) } else { Err(Fault::too_large_revision(asked, current.0)) }
+    }
+}
+
+/// Reads a resource version: nothing where there is none.
+pub fn revision(text: &str) -> Result<Option<Revision>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<u64>() {
+        Ok(n) => Ok(Some(Revision(i64::try_from(n).unwrap_or(i64::MAX)))),
+        Err(_) => Err(Fault::bad_request(format!(
+            "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))),
+    }
+}
+
+/// What a failure of the store looks like from outside.
+pub fn fault(e: &StoreError) -> Fault {
+    match e {
+        StoreError::Busy => Fault::too_many_requests("the store is busy, please retry", 1),
+        StoreError::TooLarge => Fault::too_large("etcdserver: request is too large"),
+        e => Fault::internal(e),
+    }
+}
+
+/// From what is stored to the version that was asked for, in normal form.
+pub fn from_hub(kind: &Kind, v: Value) -> Value {
+    let converted = match kind.hub {
+        Hub::Own => return v,
+        Hub::Autoscaling => convert::autoscaler_from_v2(v),
+        Hub::Events => convert::event_from_core(v),
+    };
+    normalize(kind.ty(), converted, &mut Vec::new()).unwrap_or_default()
+}
+
+/// From the version of a request to what is stored, in normal form.
+pub fn to_hub(kind: &Kind, v: Value) -> Value {
+    let converted = match kind.hub {
+        Hub::Own => return v,
+        Hub::Autoscaling => convert::autoscaler_to_v2(v),
+        Hub::Events => convert::event_to_core(v),
+    };
+    normalize(hub_type(kind), converted, &mut Vec::new()).unwrap_or_default()
+}
+
+/// The type of what is stored.
+pub fn hub_type(kind: &Kind) -> TypeId {
+    match kind.hub {
+        Hub::Own => kind.ty(),
+        Hub::Autoscaling => crate::kinds::known("autoscaling.HorizontalPodAutoscaler"),
+        Hub::Events => crate::kinds::known("core.Event"),
+    }
+}
+
+/// A text of `metadata`, empty where there is none.
+pub fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Sets a field of `metadata`.
+pub fn set_meta(object: &mut Value, field: &str, v: impl Into<Value>) {
+    if let Some(object) = object.as_object_mut() {
+        let metadata = object.entry("metadata").or_insert_with(|| json!({}));
+        if let Some(m) = metadata.as_object_mut() {
+            m.insert(field.to_owned(), v.into());
+        }
+    }
+}
+
+/// Removes a field of `metadata`.
+pub fn drop_meta(object: &mut Value, field: &str) {
+    if let Some(m) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        m.shift_remove(field);
+    }
+}
+
+/// Whether an object is being deleted.
+pub fn is_deleting(object: &Value) -> bool {
+    !meta(object, "deletionTimestamp").is_empty()
+}
+
+/// An object's finalizers.
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}

@@ -1,0 +1,195 @@
+//! Request bodies: from bytes in any notation to an object in normal form, with what was wrong with it.
+
+use crate::api::Call;
+use crate::kinds::Kind;
+use crate::media::Notation;
+use crate::request::FieldValidation;
+use serde_json::{Map, Value};
+use wharf_kube::schema::TypeId;
+use wharf_kube::status::Fault;
+use wharf_kube::typed::normalize;
+use wharf_kube::{json, proto};
+
+/// A type that a body may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// `apps/v1`.
+    pub api_version: &'a str,
+    /// The kind.
+    pub kind: &'a str,
+    /// Its type.
+    pub ty: TypeId,
+}
+
+impl<'a> Expected<'a> {
+    /// An object of a kind itself.
+    pub fn of(kind: &'a Kind) -> Expected<'a> {
+        Expected { api_version: &kind.api_version, kind: kind.name(), ty: kind.ty() }
+    }
+
+    fn cannot(&self, why: impl std::fmt::Display) -> Fault {
+        let version = self.api_version.rsplit('/').next().unwrap_or_default();
+        Fault::bad_request(format!(
+            "{} in version {version:?} cannot be handled as a {}: {why}",
+            self.kind, self.kind
+        ))
+    }
+}
+
+/// A body as a tree, before it is known to be of any type.
+#[derive(Debug)]
+pub struct Tree {
+    /// The document.
+    pub value: Value,
+    /// Paths of duplicate keys.
+    pub duplicates: Vec<String>,
+}
+
+/// Reads JSON or YAML.
+pub fn tree(bytes: &[u8], notation: Notation) -> Result<Tree, Fault> {
+    match notation {
+        Notation::Yaml => wharf_kube::yaml::parse(bytes)
+            .map(|p| Tree { value: p.value, duplicates: p.duplicates })
+            .map_err(|e| Fault::bad_request(format!("error converting YAML to JSON: {e}"))),
+        Notation::Json | Notation::Protobuf => {
+            json::parse(bytes).map(|p| Tree { value: p.value, duplicates: p.duplicates }).map_err(
+                |e| Fault::bad_request(format!("couldn't get version/kind; json parse error: {e}")),
+            )
+        }
+    }
+}
+
+/// Reads a body of type `expected`.
+pub fn decode(
+    call: &Call<'_>,
+    bytes: &[u8],
+    notation: Notation,
+    expected: Expected<'_>,
+) -> Result<Value, Fault> {
+    if notation == Notation::Protobuf {
+        return protobuf(bytes, expected);
+    }
+    let tree = tree(bytes, notation)?;
+    object(call, tree, expected)
+}
+
+/// Makes a tree an object of type `expected`, minding unknown and duplicate fields as the call says.
+pub fn object(call: &Call<'_>, tree: Tree, expected: Expected<'_>) -> Result<Value, Fault> {
+    let Value::Object(mut m) = tree.value else {
+        return Err(Fault::bad_request(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }",
+        ));
+    };
+    check_kind(&mut m, expected)?;
+    let mut unknown = Vec::new();
+    let v =
+        normalize(expected.ty, Value::Object(m), &mut unknown).map_err(|e| expected.cannot(e))?;
+    report(call, &unknown, &tree.duplicates, expected)?;
+    Ok(v)
+}
+
+fn report(
+    call: &Call<'_>,
+    unknown: &[String],
+    duplicates: &[String],
+    expected: Expected<'_>,
+) -> Result<(), Fault> {
+    let mut problems: Vec<String> =
+        unknown.iter().map(|p| format!("unknown field {p:?}")).collect();
+    problems.extend(duplicates.iter().map(|p| format!("duplicate field {p:?}")));
+    if problems.is_empty() {
+        return Ok(());
+    }
+    match call.query.field_validation {
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            problems.into_iter().for_each(|p| call.warn(p));
+            Ok(())
+        }
+        FieldValidation::Strict => {
+            Err(expected.cannot(format!("strict decoding error: {}", problems.join(", "))))
+        }
+    }
+}
+
+/// Fills in kind and version where they are missing, and refuses others.
+fn check_kind(m: &mut Map<String, Value>, expected: Expected<'_>) -> Result<(), Fault> {
+    let text = |m: &Map<String, Value>, key: &str| {
+        m.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let (version, kind) = (text(m, "apiVersion"), text(m, "kind"));
+    if !version.is_empty() && version != expected.api_version {
+        return Err(Fault::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            expected.api_version
+        )));
+    }
+    if !kind.is_empty() && kind != expected.kind {
+        let short = expected.api_version.rsplit('/').next().unwrap_or_default();
+        return Err(Fault::bad_request(format!(
+            "{kind} in version {short:?} cannot be handled as a {}: converting (v1.{kind}) to ({}.{}): unknown conversion",
+            expected.kind,
+            expected
+                .api_version
+                .split('/')
+                .next()
+                .filter(|g| !g.starts_with('v'))
+                .unwrap_or("core"),
+            expected.kind
+        )));
+    }
+    m.insert("kind".to_owned(), expected.kind.into());
+    m.insert("apiVersion".to_owned(), expected.api_version.into());
+    Ok(())
+}
+
+fn protobuf(bytes: &[u8], expected: Expected<'_>) -> Result<Value, Fault> {
+    let envelope = proto::open(bytes).map_err(Fault::bad_request_from)?;
+    let mut head = Map::new();
+    head.insert("apiVersion".to_owned(), envelope.api_version.clone().into());
+    head.insert("kind".to_owned(), envelope.kind.clone().into());
+    check_kind(&mut head, expected)?;
+    let v = proto::decode(expected.ty, envelope.raw).map_err(|e| expected.cannot(e))?;
+    if let Value::Object(m) = v {
+        head.extend(m);
+    }
+    normalize(expected.ty, Value::Object(head), &mut Vec::new()).map_err(|e| expected.cannot(e))
+}
+
+/// An applied configuration: the fields that it names and no others, in canonical spelling.
+pub fn applied(call: &Call<'_>, tree: Tree) -> Result<Value, Fault> {
+    let expected = Expected::of(call.kind);
+    let given = tree.value.clone();
+    let mut version = given.clone();
+    let Value::Object(m) = &mut version else {
+        return Err(Fault::bad_request("error decoding YAML: the configuration is no object"));
+    };
+    for key in ["apiVersion", "kind"] {
+        if m.get(key).and_then(Value::as_str).unwrap_or_default().is_empty() {
+            return Err(Fault::bad_request(
+                format!("Object '{key}' is missing in '{given}'")
+                    .replace("'apiVersion'", "'apiVersion'")
+                    .replace("'kind'", "'Kind'"),
+            ));
+        }
+    }
+    let normal = object(call, tree, expected)?;
+    Ok(only(&normal, &given))
+}
+
+/// The part of `normal` that `given` names: zero values that normal form adds are not applied.
+fn only(normal: &Value, given: &Value) -> Value {
+    match (normal, given) {
+        (Value::Object(n), Value::Object(g)) => Value::Object(
+            n.iter()
+                .filter_map(|(k, v)| {
+                    g.get(k).filter(|g| !g.is_null()).map(|g| (k.clone(), only(v, g)))
+                })
+                .collect(),
+        ),
+        (Value::Array(n), Value::Array(g)) if n.len() == g.len() => {
+            Value::Array(n.iter().zip(g).map(|(n, g)| only(n, g)).collect())
+        }
+        _ => normal.clone(),
+    }
+}

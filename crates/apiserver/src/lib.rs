@@ -1,0 +1,35 @@
+//! The Kubernetes API over a store.
+//!
+//! A request goes through [`door`] (TLS, HTTP), [`server`] (who, what, may they) and [`api`] (the generic
+//! registry, the same for every kind) to the store. Kinds are data: `wharf_kube`'s tables.
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod api;
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod bootstrap;
+pub mod certs;
+pub mod delete;
+pub mod discovery;
+pub mod door;
+pub mod kinds;
+pub mod list;
+pub mod loops;
+pub mod media;
+pub mod openapi;
+pub mod random;
+pub mod render;
+pub mod request;
+pub mod respond;
+pub mod select;
+pub mod server;
+pub mod services;
+pub mod stored;
+pub mod strategy;
+pub mod subresource;
+pub mod user;
+pub mod virtuals;
+pub mod watching;
+pub mod write;

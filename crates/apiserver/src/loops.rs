@@ -1,0 +1,89 @@
+//! The few loops without which no client is happy: what every namespace has, namespaces that end,
+//! objects whose owners are gone, history that is forgotten.
+
+mod collector;
+mod namespaces;
+
+use crate::api::Api;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use wharf_etcd::{KeyRange, Revision, WatchItem, WatchRequest};
+
+/// How often history is forgotten, and so how far it reaches back at least.
+const HISTORY: Duration = Duration::from_secs(300);
+
+/// Starts the loops. They end when the set is dropped. `root` is the authority's certificate,
+/// `address` where this server is reached.
+pub fn start(api: &Api, root: String, address: SocketAddr) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let (api, root) = (api.clone(), Arc::new(root));
+    tasks.spawn(namespaces::contents(api.clone(), root));
+    tasks.spawn(namespaces::endings(api.clone()));
+    tasks.spawn(collector::run(api.clone()));
+    tasks.spawn(own_service(api.clone(), address));
+    tasks.spawn(forget(api));
+    tasks
+}
+
+/// Keeps the service by which pods reach this server.
+async fn own_service(api: Api, address: SocketAddr) {
+    let prefixes = ["services", "endpoints", "discovery.k8s.io/endpointslices"];
+    let keys = prefixes.map(|p| format!("/registry/{p}/default/kubernetes")).to_vec();
+    let mut wake = bell(&api, keys);
+    loop {
+        if let Err(f) = crate::bootstrap::own(&api, address).await {
+            tracing::warn!(error = %f, "the API's own service is not there");
+        }
+        if wake.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Forgets, every five minutes, what was superseded before the last five; nothing happens while nothing is written.
+async fn forget(api: Api) {
+    let mut last: Option<Revision> = None;
+    loop {
+        tokio::time::sleep(HISTORY).await;
+        let Ok(now) = api.store.revision().await else { continue };
+        if let Some(before) = last.filter(|b| *b < now)
+            && let Err(e) = api.store.compact(before).await
+        {
+            tracing::warn!(error = %e, "history was not compacted");
+        }
+        last = Some(now);
+    }
+}
+
+/// Wakes a loop whenever something under a prefix changed. Wake-ups carry no data, and many become one.
+pub fn bell(api: &Api, prefixes: Vec<String>) -> watch::Receiver<u64> {
+    let (ring, bell) = watch::channel(0);
+    for prefix in prefixes {
+        let (api, ring) = (api.clone(), ring.clone());
+        tokio::spawn(async move {
+            loop {
+                let request = WatchRequest::new(KeyRange::prefix(prefix.clone()));
+                if let Ok(mut w) = api.store.watch(request).await {
+                    // What happened before the watch began is seen by the wake-up that follows it.
+                    ring.send_modify(|n| *n += 1);
+                    while let Ok(item) = w.next().await {
+                        if ring.is_closed() {
+                            return;
+                        }
+                        if matches!(item, WatchItem::Events { .. }) {
+                            ring.send_modify(|n| *n += 1);
+                        }
+                    }
+                }
+                if ring.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    bell
+}

@@ -1,0 +1,133 @@
+//! Which objects of a collection a client wants: labels, and the fields that each kind can be asked by.
+
+use crate::api::{Call, meta};
+use crate::kinds::Kind;
+use crate::stored;
+use serde_json::{Map, Value};
+use wharf_etcd::Kv;
+use wharf_kube::selector::{Fields, Labels};
+use wharf_kube::status::Fault;
+
+/// Both selectors of a request.
+#[derive(Debug, Default)]
+pub struct Selection {
+    labels: Labels,
+    fields: Fields,
+}
+
+/// The fields that a kind can be selected by, besides name and namespace: label, then path.
+fn selectable(kind: &Kind) -> &'static [(&'static str, &'static str)] {
+    match (kind.group(), kind.resource.plural) {
+        ("", "pods") => &[
+            ("spec.nodeName", "/spec/nodeName"),
+            ("spec.restartPolicy", "/spec/restartPolicy"),
+            ("spec.schedulerName", "/spec/schedulerName"),
+            ("spec.serviceAccountName", "/spec/serviceAccountName"),
+            ("spec.hostNetwork", "/spec/hostNetwork"),
+            ("status.phase", "/status/phase"),
+            ("status.podIP", "/status/podIP"),
+            ("status.podIPs", "/status/podIP"),
+            ("status.nominatedNodeName", "/status/nominatedNodeName"),
+        ],
+        ("", "events") => &[
+            ("involvedObject.kind", "/involvedObject/kind"),
+            ("involvedObject.namespace", "/involvedObject/namespace"),
+            ("involvedObject.name", "/involvedObject/name"),
+            ("involvedObject.uid", "/involvedObject/uid"),
+            ("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+            ("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
+            ("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+            ("reason", "/reason"),
+            ("reportingComponent", "/reportingComponent"),
+            ("source", "/source/component"),
+            ("type", "/type"),
+        ],
+        ("events.k8s.io", "events") => &[
+            ("regarding.kind", "/involvedObject/kind"),
+            ("regarding.namespace", "/involvedObject/namespace"),
+            ("regarding.name", "/involvedObject/name"),
+            ("regarding.uid", "/involvedObject/uid"),
+            ("regarding.apiVersion", "/involvedObject/apiVersion"),
+            ("regarding.resourceVersion", "/involvedObject/resourceVersion"),
+            ("regarding.fieldPath", "/involvedObject/fieldPath"),
+            ("reason", "/reason"),
+            ("reportingController", "/reportingComponent"),
+            ("type", "/type"),
+        ],
+        ("", "nodes") => &[("spec.unschedulable", "/spec/unschedulable")],
+        ("", "namespaces") => &[("status.phase", "/status/phase")],
+        ("", "secrets") => &[("type", "/type")],
+        ("", "services") => &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
+        ("", "replicationcontrollers") | ("apps", "replicasets") => {
+            &[("status.replicas", "/status/replicas")]
+        }
+        ("batch", "jobs") => &[("status.successful", "/status/succeeded")],
+        ("certificates.k8s.io", _) => &[("spec.signerName", "/spec/signerName")],
+        ("resource.k8s.io", "resourceslices") => {
+            &[("spec.nodeName", "/spec/nodeName"), ("spec.driver", "/spec/driver")]
+        }
+        _ => &[],
+    }
+}
+
+/// What is printed for a field that is not set, where that is not the empty text.
+fn unset(label: &str) -> &'static str {
+    match label {
+        "spec.hostNetwork" | "spec.unschedulable" => "false",
+        "status.replicas" | "status.successful" => "0",
+        _ => "",
+    }
+}
+
+impl Selection {
+    /// Reads a call's selectors.
+    pub fn of(call: &Call<'_>) -> Result<Selection, Fault> {
+        let q = call.query;
+        let labels = Labels::parse(&q.label_selector)
+            .map_err(|e| Fault::bad_request(format!("unable to parse requirement: {e}")))?;
+        let fields = Fields::parse(&q.field_selector).map_err(Fault::bad_request_from)?;
+        for name in fields.names() {
+            let known = matches!(name, "metadata.name" | "metadata.namespace")
+                || selectable(call.kind).iter().any(|(label, _)| *label == name);
+            if !known {
+                return Err(Fault::bad_request(format!("field label not supported: {name}")));
+            }
+        }
+        let mut selection = Selection { labels, fields };
+        if let Some(name) = call.name {
+            selection.fields = Fields::parse(&format!("metadata.name={name}")).unwrap_or_default();
+        }
+        Ok(selection)
+    }
+
+    /// Whether everything is selected.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether a stored object is selected.
+    pub fn matches(&self, kind: &Kind, kv: &Kv) -> bool {
+        self.is_empty() || self.matches_object(kind, &stored::decode(kv))
+    }
+
+    /// Whether an object, in its stored form, is selected.
+    pub fn matches_object(&self, kind: &Kind, object: &Value) -> bool {
+        let labels: Option<&Map<String, Value>> =
+            object.pointer("/metadata/labels").and_then(Value::as_object);
+        self.labels.matches(labels) && self.fields.matches(|label| field(kind, object, label))
+    }
+}
+
+fn field(kind: &Kind, object: &Value, label: &str) -> String {
+    match label {
+        "metadata.name" => return meta(object, "name").to_owned(),
+        "metadata.namespace" => return meta(object, "namespace").to_owned(),
+        _ => {}
+    }
+    let path = selectable(kind).iter().find(|(l, _)| *l == label).map_or("", |(_, p)| *p);
+    match object.pointer(path) {
+        Some(Value::String(s)) => s.clone(),
+        Some(Value::Null) | None => unset(label).to_owned(),
+        Some(v) => v.to_string(),
+    }
+}

@@ -1,0 +1,548 @@
+//! One request from its first byte to its answer: who asks, what for, whether they may, and what comes of it.
+
+use crate::api::{Api, Call, from_hub};
+use crate::authn::Authenticator;
+use crate::authz::{Attributes, Authorizer, Decision};
+use crate::body::{self, Expected};
+use crate::delete::Options;
+use crate::kinds::{Hub, Kind};
+use crate::media::{self, Accept, Notation, View};
+use crate::render::{self, TableOptions};
+use crate::request::{self, Query, Route, Target};
+use crate::respond::{Answer, Content, is_pretty};
+use crate::user::User;
+use crate::write::{Change, Written};
+use crate::{discovery, list, openapi, random, stored, subresource, virtuals, watching};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use wharf_base::sync::Mutex;
+use wharf_kube::proto;
+use wharf_kube::status::Fault;
+
+/// What serves requests.
+pub struct Server {
+    /// The registry.
+    pub api: Api,
+    /// Who asks.
+    pub authenticator: Authenticator,
+    /// What they may.
+    pub authorizer: Authorizer,
+    /// Where clients reach it.
+    pub address: String,
+}
+
+/// A request that was read.
+pub struct Incoming {
+    /// The method.
+    pub method: Method,
+    /// The path.
+    pub path: String,
+    /// The query, without its question mark.
+    pub query: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// Who the client's certificate says it is.
+    pub certificate: Option<User>,
+}
+
+impl Incoming {
+    /// A header's text, or nothing.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    fn agent(&self) -> &str {
+        self.header("user-agent").unwrap_or_default()
+    }
+}
+
+/// The most bytes that a body may have (3 MiB).
+pub const BODY: usize = 3 * 1024 * 1024;
+
+impl Server {
+    /// Answers a request. Dropping the future abandons the request; a write that reached the store stays.
+    pub async fn handle(&self, r: Incoming) -> Answer {
+        let q = Query::parse(&r.query);
+        let pretty = is_pretty(q.as_ref().ok().and_then(|q| q.pretty), r.agent());
+        let outcome = self.route(&r, q, pretty).await;
+        let mut answer = outcome.unwrap_or_else(|f| {
+            let accept = media::accept(r.header("accept"), true, true).ok();
+            Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
+        });
+        answer.header("audit-id", r.header("audit-id").unwrap_or(&random::uid()));
+        if !answer.headers.contains_key("cache-control") {
+            answer.header("cache-control", "no-cache, private");
+        }
+        answer
+    }
+
+    async fn route(
+        &self,
+        r: &Incoming,
+        q: Result<Query, Fault>,
+        pretty: bool,
+    ) -> Result<Answer, Fault> {
+        let user = self.authenticator.authenticate(&self.api, r).await?;
+        let user = self.impersonated(r, user).await?;
+        let route = request::route(&r.path);
+        if let Route::Objects(target) = &route {
+            return self.objects(r, q, target, &user, pretty).await;
+        }
+        self.authorize_path(r, &user).await?;
+        match route {
+            Route::Version => Ok(Answer::json(StatusCode::OK, &version(), true)),
+            Route::Health => self.health(r).await,
+            Route::Groups { core } => self.groups(r, core, pretty),
+            Route::Group(name) => discovery::api_group(&self.api.kinds, &name)
+                .map(|v| Answer::json(StatusCode::OK, &v, pretty))
+                .ok_or_else(Fault::no_route),
+            Route::Resources(gv) => discovery::resources(&self.api.kinds, &gv)
+                .map(|v| Answer::json(StatusCode::OK, &v, pretty))
+                .ok_or_else(Fault::no_route),
+            Route::OpenApi(rest) => openapi::serve(&self.api.kinds, &rest, r),
+            Route::Other => self.other(r),
+            Route::Objects(_) => Err(Fault::no_route()),
+        }
+    }
+
+    async fn authorize_path(&self, r: &Incoming, user: &User) -> Result<(), Fault> {
+        let verb = match r.method {
+            Method::GET | Method::HEAD => "get",
+            Method::POST => "post",
+            Method::PUT => "put",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "",
+        };
+        let attributes = Attributes { verb, path: &r.path, ..Attributes::default() };
+        match self.authorizer.decide(&self.api, user, &attributes).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(why) => Err(attributes.refusal(user, &why)),
+        }
+    }
+
+    async fn health(&self, r: &Incoming) -> Result<Answer, Fault> {
+        self.api.store.revision().await.map_err(|e| crate::api::fault(&e))?;
+        if r.query.contains("verbose") {
+            let name = r.path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            return Ok(Answer::text(format!("[+]ping ok\n[+]etcd ok\n{name} check passed\n")));
+        }
+        Ok(Answer::text("ok"))
+    }
+
+    fn groups(&self, r: &Incoming, core: bool, pretty: bool) -> Result<Answer, Fault> {
+        let accept = media::accept(r.header("accept"), false, true)?;
+        if let View::Discovery(version) = accept.view {
+            let doc = discovery::aggregated(&self.api.kinds, core, version);
+            let bytes = crate::respond::json_bytes(&doc, pretty);
+            let media = format!(
+                "application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            );
+            return Ok(validated(r, &media, bytes));
+        }
+        let doc = if core {
+            discovery::api_versions(&self.address)
+        } else {
+            discovery::api_groups(&self.api.kinds)
+        };
+        Ok(Answer::json(StatusCode::OK, &doc, pretty))
+    }
+
+    fn other(&self, r: &Incoming) -> Result<Answer, Fault> {
+        match r.path.as_str() {
+            "/" => {
+                let mut paths: Vec<String> = vec!["/api".into(), "/api/v1".into(), "/apis".into()];
+                for k in self.api.kinds.all().iter().filter(|k| !k.group().is_empty()) {
+                    for p in [format!("/apis/{}", k.group()), format!("/apis/{}", k.api_version)] {
+                        if !paths.contains(&p) {
+                            paths.push(p);
+                        }
+                    }
+                }
+                paths.extend(
+                    ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+                        .map(str::to_owned),
+                );
+                paths.sort();
+                Ok(Answer::json(StatusCode::OK, &json!({"paths": paths}), true))
+            }
+            "/.well-known/openid-configuration" | "/openid/v1/jwks" => {
+                self.authenticator.openid(&r.path).ok_or_else(Fault::no_route)
+            }
+            _ => Err(Fault::no_route()),
+        }
+    }
+
+    async fn objects(
+        &self,
+        r: &Incoming,
+        q: Result<Query, Fault>,
+        t: &Target,
+        user: &User,
+        pretty: bool,
+    ) -> Result<Answer, Fault> {
+        let mut q = q?;
+        q.watch |= t.watch;
+        let verb = verb(&r.method, t, &q)?;
+        let mut attributes = Attributes::of(t, verb);
+        attributes.path = &r.path;
+        match self.authorizer.decide(&self.api, user, &attributes).await {
+            Decision::Allow(_) => {}
+            Decision::Deny(why) => return Err(attributes.refusal(user, &why)),
+        }
+        let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
+        if kind.resource.namespaced
+            && t.namespace.is_none()
+            && (t.name.is_some() || verb == "create")
+        {
+            return Err(Fault::no_route());
+        }
+        let sub = match t.subresource.as_deref() {
+            None => None,
+            Some(name) => Some(kind.subresource(name).ok_or_else(Fault::no_route)?.clone()),
+        };
+        let verbs = sub.as_ref().map_or(&kind.resource.verbs, |s| &s.verbs);
+        if !verbs.contains(&verb) {
+            return Err(Fault::wrong_method());
+        }
+        let namespace = if kind.resource.namespaced { t.namespace.as_deref() } else { None };
+        let call = Call {
+            user,
+            kind: &kind,
+            namespace,
+            name: t.name.as_deref(),
+            subresource: t.subresource.as_deref(),
+            query: &q,
+            agent: r.agent(),
+            warnings: Mutex::default(),
+        };
+        let mut answer = self.act(r, &call, verb, pretty).await?;
+        let warnings = std::mem::take(&mut *call.warnings.lock());
+        warnings.iter().for_each(|w| answer.warn(w));
+        Ok(answer)
+    }
+
+    async fn act(
+        &self,
+        r: &Incoming,
+        call: &Call<'_>,
+        verb: &str,
+        pretty: bool,
+    ) -> Result<Answer, Fault> {
+        if call.subresource.is_some_and(|s| s != "status") {
+            return subresource::serve(self, r, call, verb, pretty).await;
+        }
+        if !call.kind.resource.stored() {
+            return virtuals::serve(self, r, call, pretty).await;
+        }
+        let tables = matches!(verb, "get" | "list" | "watch");
+        let accept = media::accept(r.header("accept"), tables || verb != "create", true)?;
+        match verb {
+            "get" => {
+                let kv = self.api.get(call, call.name()?).await?;
+                if accept.notation == Notation::Json
+                    && accept.view == View::Whole
+                    && call.kind.hub == Hub::Own
+                    && !pretty
+                {
+                    let mut text = stored::text(kv.value(), kv.mod_revision());
+                    text.push(b'\n');
+                    return Ok(Answer::bytes(StatusCode::OK, "application/json", text));
+                }
+                let object = from_hub(call.kind, stored::decode(&kv));
+                Ok(self.show(call, accept, StatusCode::OK, &object, pretty))
+            }
+            "list" => self.list(call, accept, pretty).await,
+            "watch" => self.watch(call, accept).await,
+            "create" => {
+                let object = self.read_body(r, call, Expected::of(call.kind))?;
+                let w = self.api.create(call, object).await?;
+                Ok(self.show(call, accept, StatusCode::CREATED, &w.object, pretty))
+            }
+            "update" => {
+                let object = self.read_body(r, call, Expected::of(call.kind))?;
+                let w = self.api.change(call, &Change::Replace(object)).await?;
+                Ok(self.written(call, accept, &w, pretty))
+            }
+            "patch" => {
+                let w = self.patch(r, call).await?;
+                Ok(self.written(call, accept, &w, pretty))
+            }
+            "delete" => {
+                let options = self.delete_options(r, call)?;
+                let d = self.api.delete(call, &options).await?;
+                if d.is_object {
+                    return Ok(self.show(call, accept, StatusCode::OK, &d.answer, pretty));
+                }
+                Ok(Answer::object(StatusCode::OK, accept, &d.answer, pretty, || {
+                    render::sealed(&d.answer)
+                }))
+            }
+            "deletecollection" => {
+                let options = self.delete_options(r, call)?;
+                let listed = self.api.delete_collection(call, &options).await?;
+                Ok(self.show_list(call, accept, &listed, pretty))
+            }
+            _ => Err(Fault::wrong_method()),
+        }
+    }
+
+    /// Reads a body that is an object.
+    pub fn read_body(
+        &self,
+        r: &Incoming,
+        call: &Call<'_>,
+        expected: Expected<'_>,
+    ) -> Result<Value, Fault> {
+        let notation = media::body(r.header("content-type"))?;
+        body::decode(call, &r.body, notation, expected)
+    }
+
+    fn delete_options(&self, r: &Incoming, call: &Call<'_>) -> Result<Options, Fault> {
+        if r.body.is_empty() {
+            return Options::read(call, None);
+        }
+        let notation = media::body(r.header("content-type"))?;
+        let ty = crate::kinds::known("meta.DeleteOptions");
+        let value = if notation == Notation::Protobuf {
+            let e = proto::open(&r.body).map_err(Fault::bad_request_from)?;
+            proto::decode(ty, e.raw).map_err(Fault::bad_request_from)?
+        } else {
+            body::tree(&r.body, notation)?.value
+        };
+        let value = wharf_kube::typed::normalize(ty, value, &mut Vec::new())
+            .map_err(Fault::bad_request_from)?;
+        Options::read(call, Some(&value))
+    }
+
+    /// Applies the patch that a request's body is.
+    pub async fn patch(&self, r: &Incoming, call: &Call<'_>) -> Result<Written, Fault> {
+        let content_type = media::essence(r.header("content-type").unwrap_or_default());
+        let json = |bytes: &[u8]| {
+            wharf_kube::json::parse(bytes)
+                .map(|p| p.value)
+                .map_err(|e| Fault::bad_request(format!("error decoding patch: {e}")))
+        };
+        match content_type.as_str() {
+            "application/json-patch+json" => {
+                self.api.change(call, &Change::JsonPatch(&json(&r.body)?)).await
+            }
+            "application/merge-patch+json" => {
+                self.api.change(call, &Change::MergePatch(&json(&r.body)?)).await
+            }
+            "application/strategic-merge-patch+json" => {
+                self.api.change(call, &Change::StrategicPatch(&json(&r.body)?)).await
+            }
+            "application/apply-patch+yaml" => self.apply(r, call).await,
+            _ => Err(Fault::media_type(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/strategic-merge-patch+json, application/apply-patch+cbor",
+            )),
+        }
+    }
+
+    async fn apply(&self, r: &Incoming, call: &Call<'_>) -> Result<Written, Fault> {
+        if call.query.field_manager.is_empty() {
+            let p = wharf_kube::status::Problem::required(
+                "fieldManager",
+                "is required for apply patch",
+            );
+            return Err(Fault::invalid("meta.k8s.io", "PatchOptions", "", &[p]));
+        }
+        let tree = body::tree(&r.body, Notation::Yaml)
+            .map_err(|f| Fault::bad_request(format!("error decoding YAML: {}", f.message)))?;
+        if tree
+            .value
+            .pointer("/metadata/managedFields")
+            .and_then(Value::as_array)
+            .is_some_and(|l| !l.is_empty())
+        {
+            return Err(Fault::bad_request("metadata.managedFields must be nil"));
+        }
+        let config = body::applied(call, tree)?;
+        let given = crate::api::meta(&config, "name");
+        let name = call.name()?;
+        if !given.is_empty() && given != name {
+            return Err(Fault::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        self.api.change(call, &Change::Apply(&config)).await
+    }
+
+    fn written(&self, call: &Call<'_>, accept: Accept, w: &Written, pretty: bool) -> Answer {
+        let status = if w.created { StatusCode::CREATED } else { StatusCode::OK };
+        self.show(call, accept, status, &w.object, pretty)
+    }
+
+    /// One object in the form that was negotiated.
+    pub fn show(
+        &self,
+        call: &Call<'_>,
+        accept: Accept,
+        status: StatusCode,
+        object: &Value,
+        pretty: bool,
+    ) -> Answer {
+        match accept.view {
+            View::Table => {
+                let rv = crate::api::meta(object, "resourceVersion");
+                let options = TableOptions::of(call, self.api.now_seconds());
+                let one = std::slice::from_ref(object);
+                let table =
+                    render::table(call.kind, one, &json!({"resourceVersion": rv}), &options);
+                Answer::json(status, &table, pretty)
+            }
+            View::Metadata => {
+                let partial = render::partial(object);
+                Answer::object(status, accept, &partial, pretty, || render::sealed(&partial))
+            }
+            View::Whole | View::Discovery(_) => {
+                Answer::object(status, accept, object, pretty, || sealed(call.kind, object))
+            }
+        }
+    }
+
+    async fn list(&self, call: &Call<'_>, accept: Accept, pretty: bool) -> Result<Answer, Fault> {
+        let listed = self.api.list(call).await?;
+        Ok(self.show_list(call, accept, &listed, pretty))
+    }
+
+    fn show_list(
+        &self,
+        call: &Call<'_>,
+        accept: Accept,
+        listed: &list::Listed,
+        pretty: bool,
+    ) -> Answer {
+        let objects = || -> Vec<Value> {
+            listed.items.iter().map(|kv| from_hub(call.kind, stored::decode(kv))).collect()
+        };
+        match (accept.view, accept.notation) {
+            (View::Table, _) => {
+                let options = TableOptions::of(call, self.api.now_seconds());
+                let table = render::table(call.kind, &objects(), &listed.metadata(), &options);
+                Answer::json(StatusCode::OK, &table, pretty)
+            }
+            (View::Metadata, _) => {
+                let list = render::partial_list(&objects(), &listed.metadata());
+                Answer::object(StatusCode::OK, accept, &list, pretty, || render::sealed(&list))
+            }
+            (_, Notation::Protobuf) => {
+                let items: Vec<Vec<u8>> =
+                    objects().iter().map(|o| proto::encode(call.kind.ty(), o)).collect();
+                let message =
+                    proto::encode_list(&listed.metadata(), items.iter().map(Vec::as_slice));
+                let kind = format!("{}List", call.kind.name());
+                let bytes = proto::seal(&call.kind.api_version, &kind, &message);
+                Answer::bytes(StatusCode::OK, "application/vnd.kubernetes.protobuf", bytes)
+            }
+            (_, notation) => {
+                let mut text = list::json_text(call.kind, listed);
+                if notation == Notation::Yaml || pretty {
+                    let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+                    return Answer::object(StatusCode::OK, accept, &value, pretty, Vec::new);
+                }
+                text.push(b'\n');
+                Answer::bytes(StatusCode::OK, "application/json", text)
+            }
+        }
+    }
+
+    async fn watch(&self, call: &Call<'_>, accept: Accept) -> Result<Answer, Fault> {
+        let media = match accept.notation {
+            Notation::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Notation::Yaml => "application/yaml;stream=watch",
+            Notation::Json => "application/json",
+        };
+        let body = match self.api.watch(call, accept).await {
+            Ok(events) => Content::Stream(Box::new(events)),
+            Err(f) => match watching::refused(call.kind, accept, &f) {
+                Some(bytes) => Content::Ended(bytes),
+                None => return Err(f),
+            },
+        };
+        let mut answer = Answer::bytes(StatusCode::OK, media, Bytes::new());
+        answer.body = body;
+        Ok(answer)
+    }
+
+    /// The user that a request wants to be, if the one it is may be that.
+    async fn impersonated(&self, r: &Incoming, user: User) -> Result<User, Fault> {
+        let Some(wanted) = crate::authn::impersonation(&r.headers)? else { return Ok(user) };
+        for (resource, sub, name) in wanted.checks() {
+            let mut a = Attributes { verb: "impersonate", resource, name, ..Attributes::default() };
+            if resource == "serviceaccounts" {
+                (a.namespace, a.name) = name.split_once('/').unwrap_or(("", name));
+            } else if matches!(resource, "uids" | "userextras") {
+                a.group = "authentication.k8s.io";
+                a.subresource = sub;
+            }
+            if let Decision::Deny(why) = self.authorizer.decide(&self.api, &user, &a).await {
+                return Err(a.refusal(&user, &why));
+            }
+        }
+        Ok(wanted.user())
+    }
+}
+
+/// An object in its protobuf envelope.
+pub fn sealed(kind: &Kind, object: &Value) -> Vec<u8> {
+    proto::seal(&kind.api_version, kind.name(), &proto::encode(kind.ty(), object))
+}
+
+/// A document with a validator: 304 where the client has it already.
+pub fn validated(r: &Incoming, media: &str, bytes: Vec<u8>) -> Answer {
+    let etag = discovery::etag(&bytes);
+    let known = r.header("if-none-match").is_some_and(|h| h.split(',').any(|t| t.trim() == etag));
+    let mut answer = if known {
+        Answer::bytes(StatusCode::NOT_MODIFIED, media, Bytes::new())
+    } else {
+        Answer::bytes(StatusCode::OK, media, bytes)
+    };
+    answer.header("etag", &etag);
+    answer.header("vary", "Accept");
+    answer.header("cache-control", "public");
+    answer
+}
+
+/// The verb of a request on objects, as authorization names it.
+fn verb(method: &Method, t: &Target, q: &Query) -> Result<&'static str, Fault> {
+    Ok(match (method, t.name.is_some()) {
+        (&Method::GET | &Method::HEAD, true) if q.watch && t.subresource.is_none() => "watch",
+        (&Method::GET | &Method::HEAD, true) => "get",
+        (&Method::GET | &Method::HEAD, false) if q.watch => "watch",
+        (&Method::GET | &Method::HEAD, false) => "list",
+        (&Method::POST, _) => "create",
+        (&Method::PUT, true) => "update",
+        (&Method::PATCH, true) => "patch",
+        (&Method::DELETE, true) => "delete",
+        (&Method::DELETE, false) => "deletecollection",
+        _ => return Err(Fault::wrong_method()),
+    })
+}
+
+/// What `/version` says: the release whose API this is, and that it is wharf's.
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": concat!("v1.36.2+wharf", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"), ".", env!("CARGO_PKG_VERSION_PATCH")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": concat!("linux/", "amd64")
+    })
+}
+
+/// Shared by everything that serves.
+pub type Shared = Arc<Server>;

@@ -1,0 +1,332 @@
+//! What little differs between kinds when objects are written: what the server sets, keeps and bumps.
+
+use crate::api::{drop_meta, meta, set_meta};
+use crate::kinds::Kind;
+use serde_json::{Value, json};
+use wharf_kube::names;
+
+/// Kinds whose `metadata.generation` counts changes of what users wish.
+const GENERATION: &[&str] = &[
+    "deployments",
+    "replicasets",
+    "statefulsets",
+    "daemonsets",
+    "replicationcontrollers",
+    "pods",
+    "podtemplates",
+    "jobs",
+    "cronjobs",
+    "ingresses",
+    "ingressclasses",
+    "networkpolicies",
+    "poddisruptionbudgets",
+    "customresourcedefinitions",
+    "flowschemas",
+    "prioritylevelconfigurations",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+    "priorityclasses",
+    "resourceslices",
+    "endpointslices",
+    "servicecidrs",
+    "ipaddresses",
+    "deviceclasses",
+];
+
+/// Kinds that are updated only with the version they were read at.
+const CONDITIONAL: &[&str] = &[
+    "leases",
+    "poddisruptionbudgets",
+    "customresourcedefinitions",
+    "apiservices",
+    "csinodes",
+    "csidrivers",
+    "flowschemas",
+    "prioritylevelconfigurations",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+    "runtimeclasses",
+];
+
+/// Kinds that a PUT creates where they do not exist.
+const CREATED_BY_PUT: &[&str] = &[
+    "endpoints",
+    "events",
+    "leases",
+    "limitranges",
+    "roles",
+    "rolebindings",
+    "clusterroles",
+    "clusterrolebindings",
+    "serviceaccounts",
+    "ipaddresses",
+];
+
+/// Kinds whose deletion answers with the object.
+const RETURNED: &[&str] = &[
+    "pods",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+];
+
+/// Whether a kind counts generations.
+pub fn counts_generation(kind: &Kind) -> bool {
+    GENERATION.contains(&kind.resource.plural)
+}
+
+/// Whether updates of a kind must name the version they are based on.
+pub fn needs_version(kind: &Kind) -> bool {
+    CONDITIONAL.contains(&kind.resource.plural)
+}
+
+/// Whether an update of nothing is a creation.
+pub fn created_by_put(kind: &Kind) -> bool {
+    CREATED_BY_PUT.contains(&kind.resource.plural)
+}
+
+/// Whether a deletion answers with what was deleted.
+pub fn returns_deleted(kind: &Kind) -> bool {
+    RETURNED.contains(&kind.resource.plural)
+}
+
+/// What keeps a text from being a name of this kind.
+pub fn name_rule(kind: &Kind) -> fn(&str) -> Option<&'static str> {
+    match (kind.group(), kind.resource.plural) {
+        ("", "namespaces") => names::label,
+        ("", "services") => names::label_1035,
+        ("rbac.authorization.k8s.io", _) => names::path_segment,
+        _ => names::subdomain,
+    }
+}
+
+/// Sets what only the server may: at creation, in the form that is stored.
+pub fn prepare_create(kind: &Kind, object: &mut Value) {
+    if counts_generation(kind) {
+        set_meta(object, "generation", 1);
+    } else {
+        drop_meta(object, "generation");
+    }
+    if kind.has_status() {
+        reset_status(kind, object);
+    }
+    match (kind.group(), kind.resource.plural) {
+        ("", "namespaces") => {
+            object["spec"]["finalizers"] = json!(["kubernetes"]);
+            object["status"] = json!({"phase": "Active"});
+        }
+        ("", "pods") => pod(object),
+        ("batch", "jobs") => job(object),
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            object["status"] = json!({});
+        }
+        _ => {}
+    }
+}
+
+fn reset_status(kind: &Kind, object: &mut Value) {
+    let keep = matches!(kind.resource.plural, "nodes" | "apiservices");
+    if keep {
+        return;
+    }
+    let zero = wharf_kube::typed::zero(kind.ty());
+    if let Some(m) = object.as_object_mut() {
+        match zero.get("status") {
+            Some(status) => m.insert("status".to_owned(), status.clone()),
+            None => m.shift_remove("status"),
+        };
+    }
+    if matches!(kind.resource.plural, "persistentvolumes" | "persistentvolumeclaims") {
+        object["status"]["phase"] = json!("Pending");
+    }
+}
+
+fn pod(object: &mut Value) {
+    let class = qos_class(object);
+    object["status"] = json!({"phase": "Pending", "qosClass": class});
+    // A pod that waits for gates says so from its first moment.
+    let gated = object.pointer("/spec/schedulingGates").and_then(Value::as_array);
+    if gated.is_some_and(|g| !g.is_empty()) {
+        object["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
+            "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+    }
+}
+
+/// The class by which a node decides whom to evict first.
+pub fn qos_class(pod: &Value) -> &'static str {
+    let lists = ["containers", "initContainers"];
+    let containers: Vec<&Value> = lists
+        .iter()
+        .filter_map(|l| pod["spec"].get(l).and_then(Value::as_array))
+        .flatten()
+        .collect();
+    let amount = |c: &Value, what: &str, name: &str| {
+        c["resources"][what].get(name).and_then(Value::as_str).map(str::to_owned)
+    };
+    let any = containers.iter().any(|c| {
+        ["cpu", "memory"].iter().any(|n| {
+            amount(c, "requests", n).or_else(|| amount(c, "limits", n)).is_some_and(|q| q != "0")
+        })
+    });
+    let all = !containers.is_empty()
+        && containers.iter().all(|c| {
+            ["cpu", "memory"].iter().all(|n| {
+                let limit = amount(c, "limits", n);
+                limit.is_some()
+                    && (amount(c, "requests", n) == limit || amount(c, "requests", n).is_none())
+            })
+        });
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// A job selects its pods by labels that only it has.
+fn job(object: &mut Value) {
+    if object.pointer("/spec/manualSelector") == Some(&json!(true)) {
+        return;
+    }
+    let (uid, name) = (meta(object, "uid").to_owned(), meta(object, "name").to_owned());
+    let labels = &mut object["spec"]["template"]["metadata"]["labels"];
+    if labels.is_null() {
+        *labels = json!({});
+    }
+    for (key, value) in [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ] {
+        labels[key] = json!(value);
+    }
+    let selector = &mut object["spec"]["selector"];
+    if selector.is_null() {
+        *selector = json!({});
+    }
+    selector["matchLabels"]["batch.kubernetes.io/controller-uid"] = json!(uid);
+}
+
+/// Keeps what this path may not change, and counts the change: `object` is about to replace `old`.
+pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value, old: &Value) {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ] {
+        match old["metadata"].get(field) {
+            Some(v) => set_meta(object, field, v.clone()),
+            None => drop_meta(object, field),
+        }
+    }
+    match subresource {
+        Some("status" | "approval") => {
+            keep_all_but(kind, object, old, subresource);
+        }
+        None if kind.has_status() => keep(object, old, "status"),
+        _ => {}
+    }
+    if (kind.group(), kind.resource.plural) == ("", "namespaces") && subresource != Some("finalize")
+    {
+        keep(object, old, "spec");
+    }
+    if counts_generation(kind) && desired(kind, object) != desired(kind, old) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        set_meta(object, "generation", generation);
+    }
+}
+
+/// A path below an object changes only its own part, and owners that finalize.
+fn keep_all_but(kind: &Kind, object: &mut Value, old: &Value, subresource: Option<&str>) {
+    let status = object.get("status").cloned();
+    let metadata = object.get("metadata").cloned().unwrap_or_default();
+    *object = old.clone();
+    if let Some(mut status) = status {
+        if kind.resource.plural == "certificatesigningrequests" {
+            status = csr_status(&status, &old["status"], subresource);
+        }
+        object["status"] = status;
+    }
+    for field in [
+        "resourceVersion",
+        "managedFields",
+        "annotations",
+        "labels",
+        "finalizers",
+        "ownerReferences",
+    ] {
+        // Labels and annotations may be changed along with a status, except where the kind's rules
+        // say otherwise; finalizers and owners may not.
+        let fixed = matches!(field, "finalizers" | "ownerReferences")
+            || (field == "labels" && kind.resource.plural == "deployments");
+        match metadata.get(field) {
+            _ if fixed => {}
+            Some(v) => set_meta(object, field, v.clone()),
+            None => drop_meta(object, field),
+        }
+    }
+}
+
+/// Approval decides and signing answers; neither may do the other's part.
+fn csr_status(new: &Value, old: &Value, subresource: Option<&str>) -> Value {
+    let decision = |c: &Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
+    let part = |v: &Value, want: bool| -> Vec<Value> {
+        let list = v["conditions"].as_array().cloned().unwrap_or_default();
+        list.into_iter().filter(|c| decision(c) == want).collect()
+    };
+    let approving = subresource == Some("approval");
+    let (certificate, mut conditions) = if approving {
+        (old.get("certificate"), part(new, true))
+    } else {
+        (new.get("certificate"), part(old, true))
+    };
+    conditions.extend(part(if approving { old } else { new }, false));
+    let mut out = json!({});
+    if !conditions.is_empty() {
+        out["conditions"] = Value::Array(conditions);
+    }
+    if let Some(c) = certificate {
+        out["certificate"] = c.clone();
+    }
+    out
+}
+
+fn keep(object: &mut Value, old: &Value, field: &str) {
+    if let Some(m) = object.as_object_mut() {
+        match old.get(field) {
+            Some(v) => m.insert(field.to_owned(), v.clone()),
+            None => m.shift_remove(field),
+        };
+    }
+}
+
+/// The part of an object whose changes are counted.
+fn desired(kind: &Kind, object: &Value) -> Value {
+    match kind.resource.plural {
+        "podtemplates" => object["template"].clone(),
+        _ if object.get("spec").is_some() => object["spec"].clone(),
+        _ => {
+            let mut v = object.clone();
+            if let Some(m) = v.as_object_mut() {
+                m.shift_remove("metadata");
+                m.shift_remove("status");
+            }
+            v
+        }
+    }
+}
