@@ -6,6 +6,7 @@ mod lab;
 mod logs;
 mod memory;
 mod network;
+mod networks;
 mod runtime;
 mod server;
 mod table;
@@ -36,6 +37,7 @@ const PARTS: &[Part] = &[
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
+    ("networks", networks::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
 ];
