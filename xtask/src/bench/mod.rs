@@ -9,6 +9,7 @@ mod network;
 mod networks;
 mod runtime;
 mod server;
+mod ship;
 mod table;
 mod timing;
 
@@ -38,6 +39,7 @@ const PARTS: &[Part] = &[
     ("images", images::measure),
     ("network", network::measure),
     ("networks", networks::measure),
+    ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
 ];
@@ -56,6 +58,7 @@ pub(crate) fn run(args: &[&str]) -> Result<bool> {
     machine::check()?;
     tools::clients()?;
     tools::peers()?;
+    tools::ship()?;
     let begin = Instant::now();
     let lab = Lab::open(quick)?;
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
