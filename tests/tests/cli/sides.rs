@@ -147,10 +147,18 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// What wharf's help tells of verbs that docker does not have.
+const OWN: &[&str] =
+    &["Add an interface to a running container", "Take an interface away that attach added"];
+
 /// Docker's own log lines on standard error say again what the line after them says, and the exit
-/// status of a refused `network rm` twice.
+/// status of a refused `network rm` twice. Verbs of wharf's own are no difference.
 fn without_log(stderr: &str) -> String {
-    let noise = |line: &&str| line.starts_with("time=\"") || *line == "exit status 1";
+    let noise = |line: &&str| {
+        line.starts_with("time=\"")
+            || *line == "exit status 1"
+            || OWN.iter().any(|about| line.ends_with(about))
+    };
     stderr.lines().filter(|l| !noise(l)).map(|l| format!("{l}\n")).collect()
 }
 

@@ -7,6 +7,7 @@ mod lab;
 mod logs;
 mod memory;
 mod network;
+mod networks;
 mod runtime;
 mod server;
 mod ship;
@@ -39,6 +40,7 @@ const PARTS: &[Part] = &[
     ("images", images::measure),
     ("network", network::measure),
     ("etcd", etcd::measure),
+    ("networks", networks::measure),
     ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
