@@ -26,7 +26,12 @@ pub(crate) struct Row {
     pub(crate) wharf: f64,
     pub(crate) peers: Vec<Figure>,
     pub(crate) aim: Aim,
+    /// What keeps wharf from its aim where it misses it, as far as that has been found.
+    pub(crate) reason: &'static str,
 }
+
+/// Said of a missed aim whose reason nobody has found.
+const UNKNOWN: &str = "Reason not yet found.";
 
 /// How a row stands to its aim.
 enum Verdict {
@@ -37,7 +42,7 @@ enum Verdict {
 
 impl Row {
     pub(crate) fn new(work: impl Into<String>, unit: &'static str, wharf: f64) -> Row {
-        Row { work: work.into(), unit, wharf, peers: Vec::new(), aim: Aim::None }
+        Row { work: work.into(), unit, wharf, peers: Vec::new(), aim: Aim::None, reason: "" }
     }
 
     pub(crate) fn peer(mut self, who: &'static str, value: Option<f64>) -> Row {
@@ -47,6 +52,12 @@ impl Row {
 
     pub(crate) fn aim(mut self, aim: Aim) -> Row {
         self.aim = aim;
+        self
+    }
+
+    /// Says what keeps wharf from the aim where it misses it.
+    pub(crate) fn because(mut self, reason: &'static str) -> Row {
+        self.reason = reason;
         self
     }
 
@@ -105,8 +116,9 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
         let (aim, word) = match row.verdict() {
             Verdict::Met(aim) => (aim, "met"),
             Verdict::Missed(aim) => {
-                missed +=
-                    &format!("- {}: {} {}; aim {aim}\n", row.work, number(row.wharf), row.unit);
+                let reason = if row.reason.is_empty() { UNKNOWN } else { row.reason };
+                let figure = format!("{} {}", number(row.wharf), row.unit);
+                missed += &format!("- {}: {figure}; aim {aim}. {reason}\n", row.work);
                 (aim, "**missed**")
             }
             Verdict::Open(aim) => (aim, ""),
@@ -159,7 +171,9 @@ mod tests {
         };
         assert!(row(4.0).line().ends_with("aim ≤ 1/20 × docker: met"), "{}", row(4.0).line());
         assert!(row(6.0).line().contains("MISSED"));
-        assert!(markdown(&[row(6.0)]).contains("- x: 6.00 ms; aim ≤ 1/20 × docker"));
+        assert!(markdown(&[row(6.0)]).contains("- x: 6.00 ms; aim ≤ 1/20 × docker. Reason"));
+        let why = row(6.0).because("The moon.");
+        assert!(markdown(&[why]).contains("docker. The moon.\n"));
         let alone = Row::new("x", "ms", 1.0).aim(Aim::AtLeast(5.0, "docker"));
         assert!(alone.line().ends_with("not measured"));
     }

@@ -507,3 +507,56 @@ proptest::proptest! {
         world.assert_nothing_escaped();
     }
 }
+
+/// Names and targets that meet and cross each other.
+const NAMES: &[&str] = &[
+    "a",
+    "a/b",
+    "a/b/c",
+    "l",
+    "l/f",
+    "l/l/f",
+    "a/l",
+    "a/l/f",
+    "../x",
+    "/x",
+    "l/../x",
+    "a/../../x",
+    ".wh.a",
+    ".wh.l",
+    "a/.wh..wh..opq",
+    ".wh...",
+    ".wh..",
+    "..",
+    ".",
+    "a/",
+    "l/../../../x",
+    "a//b",
+];
+const TARGETS: &[&str] =
+    &["/", "..", "../..", "../../../..", "a", "a/b", "l", "l/f", "a/l", "/tmp", ".", ""];
+const KINDS: &[u8] = b"0123456";
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(150))]
+
+    /// Whatever entries follow each other: no panic, no hang, nothing outside.
+    #[test]
+    fn no_order_of_entries_gets_out(
+        entries in proptest::collection::vec(
+            (0..NAMES.len(), 0..TARGETS.len(), 0..KINDS.len(), 0_u8..3),
+            1..12,
+        ),
+    ) {
+        let mut tar = Tar::default();
+        for (name, target, kind, size) in entries {
+            let link = if matches!(KINDS[kind], b'1' | b'2') { TARGETS[target] } else { "" };
+            let body = if KINDS[kind] == b'0' { vec![7; usize::from(size) * 700] } else { Vec::new() };
+            tar = tar.raw(NAMES[name], KINDS[kind], link, 0o755, &body);
+        }
+        let world = World::new();
+        // Good or bad, what it may not be is outside.
+        drop(world.unpack(&tar.end()));
+        world.assert_nothing_escaped();
+    }
+}
