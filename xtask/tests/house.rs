@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-net", 2),
     ("wharf-keeper", 3),
     ("wharf-engine", 4),
+    ("wharf-buildkit", 7),
     ("wharf-serve", 8),
     ("wharf-cli", 8),
     ("wharf", 9),
@@ -45,7 +46,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["wharf", "wharf-cli"]),
     ("anyhow", &["wharf"]),
     ("axum", &["wharf-serve"]),
-    ("hyper", &["wharf-serve", "wharf-image", "wharf-cli"]),
+    ("hyper", &["wharf-serve", "wharf-buildkit", "wharf-image", "wharf-cli"]),
     ("libc", &["wharf-sys"]),
     ("rustix", &["wharf-sys"]),
     ("nix", &["wharf-sys"]),
@@ -319,13 +320,18 @@ fn sources() -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() && path.file_name().is_some_and(|n| n != "target") {
                 dirs.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| e == "rs") && !generated(&path) {
                 found.push(path);
             }
         }
     }
     found.sort();
     found
+}
+
+/// Code that `cargo xtask protos` wrote: its style is its generator's.
+fn generated(path: &Path) -> bool {
+    fs::read_to_string(path).unwrap().starts_with("// This file is @generated")
 }
 
 fn root() -> PathBuf {
