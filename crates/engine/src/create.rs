@@ -68,7 +68,7 @@ impl Inner {
     }
 
     /// Fills in what the daemon decides where the client leaves it open, as inspect then shows it.
-    fn complete(&self, r: &mut CreateRequest) {
+    pub(crate) fn complete(&self, r: &mut CreateRequest) {
         let h = &mut r.host_config;
         if h.network_mode.is_empty() || h.network_mode == "default" {
             h.network_mode = "bridge".into();

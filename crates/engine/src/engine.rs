@@ -129,6 +129,10 @@ impl Engine {
         self.0.tasks.wait().await;
     }
 
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
     /// The event bus.
     pub fn events(&self) -> &Events {
         &self.0.events

@@ -47,6 +47,7 @@ mod start;
 pub mod state;
 mod stats;
 pub mod status;
+pub mod step;
 mod stop;
 mod tar_in;
 mod tar_out;

@@ -44,6 +44,10 @@ impl Inner {
         let inner = self.clone();
         self.images
             .retain_pins(|owner| {
+                // The build cache looks after its own.
+                if owner.starts_with("build:") {
+                    return true;
+                }
                 let id = owner.split(':').next().unwrap_or(owner);
                 inner.find(id).is_ok_and(|c| c.id.as_str() == id)
             })

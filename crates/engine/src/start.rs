@@ -14,7 +14,8 @@ use crate::inner::Inner;
 use crate::network::Joined;
 use crate::record::{self, NetworkMode, Record};
 use crate::restart::Restarts;
-use crate::spec::mounts::Shm;
+use crate::spec::mounts::{HostMount, Shm};
+use crate::spec::user::ResolvedUser;
 use crate::spec::{self, Defaults, Input, Namespace, Namespaces};
 use crate::state::{Failure, Run};
 use crate::undo::Undo;
@@ -34,6 +35,18 @@ struct Prepared {
     undo: Undo,
     /// Keeps the network namespace until the container runs in it.
     _network: Joined,
+}
+
+/// What of a container is settled before its plan.
+pub(crate) struct Furniture<'a> {
+    /// What it calls itself.
+    pub(crate) hostname: &'a str,
+    /// Its root file system.
+    pub(crate) root: Root,
+    /// Who runs in it.
+    pub(crate) user: &'a ResolvedUser,
+    /// The user's mounts and the engine's files.
+    pub(crate) mounts: &'a [HostMount],
 }
 
 impl Inner {
@@ -223,14 +236,26 @@ impl Inner {
     ) -> Result<Plan> {
         let user = self.user(record, &record.config.user)?;
         let mounts = self.host_mounts(record)?;
+        let furniture = Furniture { hostname, root, user: &user, mounts: &mounts };
+        self.plan_with(record, network, furniture)
+    }
+
+    /// The plan of a container whose root, user and mounts are settled.
+    pub(crate) fn plan_with(
+        self: &Arc<Self>,
+        record: &Record,
+        network: &Joined,
+        furniture: Furniture<'_>,
+    ) -> Result<Plan> {
+        let Furniture { hostname, root, user, mounts } = furniture;
         let shm = self.shm(record)?;
         let namespaces = self.namespaces(record, network)?;
         let spec = spec::build(Input {
             config: &record.config,
             host: &record.host,
             hostname,
-            user: &user,
-            mounts: &mounts,
+            user,
+            mounts,
             shm,
             namespaces: &namespaces,
             devices: spec::devices::devices(&record.host)?,

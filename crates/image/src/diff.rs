@@ -43,6 +43,11 @@ pub fn tree_tar(root: &Path) -> ByteStream {
     body::stream(move |out| write_tar(&root, out, Marks::Plain))
 }
 
+/// The tar of everything below an open root.
+pub fn root_tar(root: Root) -> ByteStream {
+    body::stream(move |out| write_root(&root, out, Marks::Plain))
+}
+
 /// The changes of `upper` over `lowers` (top first), sorted by path.
 pub fn changes(upper: &Path, lowers: &[PathBuf]) -> io::Result<Vec<Change>> {
     let lowers: io::Result<Vec<Root>> = lowers.iter().map(|dir| Root::open(dir)).collect();
@@ -61,8 +66,12 @@ pub(crate) enum Marks {
 
 /// Writes the tar of `dir` and its end marker.
 pub(crate) fn write_tar(dir: &Path, out: &mut impl Write, marks: Marks) -> io::Result<()> {
+    write_root(&Root::open(dir)?, out, marks)
+}
+
+fn write_root(root: &Root, out: &mut impl Write, marks: Marks) -> io::Result<()> {
     let mut walk = Walk { out, marks, links: HashMap::new() };
-    walk.dir(&Root::open(dir)?.top()?, Path::new(""))?;
+    walk.dir(&root.top()?, Path::new(""))?;
     tarball::end(walk.out)
 }
 

@@ -15,6 +15,7 @@
 
 pub mod archive;
 mod ask;
+mod assemble;
 mod blobs;
 mod body;
 pub mod builtin;
@@ -42,7 +43,7 @@ mod unpack;
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
 pub use ask::{Distribution, LoginError};
 pub use changes::ChangeError;
-pub use diff::{Change, ChangeKind, changes, diff_tar, tree_tar};
+pub use diff::{Change, ChangeKind, changes, diff_tar, root_tar, tree_tar};
 pub use error::{ErrorKind, StoreError};
 pub use image::{HistoryEntry, Image, Layer};
 pub use ingest::LayerError;

@@ -266,6 +266,39 @@ impl ImageStore {
         Some(self.0.lower_dirs(chain.iter()))
     }
 
+    /// Keeps the layers of `chain` (chain ids, base first) until [`ImageStore::unpin`], across restarts, without
+    /// an image. `owner` begins with a word and a colon, such as `build:`; pinning again replaces.
+    pub fn pin_layers(&self, owner: &str, layers: &[Layer]) -> Result<(), StoreError> {
+        let chain: Vec<Digest> = layers.iter().map(|l| l.chain_id.clone()).collect();
+        let mut index = self.0.index.lock();
+        if let Some(gone) = chain.iter().find(|c| !index.layers.contains_key(c)) {
+            return Err(StoreError::MissingBlob(gone.clone()));
+        }
+        let pin = Pin { image: Digest::sha256(owner.as_bytes()), chain };
+        let mut batch = Batch::new();
+        batch.put(PINS, owner, &pin)?;
+        self.0.db.write(batch, Durability::Process)?;
+        index.pins.insert(owner.to_owned(), pin);
+        Ok(())
+    }
+
+    /// Keeps `layers` until the lease is dropped. Fails if one is gone already.
+    pub fn lease_layers(&self, layers: &[Layer]) -> Result<Lease, StoreError> {
+        let held = layers.iter().flat_map(|l| [l.chain_id.clone(), l.blob.clone()]);
+        let lease = self.0.leases.take(held);
+        // Taken before looking, so that a removal in between cannot collect.
+        let index = self.0.index.lock();
+        match layers.iter().find(|l| !index.layers.contains_key(&l.chain_id)) {
+            Some(gone) => Err(StoreError::MissingBlob(gone.chain_id.clone())),
+            None => Ok(lease),
+        }
+    }
+
+    /// The overlay lower directories of `layers` (base first), top first. Never empty.
+    pub fn layer_dirs(&self, layers: &[Layer]) -> Vec<PathBuf> {
+        self.0.lower_dirs(layers.iter().map(|l| &l.chain_id))
+    }
+
     /// Drops pins whose owner `exists` denies: called once at start-up, when the caller knows
     /// its containers.
     pub fn retain_pins(&self, exists: impl Fn(&str) -> bool) -> Result<(), StoreError> {

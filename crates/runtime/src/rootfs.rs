@@ -442,6 +442,9 @@ fn overlay(
     fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
     fs.set("upperdir", upper)?;
     fs.set("workdir", work)?;
+    // Where the kernel's default is to use them: a layer must not need its neighbours' attributes.
+    fs.set("redirect_dir", "off")?;
+    fs.set("metacopy", "off")?;
     if let Some(label) = label {
         fs.set("context", label)?;
     }

@@ -4,6 +4,7 @@
 pub mod digest;
 pub mod docker;
 pub mod dockerconfig;
+pub mod dockerfile;
 pub mod image;
 pub mod platform;
 pub mod reference;

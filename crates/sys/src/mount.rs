@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -119,6 +119,25 @@ impl Fs {
         }
         text
     }
+}
+
+/// A detached overlay of `lowers`, top first: no mount table shows it, and it goes with its last descriptor. With an
+/// upper and a work directory it can be written to; without, it needs two lowers.
+pub fn overlay(lowers: &[PathBuf], writable: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
+    let fs = Fs::open("overlay")?;
+    fs.set("source", "overlay")?;
+    fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
+    if let Some((upper, work)) = writable {
+        fs.set("upperdir", upper)?;
+        fs.set("workdir", work)?;
+        // Where the kernel's default is to use them: a layer must not need its neighbours' attributes.
+        fs.set("redirect_dir", "off")?;
+        fs.set("metacopy", "off")?;
+    }
+    fs.mount(0).map_err(|e| match fs.log() {
+        log if log.is_empty() => e,
+        log => io::Error::new(e.kind(), log),
+    })
 }
 
 /// A detached copy of the mount a path is on, rooted at the path.

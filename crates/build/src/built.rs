@@ -1,0 +1,65 @@
+//! The result of a build, before anything is made of it.
+
+use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease};
+use wharf_spec::image::ImageConfig;
+use wharf_spec::platform::Platform;
+use wharf_spec::reference::Reference;
+use wharf_sys::root::Root;
+
+use crate::error::BuildError;
+
+/// What a build gave. Its layers stay until it is dropped.
+pub struct Built {
+    pub(crate) store: ImageStore,
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) _lease: Lease,
+}
+
+impl Built {
+    /// The image config, complete: with history and diff ids.
+    pub fn config(&self) -> &ImageConfig {
+        &self.config
+    }
+
+    /// Its layers, base first.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// What it runs on.
+    pub fn platform(&self) -> Platform {
+        self.config.platform()
+    }
+
+    /// Makes it an image of the store, with these names; without names it is dangling. Blocks.
+    pub fn store(&self, names: &[Reference]) -> Result<Image, BuildError> {
+        Ok(self.store.assemble(self.config.clone(), self.layers.clone(), names.to_vec())?)
+    }
+
+    /// Its files, read-only, as one tree that no mount table shows and that vanishes when it is dropped.
+    pub fn tree(&self) -> Result<Root, BuildError> {
+        merged(&self.store, &self.layers)
+    }
+
+    /// Its files as a tar (`--output type=tar`).
+    pub fn tar(&self) -> Result<ByteStream, BuildError> {
+        Ok(wharf_image::root_tar(self.tree()?))
+    }
+}
+
+/// The files of `layers` (base first), read-only.
+pub(crate) fn merged(store: &ImageStore, layers: &[Layer]) -> Result<Root, BuildError> {
+    let lowers = store.layer_dirs(layers);
+    let open = || match &lowers[..] {
+        [one] => Root::open(one),
+        _ => wharf_sys::mount::overlay(&lowers, None).map(Root::from_fd),
+    };
+    open().map_err(BuildError::io("mount the files of a stage"))
+}
+
+impl std::fmt::Debug for Built {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Built").field("layers", &self.layers.len()).finish_non_exhaustive()
+    }
+}

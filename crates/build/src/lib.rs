@@ -1,0 +1,30 @@
+//! Images from Dockerfiles: a graph of content-addressed steps, its cache, and the execution of instructions.
+//!
+//! [`Builder::build`] takes a [`Request`] (plain data: the Dockerfile and every option), [`Inputs`] (where files,
+//! secrets and credentials come from: traits that a door implements), a sender of [`progress::Event`]s and a
+//! cancellation token. It gives a [`Built`], whose layers stay alive while it does. What becomes of that is
+//! a separate step: [`Built::store`] makes it an image with names, [`Built::tree`] and [`Built::tar`] are for
+//! `--output type=local` and `type=tar`.
+//!
+//! Progress has BuildKit's shape: vertices with a digest, a name and inputs, which start, log, count bytes and
+//! complete, cached or not. The classic stream and BuildKit's `Status` are both rendered from it.
+//!
+//! No container and no image is recorded per step. A `RUN` is one keeper over an overlay whose upper directory
+//! becomes the layer by a rename; `COPY` writes through a detached overlay mount that no mount table shows.
+#![forbid(unsafe_code)]
+
+mod builder;
+mod built;
+pub mod context;
+mod error;
+pub mod inputs;
+pub mod progress;
+pub mod request;
+
+pub use builder::Builder;
+pub use built::Built;
+pub use context::{Context, ContextError, Tree, Want};
+pub use error::{BuildError, ErrorKind, Location};
+pub use inputs::{Credentials, Inputs, Named, Secrets, Ssh};
+pub use progress::Event;
+pub use request::{NetworkMode, NoCache, Request};
