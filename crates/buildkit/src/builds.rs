@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use wharf_base::Clock;
+use wharf_base::clock::Clock;
 use wharf_base::sync::Mutex;
 
 use crate::journal::Journal;
@@ -40,6 +40,8 @@ impl Default for Inner {
 /// One build, from `Control.Solve` to its answer.
 #[derive(Debug)]
 pub(crate) struct Build {
+    /// When it began.
+    pub(crate) began: SystemTime,
     /// What the client asked for.
     pub(crate) request: SolveRequest,
     /// What is told about it.
@@ -66,6 +68,7 @@ impl Builds {
         let (sender, receiver) = oneshot::channel();
         let frontend = (request.frontend.clone(), request.frontend_attrs.clone());
         let build = Arc::new(Build {
+            began: clock.now(),
             request,
             journal: Journal::new(clock),
             cancel: CancellationToken::new(),

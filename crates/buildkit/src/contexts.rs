@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use wharf_base::Id;
+use wharf_base::clock::Clock;
 use wharf_base::sync::Mutex;
-use wharf_base::{Clock, Id};
 use wharf_spec::digest::Digest;
 
 /// Trees that are kept; beyond that the one that was not used for longest goes.
@@ -72,13 +73,13 @@ impl Contexts {
         Ok(Contexts(Arc::new(Inner { dir, trees: Mutex::new(trees), clock })))
     }
 
-    /// A fresh directory for files of `key`. Blocks.
-    pub(crate) fn begin(&self, key: &str) -> io::Result<Snapshot> {
-        let key = Digest::sha256(key.as_bytes()).hex()[..32].to_owned();
-        let name = format!("{FRESH}{key}-{}", Id::random().short());
+    /// A fresh directory for files of `key`; without a key it is of no use to others. Blocks.
+    pub(crate) fn begin(&self, key: Option<&str>) -> io::Result<Snapshot> {
+        let key = key.map(|k| Digest::sha256(k.as_bytes()).hex()[..32].to_owned());
+        let name = format!("{FRESH}{}-{}", key.as_deref().unwrap_or("once"), Id::random().short());
         let path = self.0.dir.join(name);
         wharf_base::fs::private_dir(&path)?;
-        let base = self.0.trees.lock().get(&key).cloned();
+        let base = key.as_ref().and_then(|key| self.0.trees.lock().get(key).cloned());
         Ok(Snapshot { contexts: self.clone(), key, path, base, whole: AtomicBool::new(false) })
     }
 
@@ -103,7 +104,8 @@ impl Contexts {
 
     fn keep(&self, key: &str, tree: Tree) {
         let mut trees = self.0.trees.lock();
-        let mut gone: Vec<Arc<Tree>> = trees.insert(key.to_owned(), Arc::new(tree)).into_iter().collect();
+        let mut gone: Vec<Arc<Tree>> =
+            trees.insert(key.to_owned(), Arc::new(tree)).into_iter().collect();
         while trees.len() > MOST {
             let oldest = trees.iter().min_by_key(|(_, t)| t.used).map(|(k, _)| k.clone());
             gone.extend(oldest.and_then(|k| trees.remove(&k)));
@@ -128,7 +130,7 @@ impl Drop for Tree {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     contexts: Contexts,
-    key: String,
+    key: Option<String>,
     path: PathBuf,
     base: Option<Arc<Tree>>,
     /// It is worth keeping.
@@ -154,10 +156,10 @@ impl Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        if !*self.whole.get_mut() {
+        let Some(key) = self.key.take().filter(|_| *self.whole.get_mut()) else {
             let path = std::mem::take(&mut self.path);
             return aside(move || remove(&path));
-        }
+        };
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let to = self.path.with_file_name(name.replacen(FRESH, TREE, 1));
         if let Err(error) = fs::rename(&self.path, &to) {
@@ -166,7 +168,7 @@ impl Drop for Snapshot {
         }
         let bytes = size(&to).unwrap_or_default();
         let (used, replaced) = (self.contexts.0.clock.now(), AtomicBool::new(false));
-        self.contexts.keep(&self.key, Tree { path: to, bytes, used, replaced });
+        self.contexts.keep(&key, Tree { path: to, bytes, used, replaced });
     }
 }
 
@@ -208,18 +210,18 @@ mod tests {
     fn the_last_complete_tree_of_a_key_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let contexts = Contexts::open(dir.path().to_owned(), Clock::system()).unwrap();
-        let first = contexts.begin("k").unwrap();
+        let first = contexts.begin(Some("k")).unwrap();
         assert_eq!(first.base(), None);
         fs::write(first.path().join("f"), "12345").unwrap();
         first.set_whole(true);
         drop(first);
-        let failed = contexts.begin("k").unwrap();
+        let failed = contexts.begin(Some("k")).unwrap();
         assert!(failed.base().unwrap().join("f").exists());
         failed.set_whole(true);
         failed.set_whole(false);
         drop(failed);
         assert_eq!(names(dir.path()), [TREE]);
-        let second = contexts.begin("k").unwrap();
+        let second = contexts.begin(Some("k")).unwrap();
         let old = second.base().unwrap().to_owned();
         second.set_whole(true);
         drop(second);
@@ -227,8 +229,8 @@ mod tests {
         assert_eq!(contexts.usage().len(), 1);
         drop(contexts);
         let again = Contexts::open(dir.path().to_owned(), Clock::system()).unwrap();
-        assert!(again.begin("k").unwrap().base().is_some());
-        assert!(again.begin("other").unwrap().base().is_none());
+        assert!(again.begin(Some("k")).unwrap().base().is_some());
+        assert!(again.begin(Some("other")).unwrap().base().is_none());
         let key = again.usage()[0].key.clone();
         again.remove(&key);
         assert_eq!(names(dir.path()), [""; 0]);
@@ -238,9 +240,9 @@ mod tests {
     fn a_tree_in_use_outlives_its_successor() {
         let dir = tempfile::tempdir().unwrap();
         let contexts = Contexts::open(dir.path().to_owned(), Clock::system()).unwrap();
-        contexts.begin("k").unwrap().set_whole(true);
-        let user = contexts.begin("k").unwrap();
-        contexts.begin("k").unwrap().set_whole(true);
+        contexts.begin(Some("k")).unwrap().set_whole(true);
+        let user = contexts.begin(Some("k")).unwrap();
+        contexts.begin(Some("k")).unwrap().set_whole(true);
         assert!(user.base().unwrap().exists());
         let old = user.base().unwrap().to_owned();
         drop(user);

@@ -130,11 +130,8 @@ mod tests {
 
     #[test]
     fn a_failed_step_says_its_part_and_where() {
-        let exit = BuildError::Exit {
-            command: "/bin/sh -c false".into(),
-            code: 1,
-            hint: String::new(),
-        };
+        let exit =
+            BuildError::Exit { command: "/bin/sh -c false".into(), code: 1, hint: String::new() };
         let status = status(&step(exit), &file(), Some("sha256:aa".into()));
         assert_eq!(status.code(), Code::Unknown);
         let text = "process \"/bin/sh -c false\" did not complete successfully: exit code: 1";

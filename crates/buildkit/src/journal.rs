@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use prost_types::Timestamp;
 use tokio::sync::watch;
-use wharf_base::Clock;
+use tonic::Status;
+use wharf_base::clock::Clock;
 use wharf_base::sync::Mutex;
 use wharf_build::progress::{Event, Output, Warning};
 use wharf_spec::digest::Digest;
@@ -139,7 +140,8 @@ impl Journal {
     pub(crate) fn within(&self, name: &str, part: Part) {
         let found = {
             let story = self.story.lock();
-            let named = story.order.iter().rev().find(|d| story.vertices[*d].name.starts_with(name));
+            let named =
+                story.order.iter().rev().find(|d| story.vertices[*d].name.starts_with(name));
             named.cloned()
         };
         if let Some(digest) = found {
@@ -178,10 +180,10 @@ impl Journal {
         if !story.vertices.contains_key(&digest) {
             story.order.push(digest.clone());
         }
-        let vertex = story.vertices.entry(digest.clone()).or_insert_with(|| Vertex {
-            digest,
-            ..Vertex::default()
-        });
+        let vertex = story
+            .vertices
+            .entry(digest.clone())
+            .or_insert_with(|| Vertex { digest, ..Vertex::default() });
         change(vertex);
         let vertexes = vec![vertex.clone()];
         drop(story);
@@ -311,8 +313,8 @@ impl Task {
     }
 
     /// It is over.
-    pub(crate) fn end<T, E: std::fmt::Display>(mut self, result: Result<T, E>) -> Result<T, E> {
-        self.complete(result.as_ref().err().map(ToString::to_string));
+    pub(crate) fn end<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
+        self.complete(result.as_ref().err().map(|s| s.message().to_owned()));
         result
     }
 
@@ -391,7 +393,7 @@ mod tests {
             async move { journal.read(0).await }
         });
         tokio::task::yield_now().await;
-        journal.task("exporting").end(Ok::<(), String>(())).unwrap();
+        journal.task("exporting").end(Ok(())).unwrap();
         let (messages, _) = reading.await.unwrap().unwrap();
         assert_eq!(messages[0].vertexes[0].name, "exporting");
         assert_eq!(journal.steps(), Steps { total: 1, completed: 1, ..Steps::default() });

@@ -188,7 +188,9 @@ impl Options {
             "shm-size" => request.shm_size = number(key, value)?,
             "cache-imports" => self.caches(value)?,
             "cache-from" => {
-                request.cache_from.extend(value.split(',').filter(|v| !v.is_empty()).map(str::to_owned));
+                request
+                    .cache_from
+                    .extend(value.split(',').filter(|v| !v.is_empty()).map(str::to_owned));
             }
             "requestid" => self.question = Some(text),
             "source" => self.syntax = Some(text),
@@ -303,8 +305,9 @@ fn platforms(value: &str) -> Result<Vec<Platform>, OptionError> {
 
 fn hosts(value: &str) -> Result<Vec<String>, OptionError> {
     let entry = |text: &str| {
-        let (name, address) =
-            text.split_once('=').ok_or_else(|| invalid("add-hosts", text, "expected name=address"))?;
+        let (name, address) = text
+            .split_once('=')
+            .ok_or_else(|| invalid("add-hosts", text, "expected name=address"))?;
         Ok(format!("{name}:{address}"))
     };
     value.split(',').filter(|v| !v.is_empty()).map(entry).collect()
@@ -317,13 +320,14 @@ fn ulimits(value: &str) -> Result<Vec<Ulimit>, OptionError> {
         let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
         let [soft, hard] = [soft, hard].map(str::parse);
         match (soft, hard) {
-            (Ok(soft), Ok(hard)) => Ok(Ulimit { name: name.to_owned(), soft, hard, ..Ulimit::default() }),
+            (Ok(soft), Ok(hard)) => {
+                Ok(Ulimit { name: name.to_owned(), soft, hard, ..Ulimit::default() })
+            }
             _ => Err(wrong()),
         }
     };
     value.split(',').filter(|v| !v.is_empty()).map(entry).collect()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -40,6 +40,8 @@ pub(crate) struct SessionContext {
     pub(crate) dir: String,
     /// The vertex that shows the transfer begins with these words.
     pub(crate) vertex: String,
+    /// Patterns of the directory's own ignore file, for one that is not the build context.
+    pub(crate) exclude: Vec<String>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) snapshot: Arc<Snapshot>,
     /// One transfer at a time: the second of two that overlap finds what the first one brought.
@@ -66,6 +68,7 @@ impl Transfers {
 
 impl SessionContext {
     async fn bring(&self, want: &Want) -> Result<(), String> {
+        let want = &Want { exclude: [&self.exclude[..], &want.exclude].concat(), ..want.clone() };
         let mut state = self.state.lock().await;
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
@@ -98,8 +101,11 @@ impl Context for SessionContext {
         Box::pin(async move {
             self.bring(want).await.map_err(ContextError::Source)?;
             let path = self.snapshot.path().to_owned();
-            Tree::new(path.clone(), self.snapshot.clone())
-                .map_err(|source| ContextError::Io { action: "open", path, source })
+            Tree::new(path.clone(), self.snapshot.clone()).map_err(|source| ContextError::Io {
+                action: "open",
+                path,
+                source,
+            })
         })
     }
 }
@@ -153,6 +159,11 @@ pub(crate) async fn receive(
     Ok(bytes)
 }
 
+/// The status of a disk that failed.
+pub(crate) fn broken(action: &'static str) -> impl Fn(std::io::Error) -> Status {
+    move |e| Status::internal(format!("cannot {action}: {e}"))
+}
+
 /// The disk's side of a transfer: whether the tree is complete.
 fn write(
     snapshot: &Snapshot,
@@ -160,11 +171,8 @@ fn write(
     wishes: &mpsc::UnboundedSender<Packet>,
 ) -> Result<bool, TransferError> {
     let open = |path: &std::path::Path| {
-        let failed = |source| TransferError::Io {
-            action: "open",
-            path: path.display().to_string(),
-            source,
-        };
+        let failed =
+            |source| TransferError::Io { action: "open", path: path.display().to_string(), source };
         Root::open(path).map_err(failed)
     };
     let base = snapshot.base().map(open).transpose()?;
@@ -250,9 +258,8 @@ impl Secrets for Remote {
 impl Ssh for Remote {
     fn has<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<bool, String>> {
         Box::pin(async move {
-            let ask = async {
-                self.0.ssh()?.check_agent(CheckAgentRequest { id: id.to_owned() }).await
-            };
+            let ask =
+                async { self.0.ssh()?.check_agent(CheckAgentRequest { id: id.to_owned() }).await };
             match ask.await {
                 Ok(_) => Ok(true),
                 // The client does not say it more precisely: `unset ssh forward key`.

@@ -42,7 +42,9 @@ pub(super) struct Entry {
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Node {
-    File { size: u64 },
+    File {
+        size: u64,
+    },
     Dir,
     Symlink(String),
     /// Another name of a file that came before.

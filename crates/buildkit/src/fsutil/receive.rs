@@ -329,7 +329,8 @@ mod tests {
         let mut receiver = receiver(into, None);
         let wishes = feed(&mut receiver, tree()).unwrap();
         let bytes = |id, text: &'static str| data(id, Bytes::from_static(text.as_bytes()));
-        let rest = vec![bytes(2, "he"), data(1, Bytes::new()), bytes(2, "llo"), data(2, Bytes::new())];
+        let rest =
+            vec![bytes(2, "he"), data(1, Bytes::new()), bytes(2, "llo"), data(2, Bytes::new())];
         assert_eq!(feed(&mut receiver, rest).unwrap(), [fin()]);
         assert_eq!(feed(&mut receiver, vec![fin()]).unwrap(), []);
         wishes.iter().map(|w| w.id).collect()

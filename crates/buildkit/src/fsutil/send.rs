@@ -17,6 +17,10 @@ const CHUNK: usize = 128 << 10;
 /// Sends a tree. Blocks on the disk.
 pub(crate) struct Sender {
     tree: Root,
+    /// The directory of the other side that the tree is put into.
+    below: PathBuf,
+    /// Its entry, which comes first.
+    first: Option<Stat>,
     /// Directories being walked, each with the names that are left, the next one last.
     walk: Vec<(PathBuf, Dir, Vec<std::ffi::OsString>)>,
     /// Regular files by the number of their entry.
@@ -31,12 +35,15 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Of everything in `tree`.
-    pub(crate) fn new(tree: Root) -> std::io::Result<Sender> {
+    /// Of everything in `tree`, put into the directory `below` of the other side.
+    pub(crate) fn new(tree: Root, below: Option<&Path>) -> std::io::Result<Sender> {
         let top = tree.top()?;
         let names = sorted(&top)?;
+        let own = top.metadata()?;
         Ok(Sender {
             tree,
+            below: below.map(PathBuf::from).unwrap_or_default(),
+            first: below.map(|below| entry::stat(below, &own, None)),
             walk: vec![(PathBuf::new(), top, names)],
             files: HashMap::new(),
             next: 0,
@@ -85,6 +92,10 @@ impl Sender {
     }
 
     fn stat(&mut self) -> Result<Option<Stat>, TransferError> {
+        if let Some(first) = self.first.take() {
+            self.next += 1;
+            return Ok(Some(first));
+        }
         loop {
             let Some((path, dir, names)) = self.walk.last_mut() else { return Ok(None) };
             let Some(name) = names.pop() else {
@@ -103,7 +114,7 @@ impl Sender {
                     link = Some(target.to_string_lossy().into_owned());
                 }
                 Kind::File => {
-                    let text = path.to_string_lossy().into_owned();
+                    let text = self.below.join(&path).to_string_lossy().into_owned();
                     link = (found.nlink > 1)
                         .then(|| self.links.entry((found.dev, found.ino)).or_insert(text.clone()))
                         .filter(|first| **first != text)
@@ -120,7 +131,7 @@ impl Sender {
                 self.files.insert(self.next, path.clone());
             }
             self.next += 1;
-            return Ok(Some(entry::stat(&path, &found, link)));
+            return Ok(Some(entry::stat(&self.below.join(&path), &found, link)));
         }
     }
 
@@ -135,7 +146,9 @@ impl Sender {
         };
         let mut chunk = vec![0; CHUNK];
         let n = file.read(&mut chunk).map_err(|e| {
-            TransferError::io("read", self.files.get(&id).map_or(Path::new(""), PathBuf::as_path))(e)
+            TransferError::io("read", self.files.get(&id).map_or(Path::new(""), PathBuf::as_path))(
+                e,
+            )
         })?;
         chunk.truncate(n);
         if n > 0 {
@@ -168,7 +181,8 @@ mod tests {
         fs::write(at("b-after"), "x").unwrap();
         fs::hard_link(at("b-after"), at("c")).unwrap();
         std::os::unix::fs::symlink("b", at("l")).unwrap();
-        let mut sender = Sender::new(Root::open(from.path()).unwrap()).unwrap();
+        let mut sender =
+            Sender::new(Root::open(from.path()).unwrap(), Some(Path::new("linux_amd64"))).unwrap();
         let mut receiver = Receiver::new(Root::open(to.path()).unwrap(), None);
         let done = loop {
             let Some(packet) = sender.next().unwrap() else { break false };
@@ -178,16 +192,17 @@ mod tests {
             }
         };
         assert!(done);
-        let arrived = |name: &str| fs::read(to.path().join(name)).unwrap();
+        let to = to.path().join("linux_amd64");
+        let arrived = |name: &str| fs::read(to.join(name)).unwrap();
         assert_eq!(arrived("b/deep/file"), vec![7; CHUNK * 2 + 5]);
         assert_eq!(arrived("c"), b"x");
-        assert_eq!(fs::read_link(to.path().join("l")).unwrap(), Path::new("b"));
+        assert_eq!(fs::read_link(to.join("l")).unwrap(), Path::new("b"));
     }
 
     #[test]
     fn only_files_may_be_asked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let mut sender = Sender::new(Root::open(dir.path()).unwrap()).unwrap();
+        let mut sender = Sender::new(Root::open(dir.path()).unwrap(), None).unwrap();
         assert!(sender.take(&crate::fsutil::request(0)).is_err());
     }
 }
