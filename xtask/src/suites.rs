@@ -74,19 +74,9 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Runs a suite, and once more if something in it failed: tests that drive a kernel meet other loads
-/// than they were written under. What passes only the second time is named, so that somebody looks.
+/// Runs a suite as it is. Tests that fail are run again by [`test`], one at a time.
 fn run_suite(suite: &Suite, selection: &Selection) -> Row {
-    let first = timed(suite.name, || (suite.run)(selection));
-    if first.tally.failed == 0 || ["fmt", "clippy", "house"].contains(&suite.name) {
-        return first;
-    }
-    let mut again = timed(suite.name, || (suite.run)(selection));
-    if again.tally.failed == 0 {
-        println!("UNSTEADY: {} had {} failures at first", suite.name, first.tally.failed);
-    }
-    again.took += first.took;
-    again
+    timed(suite.name, || (suite.run)(selection))
 }
 
 struct Row {
@@ -146,6 +136,7 @@ fn clippy(_: &Selection) -> Result<Tally> {
 
 /// Unit and kernel tests of every crate that ships.
 fn unit(s: &Selection) -> Result<Tally> {
+    tools::clients()?;
     test(s, &["--workspace", "--exclude", "xtask", "--exclude", "wharf-test"], &[])
 }
 
@@ -159,11 +150,38 @@ fn suite(s: &Selection, targets: &[&str]) -> Result<Tally> {
     test(s, &package, &["--test-threads", &(cores * 2).to_string()])
 }
 
+/// Runs tests, and those that failed up to twice more, alone: tests that drive a kernel meet other
+/// loads than they were written under. What passes only then is named, so that somebody looks.
 fn test(s: &Selection, packages: &[&str], harness: &[&str]) -> Result<Tally> {
     let mut c = cargo();
     c.args(["test", "--quiet", "--no-fail-fast"]).args(packages).arg("--");
     c.args(harness).args(&s.filter);
-    count(&mut c)
+    let first = count_named(&mut c)?;
+    let mut failing = first.failing;
+    let mut tally = first.tally;
+    for _ in 0..2 {
+        // Without a name for each failure something else is wrong; many failures are no accident.
+        if tally.failed == 0 || failing.len() != tally.failed as usize || failing.len() > 10 {
+            break;
+        }
+        println!("again, alone: {}", failing.join(" "));
+        let mut c = cargo();
+        c.args(["test", "--quiet", "--no-fail-fast"]).args(packages);
+        c.args(["--", "--exact", "--test-threads=1"]).args(&failing);
+        let again = count_named(&mut c)?;
+        if again.tally.passed == 0 {
+            break;
+        }
+        for name in failing.iter().filter(|n| !again.failing.contains(n)) {
+            println!("UNSTEADY: {name} failed at first");
+        }
+        tally = Tally {
+            passed: tally.passed + tally.failed.saturating_sub(again.tally.failed),
+            failed: again.tally.failed,
+        };
+        failing = again.failing;
+    }
+    Ok(tally)
 }
 
 /// A check counts as one test.
@@ -171,21 +189,60 @@ fn check(c: &mut Command) -> Result<Tally> {
     crate::sh::run(c).map(|()| Tally { passed: 1, failed: 0 })
 }
 
+/// Results of a test command, and the names of the tests that failed.
+#[derive(Default)]
+struct Counted {
+    tally: Tally,
+    failing: Vec<String>,
+}
+
 /// Runs a test command, shows its output and adds up its results.
 pub(crate) fn count(c: &mut Command) -> Result<Tally> {
+    Ok(count_named(c)?.tally)
+}
+
+fn count_named(c: &mut Command) -> Result<Counted> {
     let mut child = c.stdout(Stdio::piped()).spawn().context("start cargo test")?;
-    let mut tally = Tally::default();
+    let mut counted = Counted::default();
+    let mut names = Names::default();
     for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
         let line = line?;
         println!("{line}");
-        tally = tally.and(result(&line).unwrap_or_default());
+        counted.tally = counted.tally.and(result(&line).unwrap_or_default());
+        counted.failing.extend(names.read(&line));
     }
     let ok = child.wait()?.success();
-    if !ok && tally.failed == 0 {
+    if !ok && counted.tally.failed == 0 {
         // It did not compile, or a test brought the whole program down.
-        tally.failed = 1;
+        counted.tally.failed = 1;
     }
-    Ok(tally)
+    Ok(counted)
+}
+
+/// Reads the names that follow `failures:` at the end of a harness's output. The heading stands
+/// above the failed tests' output as well; there no line is indented by four spaces and one word.
+#[derive(Default)]
+struct Names {
+    listing: bool,
+}
+
+impl Names {
+    fn read(&mut self, line: &str) -> Option<String> {
+        if line == "failures:" {
+            self.listing = true;
+            return None;
+        }
+        if !self.listing || line.is_empty() {
+            return None;
+        }
+        match line.strip_prefix("    ").filter(|name| !name.contains(char::is_whitespace)) {
+            Some(name) => Some(name.to_owned()),
+            None => {
+                self.listing = false;
+                None
+            }
+        }
+    }
 }
 
 impl Tally {
@@ -246,6 +303,15 @@ mod tests {
         let tally = result(line).unwrap();
         assert_eq!((tally.passed, tally.failed), (87, 4));
         assert!(result("test attach::it ... ok").is_none());
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let output = "running 3 tests\n\nfailures:\n\n---- a::b stdout ----\n    left: 1\n\n\n\
+                      failures:\n    a::b\n    c\n\ntest result: FAILED. 1 passed; 2 failed\n    d";
+        let mut names = Names::default();
+        let named: Vec<_> = output.lines().filter_map(|l| names.read(l)).collect();
+        assert_eq!(named, ["a::b", "c"]);
     }
 
     #[test]

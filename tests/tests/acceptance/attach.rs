@@ -34,7 +34,8 @@ fn window_changes_reach_the_container() {
 #[test]
 fn control_c_reaches_the_foreground_process() {
     let host = Host::with_busybox();
-    let script = "trap : INT; echo up; sleep 1000; echo ended=$?";
+    // The inner shell speaks first, so that the key cannot come before there is a foreground process.
+    let script = "trap : INT; sh -c 'echo up; exec sleep 1000'; echo ended=$?";
     let mut shell = host.terminal(&["run", "--rm", "-it", "busybox", "sh", "-c", script]);
     shell.expect("up\r\n");
     shell.send([3]);

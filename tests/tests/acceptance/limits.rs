@@ -21,7 +21,13 @@ fn memory_beyond_the_limit_is_an_oom_kill() {
     ])
     .exits(137);
     assert_eq!(host.inspect("box", "{{.State.OOMKilled}}"), "true");
-    assert_eq!(host.events("event=oom", "{{.Action}}").len(), 1);
+    // The kernel may need more than one victim before memory suffices.
+    let told = host.events("event=oom", "{{.Action}}");
+    assert!(
+        !told.is_empty(),
+        "no oom event; all: {:?}",
+        host.events("container=box", "{{.Action}}")
+    );
 }
 
 #[test]

@@ -169,12 +169,19 @@ async fn import_busybox(images: &ImageStore) {
     images.import(Box::pin(body), options).await.unwrap();
 }
 
+/// Debian's static busybox: the one that the tests brought along, or the machine's own.
+fn busybox() -> PathBuf {
+    let choices = [std::env::var("WHARF_TEST_BUSYBOX").unwrap_or_default(), "/bin/busybox".into()];
+    let found = choices.iter().map(PathBuf::from).find(|path| path.is_file());
+    found.expect("no busybox: run `cargo xtask tools cli`, or set WHARF_TEST_BUSYBOX")
+}
+
 fn busybox_tar() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for dir in ["bin", "etc", "tmp", "proc", "sys", "dev", "data"] {
         entry(&mut tar, dir, tar::EntryType::Directory, 0o755, b"", None);
     }
-    let program = std::fs::read("/bin/busybox").unwrap();
+    let program = std::fs::read(busybox()).unwrap();
     entry(&mut tar, "bin/busybox", tar::EntryType::Regular, 0o755, &program, None);
     let applets = [
         "sh", "cat", "echo", "true", "false", "sleep", "id", "ls", "env", "hostname", "mkdir",

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("launcher") {
         return wharf_keeper::launcher::main();
     }
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if !host::is_root() {
         println!("kernel tests need root: skipped");
         return ExitCode::SUCCESS;
@@ -33,7 +33,10 @@ fn main() -> ExitCode {
     host::isolate();
     let tests: Vec<Test> = [lifecycle::TESTS, files::TESTS, networks::TESTS, runs::TESTS].concat();
     let (mut passed, mut failed) = (0, Vec::new());
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
+    for (name, test) in &tests {
+        if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w.as_str())) {
+            continue;
+        }
         println!("test {name} ...");
         let run = std::panic::catch_unwind(|| host::run(*test));
         println!("test {name} ... {}", if run.is_ok() { "ok" } else { "FAILED" });
@@ -42,9 +45,12 @@ fn main() -> ExitCode {
             Err(_) => failed.push(*name),
         }
     }
-    // The line that the standard harness ends with, so that these count as well.
+    // What the standard harness ends with, so that these count, and are named, as well.
     let word = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("failed: {failed:?}");
+    println!("failures:");
+    for name in &failed {
+        println!("    {name}");
+    }
     println!("test result: {word}. {passed} passed; {} failed; 0 ignored", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -75,7 +75,7 @@ fn open_once(path: &Path) -> io::Result<Option<VecDeque<Source>>> {
         let Some(this) = this else {
             // A rotation that is under way leaves one number without a file, and older files after it.
             let older = |suffix: &&str| rotated(path, n + 1, suffix).exists();
-            return Ok((!SUFFIXES.iter().any(|s| older(&s))).then_some(found));
+            return Ok((!SUFFIXES.iter().any(older)).then_some(found));
         };
         if found.iter().any(|s| s.identity == this.identity) {
             return Ok(None);

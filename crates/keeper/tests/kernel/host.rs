@@ -23,6 +23,13 @@ pub(crate) struct Host {
     plans: std::sync::Arc<wharf_base::sync::Mutex<Vec<Plan>>>,
 }
 
+/// Debian's static busybox: the one that the tests brought along, or the machine's own.
+fn busybox() -> PathBuf {
+    let choices = [std::env::var("WHARF_TEST_BUSYBOX").unwrap_or_default(), "/bin/busybox".into()];
+    let found = choices.iter().map(PathBuf::from).find(|path| path.is_file());
+    found.expect("no busybox: run `cargo xtask tools cli`, or set WHARF_TEST_BUSYBOX")
+}
+
 impl Host {
     pub(crate) fn new() -> Host {
         let host = Host::at(tempfile::tempdir().unwrap());
@@ -31,7 +38,7 @@ impl Host {
         for dir in ["proc", "dev", "sys", "tmp"] {
             fs::create_dir(host.dir.path().join("rootfs").join(dir)).unwrap();
         }
-        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        fs::copy(busybox(), bin.join("busybox")).unwrap();
         for name in ["sh", "cat", "sleep", "stty", "head", "dd", "yes", "seq", "tail"] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }

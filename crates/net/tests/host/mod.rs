@@ -126,10 +126,16 @@ impl Host {
     /// `nft` in the namespace of this thread.
     #[allow(clippy::disallowed_methods, reason = "nft is the foreign program here")]
     pub(crate) fn nft(&self, command: &str) -> String {
-        let out = std::process::Command::new("nft").arg(command).output().unwrap();
+        let out = std::process::Command::new(nft_program()).arg(command).output().unwrap();
         assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }
+}
+
+/// Debian's nft: the one that the tests brought along, or the machine's own.
+fn nft_program() -> std::ffi::OsString {
+    let brought = std::env::var_os("WHARF_TEST_NFT").unwrap_or_default();
+    if std::path::Path::new(&brought).is_file() { brought } else { "nft".into() }
 }
 
 pub(crate) struct Container {

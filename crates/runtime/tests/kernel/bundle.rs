@@ -23,10 +23,11 @@ const TOOLS: &[&str] = &[
     "head", "umount", "chroot", "ps", "mknod", "rm", "ulimit", "env", "seq", "tail", "unshare",
 ];
 
-fn busybox() -> PathBuf {
+/// Debian's static busybox: the one that the tests brought along, or the machine's own.
+pub(crate) fn busybox() -> PathBuf {
     let choices = [std::env::var("WHARF_TEST_BUSYBOX").unwrap_or_default(), "/bin/busybox".into()];
     let found = choices.iter().map(PathBuf::from).find(|path| path.is_file());
-    found.expect("no /bin/busybox: install Debian's busybox-static, or set WHARF_TEST_BUSYBOX")
+    found.expect("no busybox: run `cargo xtask tools cli`, or set WHARF_TEST_BUSYBOX")
 }
 
 impl Bundle {

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use wharf_runtime::{ConsoleSize, Exit, HostFacts, Io, Plan, PlanContext, Root};
 
 use super::Case;
-use super::bundle::{Bundle, bind, text};
+use super::bundle::{Bundle, bind, busybox, text};
 
 pub(crate) const CASES: &[Case] = &[
     ("runs_and_reports_the_exit_code", runs_and_reports_the_exit_code),
@@ -88,7 +88,8 @@ fn program_faults_have_runcs_texts() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    assert!(b.refusal().contains("exec /bad: exec format error"));
+    let said = b.refusal();
+    assert!(said.contains("exec /bad: exec format error"), "{said}");
 }
 
 fn namespaces_are_new() {
@@ -371,15 +372,22 @@ fn hooks_run_in_order() {
     let mut b = Bundle::shell("cat /pad/inside");
     let log = b.dir.join("log");
     let rootfs = b.rootfs();
+    let busybox = busybox();
+    let program = busybox.display();
     let note = |name: &str| {
         let script = format!(
-            "/bin/busybox grep -o '\"status\":\"[a-z]*\"' | /bin/busybox sed 's/^/{name} /' >> {}",
+            "{program} grep -o '\"status\":\"[a-z]*\"' | {program} sed 's/^/{name} /' >> {}",
             log.display()
         );
-        json!({"path": "/bin/busybox", "args": ["sh", "-c", script]})
+        json!({"path": busybox, "args": ["sh", "-c", script]})
     };
     let inside = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo fromhook > /pad/inside"], "env": ["PATH=/bin"]});
-    let visible = json!({"path": "/bin/busybox", "args": ["sh", "-c", format!("/bin/busybox test -e {}/dev/null && echo mounts visible >> {}", rootfs.display(), log.display())]});
+    let script = format!(
+        "{program} test -e {}/dev/null && echo mounts visible >> {}",
+        rootfs.display(),
+        log.display()
+    );
+    let visible = json!({"path": busybox, "args": ["sh", "-c", script]});
     b.spec["hooks"] = json!({"prestart": [note("prestart")], "createRuntime": [note("createRuntime")],
         "createContainer": [note("createContainer"), visible], "startContainer": [inside],
         "poststart": [note("poststart")], "poststop": [note("poststop")]});

@@ -40,21 +40,25 @@ fn all() -> impl Iterator<Item = Case> {
     cases::CASES.iter().chain(escapes::CASES).chain(limits::CASES).copied()
 }
 
-/// Takes a filter like the standard harness.
+/// Takes filters and prints results like the standard harness.
 fn run_all(args: &[OsString]) -> ExitCode {
     if args.iter().any(|a| a == "--list") {
         return ExitCode::SUCCESS;
     }
-    let filter = args.iter().find_map(|a| a.to_str().filter(|a| !a.starts_with('-')));
+    let wanted: Vec<&str> =
+        args.iter().filter_map(|a| a.to_str().filter(|a| !a.starts_with('-'))).collect();
     let me = std::env::current_exe().expect("own path");
-    let (mut passed, mut failed) = (0, 0);
-    for (name, _) in all().filter(|(name, _)| filter.is_none_or(|f| name.contains(f))) {
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, _) in all() {
+        if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w)) {
+            continue;
+        }
         let done = Command::new(&me).args(["case", name]).output().expect("run a case");
         if done.status.success() {
             passed += 1;
             println!("case {name} ... ok");
         } else {
-            failed += 1;
+            failed.push(name);
             println!("case {name} ... FAILED ({})", done.status);
             println!(
                 "{}{}",
@@ -63,8 +67,11 @@ fn run_all(args: &[OsString]) -> ExitCode {
             );
         }
     }
-    // The line that the standard harness ends with, so that these count as well.
-    let word = if failed == 0 { "ok" } else { "FAILED" };
-    println!("test result: {word}. {passed} passed; {failed} failed; 0 ignored");
-    ExitCode::from(u8::from(failed > 0))
+    println!("failures:");
+    for name in &failed {
+        println!("    {name}");
+    }
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {word}. {passed} passed; {} failed; 0 ignored", failed.len());
+    ExitCode::from(u8::from(!failed.is_empty()))
 }
