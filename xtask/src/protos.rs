@@ -48,8 +48,7 @@ fn generate(name: &str) -> Result<BTreeMap<OsString, String>> {
 fn read(dir: &Path) -> Result<BTreeMap<OsString, String>> {
     let mut found = BTreeMap::new();
     for path in files(dir)? {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         found.insert(path.file_name().unwrap_or_default().to_owned(), text);
     }
     Ok(found)

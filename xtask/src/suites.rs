@@ -25,6 +25,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "cli", engine: true, run: |s| suite(s, &["cli"]) },
     Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
     Suite { name: "clients", engine: true, run: |s| suite(s, &["clients"]) },
+    Suite { name: "buildkit", engine: true, run: |s| suite(s, &["buildkit"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
 ];
@@ -112,6 +113,7 @@ fn report(rows: &[Row], took: Duration) -> bool {
 
 fn prepare() -> Result<()> {
     tools::clients()?;
+    tools::buildx()?;
     tools::nginx()?;
     tools::peers()?;
     tools::kernel()?;

@@ -1,6 +1,7 @@
 //! The Docker Engine API: every action, decoded, done by the engine, encoded.
 
 mod archive;
+mod buildkit;
 mod containers;
 mod exec;
 mod images;
@@ -16,6 +17,7 @@ use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use wharf_base::sync::Mutex;
+use wharf_buildkit::BuildKit;
 use wharf_engine::Engine;
 use wharf_engine::images::Images;
 use wharf_engine::info::System;
@@ -24,6 +26,7 @@ use wharf_engine::networks::{NOT_A_MANAGER, Networks};
 use crate::call::Call;
 use crate::connection::{Answer, Answers};
 use crate::fault::Fault;
+use crate::hijack::Hijacked;
 use crate::query::{Query, decode_path};
 use crate::reply::{self, Headers, Reply};
 use crate::route::{self, Absent, Action, ContainerAction};
@@ -34,15 +37,23 @@ pub struct Door {
     engine: Engine,
     images: Images,
     networks: Networks,
+    buildkit: BuildKit,
     system: Mutex<Arc<System>>,
     headers: Headers,
 }
 
 impl Door {
     /// A door to `engine` and its floors.
-    pub fn new(engine: Engine, images: Images, networks: Networks, system: System) -> Arc<Door> {
+    pub fn new(
+        engine: Engine,
+        images: Images,
+        networks: Networks,
+        buildkit: BuildKit,
+        system: System,
+    ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
-        Arc::new(Door { engine, images, networks, system: Mutex::new(Arc::new(system)), headers })
+        let system = Mutex::new(Arc::new(system));
+        Arc::new(Door { engine, images, networks, buildkit, system, headers })
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -101,6 +112,8 @@ impl Door {
             Action::DiskUsage => responds(system::disk_usage(door, call)),
             Action::Distribution(name) => responds(images::distribution(door, name, call)),
             Action::Commit => responds(containers::commit(door, call)),
+            Action::Grpc => Box::pin(async move { buildkit::grpc(&door, &call) }),
+            Action::Session => Box::pin(async move { buildkit::session(&door, &call) }),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
             Action::PluginInspect(name) => responds(async move {
                 let text = format!("plugin {name:?} not found");
@@ -124,6 +137,10 @@ impl Door {
 impl Answers for Door {
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
         self.decode(request).boxed()
+    }
+
+    fn http2(self: Arc<Self>, client: Hijacked) -> BoxFuture<'static, ()> {
+        buildkit::http2(self.buildkit.clone(), client).boxed()
     }
 }
 

@@ -16,6 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_base::clock::Clock;
 use wharf_base::db::Db;
+use wharf_build::Builder;
+use wharf_buildkit::{self as buildkit, BuildKit};
 use wharf_engine::events::{Attributes, Events, Kind};
 use wharf_engine::images::Images;
 use wharf_engine::networks::Networks;
@@ -169,12 +171,17 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
         clock,
     };
     let engine = Engine::open(settings.engine.clone(), parts).await?;
-    let door = Door::new(
-        engine.clone(),
-        Images::new(images, events.clone()),
-        Networks::new(net, events.clone()),
-        system,
-    );
+    let images = Images::new(images, events.clone());
+    let builder = Builder::open(engine.clone(), images.clone())?;
+    let buildkit = buildkit::Settings {
+        dir: settings.root.join("buildkit"),
+        id: system.id.clone(),
+        version: info::VERSION.to_owned(),
+        host_gateway: None,
+    };
+    let buildkit = BuildKit::open(builder, images.clone(), buildkit).context("open builds")?;
+    let networks = Networks::new(net, events.clone());
+    let door = Door::new(engine.clone(), images, networks, buildkit, system);
     Ok(House { engine, door, events })
 }
 
