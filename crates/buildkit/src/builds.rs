@@ -1,6 +1,6 @@
 //! Builds under way, by the reference that their client gave them: calls about one may come before it does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,8 @@ use crate::solve::Outcome;
 
 /// How long a call waits for the build that it is about. BuildKit's value.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// Builds that have ended and can still be listened to.
+const ENDED: usize = 16;
 
 /// The builds of now.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,8 @@ pub(crate) struct Builds(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     running: Mutex<HashMap<String, Arc<Build>>>,
+    /// What the last ones told that have ended: one that ends at once may be asked about after that.
+    ended: Mutex<VecDeque<(String, Arc<Journal>)>>,
     /// Results by their own id, also for other builds of the same client.
     outcomes: Mutex<HashMap<String, Weak<Outcome>>>,
     changed: watch::Sender<()>,
@@ -33,7 +37,8 @@ struct Inner {
 impl Default for Inner {
     fn default() -> Inner {
         let changed = watch::Sender::new(());
-        Inner { running: Mutex::default(), outcomes: Mutex::default(), changed }
+        let (running, ended) = (Mutex::default(), Mutex::default());
+        Inner { running, ended, outcomes: Mutex::default(), changed }
     }
 }
 
@@ -98,12 +103,28 @@ impl Builds {
 
     /// The build of that reference, if need be after a short wait for it.
     pub(crate) async fn find(&self, reference: &str) -> Result<Arc<Build>, Status> {
+        self.wait(reference, || self.running(reference)).await
+    }
+
+    /// What the build of that reference tells, also if it has ended.
+    pub(crate) async fn journal(&self, reference: &str) -> Result<Arc<Journal>, Status> {
+        let look = || {
+            let running = self.running(reference).map(|b| b.journal.clone());
+            running.or_else(|| {
+                let ended = self.0.ended.lock();
+                ended.iter().find(|(r, _)| r == reference).map(|(_, journal)| journal.clone())
+            })
+        };
+        self.wait(reference, look).await
+    }
+
+    async fn wait<T>(&self, reference: &str, look: impl Fn() -> Option<T>) -> Result<T, Status> {
         let mut changed = self.0.changed.subscribe();
         let look = async {
             loop {
                 changed.borrow_and_update();
-                if let Some(build) = self.running(reference) {
-                    return Some(build);
+                if let Some(found) = look() {
+                    return Some(found);
                 }
                 changed.changed().await.ok()?;
             }
@@ -157,7 +178,12 @@ impl Drop for Started {
     fn drop(&mut self) {
         self.build.cancel.cancel();
         self.build.journal.close();
-        self.builds.0.running.lock().remove(&self.build.request.r#ref);
+        let reference = &self.build.request.r#ref;
+        let mut ended = self.builds.0.ended.lock();
+        ended.push_front((reference.clone(), self.build.journal.clone()));
+        ended.truncate(ENDED);
+        drop(ended);
+        self.builds.0.running.lock().remove(reference);
         self.build.outcomes.lock().clear();
     }
 }
@@ -201,5 +227,6 @@ mod tests {
         assert!(build.journal.read(0).await.is_none());
         assert_eq!(builds.find("r").await.unwrap_err().message(), "no such job r");
         assert!(builds.start(request(""), clock()).is_err());
+        assert!(builds.journal("r").await.unwrap().read(0).await.is_none());
     }
 }

@@ -66,10 +66,10 @@ impl Control for BuildKit {
                 told.into_iter().map(Ok),
             ))));
         }
-        let build = self.builds().find(&reference).await?;
+        let journal = self.builds().journal(&reference).await?;
         Ok(Response::new(Box::pin(stream! {
             let mut place = 0;
-            while let Some((messages, next)) = build.journal.read(place).await {
+            while let Some((messages, next)) = journal.read(place).await {
                 place = next;
                 for message in messages {
                     yield Ok(message);
