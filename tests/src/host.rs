@@ -374,6 +374,7 @@ impl Host {
             self.docker(args).ok();
         }
         self.docker(["volume", "prune", "-af"]).ok();
+        self.docker(["network", "prune", "-f"]).ok();
         let mut left = String::new();
         let settled = || {
             left = self.world().beyond(clean);

@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-net", 2),
     ("wharf-keeper", 3),
     ("wharf-engine", 4),
+    ("wharf-etcd", 5),
     ("wharf-build", 5),
     ("wharf-buildkit", 7),
     ("wharf-serve", 8),

@@ -1,8 +1,8 @@
-//! A mutex that does not poison: state guarded by it is valid at every unlock.
+//! Locks that do not poison: state guarded by them is valid at every unlock.
 
 use std::fmt;
 
-pub use std::sync::MutexGuard;
+pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 /// `std::sync::Mutex` without poisoning.
 ///
@@ -47,5 +47,63 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
             Some(guard) => f.debug_tuple("Mutex").field(&&*guard).finish(),
             None => f.write_str("Mutex(<locked>)"),
         }
+    }
+}
+
+/// `std::sync::RwLock` without poisoning, for the reason given at [`Mutex`].
+#[derive(Default)]
+pub struct RwLock<T: ?Sized>(std::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// A new unlocked lock.
+    pub const fn new(value: T) -> RwLock<T> {
+        RwLock(std::sync::RwLock::new(value))
+    }
+}
+
+impl<T: ?Sized> RwLock<T> {
+    /// Locks together with other readers. Never hold the guard across an `.await`.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Locks alone. Never hold the guard across an `.await`.
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for RwLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RwLock")
+    }
+}
+
+/// A flag that one thread sleeps on and others set.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rung: Mutex<bool>,
+    changed: std::sync::Condvar,
+}
+
+impl Bell {
+    /// Wakes the sleeper, or keeps it from falling asleep.
+    pub fn ring(&self) {
+        *self.rung.lock() = true;
+        self.changed.notify_one();
+    }
+
+    /// Sleeps until the bell is rung, at most for `patience`; takes the ring away.
+    pub fn wait(&self, patience: Option<std::time::Duration>) {
+        let rung = self.rung.lock();
+        let silent = |rung: &mut bool| !*rung;
+        let mut rung = match patience {
+            None => self.changed.wait_while(rung, silent).unwrap_or_else(|p| p.into_inner()),
+            Some(patience) => {
+                let woken = self.changed.wait_timeout_while(rung, patience, silent);
+                woken.unwrap_or_else(|p| p.into_inner()).0
+            }
+        };
+        *rung = false;
     }
 }

@@ -1,5 +1,7 @@
 //! The result of a build, before anything is made of it.
 
+use std::sync::Arc;
+
 use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease};
 use wharf_spec::image::ImageConfig;
 use wharf_spec::platform::Platform;
@@ -13,7 +15,7 @@ pub struct Built {
     pub(crate) store: ImageStore,
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<Layer>,
-    pub(crate) _lease: Lease,
+    pub(crate) leases: Vec<Arc<Lease>>,
 }
 
 impl Built {
@@ -39,23 +41,13 @@ impl Built {
 
     /// Its files, read-only, as one tree that no mount table shows and that vanishes when it is dropped.
     pub fn tree(&self) -> Result<Root, BuildError> {
-        merged(&self.store, &self.layers)
+        crate::layers::merged(&self.store, &self.layers)
     }
 
     /// Its files as a tar (`--output type=tar`).
     pub fn tar(&self) -> Result<ByteStream, BuildError> {
         Ok(wharf_image::root_tar(self.tree()?))
     }
-}
-
-/// The files of `layers` (base first), read-only.
-pub(crate) fn merged(store: &ImageStore, layers: &[Layer]) -> Result<Root, BuildError> {
-    let lowers = store.layer_dirs(layers);
-    let open = || match &lowers[..] {
-        [one] => Root::open(one),
-        _ => wharf_sys::mount::overlay(&lowers, None).map(Root::from_fd),
-    };
-    open().map_err(BuildError::io("mount the files of a stage"))
 }
 
 impl std::fmt::Debug for Built {

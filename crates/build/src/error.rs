@@ -117,7 +117,9 @@ impl BuildError {
     /// Which answer it deserves.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Dockerfile { .. } | Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Dockerfile { .. } | Self::Invalid(_) | Self::Context(ContextError::Source(_)) => {
+                ErrorKind::Invalid
+            }
             Self::Step { source, .. } => source.kind(),
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Unsupported(_) => ErrorKind::Unsupported,

@@ -13,18 +13,31 @@
 //! becomes the layer by a rename; `COPY` writes through a detached overlay mount that no mount table shows.
 #![forbid(unsafe_code)]
 
+mod base;
 mod builder;
 mod built;
+mod cache;
 pub mod context;
+mod copy;
 mod error;
+mod files;
 pub mod inputs;
+mod job;
+mod layers;
+mod mounts;
 pub mod progress;
 pub mod request;
+mod run;
+mod scratch;
+mod state;
+mod upload;
 
-pub use builder::Builder;
+pub use builder::{Builder, Settings};
 pub use built::Built;
+pub use cache::{CacheEntry, PruneCache, PrunedCache};
 pub use context::{Context, ContextError, Tree, Want};
 pub use error::{BuildError, ErrorKind, Location};
 pub use inputs::{Credentials, Inputs, Named, Secrets, Ssh};
 pub use progress::Event;
 pub use request::{NetworkMode, NoCache, Request};
+pub use upload::read_small;

@@ -32,6 +32,8 @@ pub struct Step {
     pub total: usize,
     /// The instruction as written, continuation lines joined: `RUN make`.
     pub text: String,
+    /// Whether it can change files; others change the config alone and are no vertices to BuildKit.
+    pub changes_files: bool,
 }
 
 /// Which of a program's outputs.
@@ -113,4 +115,16 @@ pub struct Warning {
     pub message: String,
     /// Lines of the Dockerfile, counted from 1, first and last.
     pub lines: (usize, usize),
+}
+
+impl From<wharf_spec::dockerfile::Warning> for Warning {
+    fn from(w: wharf_spec::dockerfile::Warning) -> Warning {
+        Warning {
+            rule: w.rule.name().into(),
+            description: w.rule.description().into(),
+            url: w.rule.url(),
+            message: w.message,
+            lines: w.lines,
+        }
+    }
 }

@@ -133,7 +133,7 @@ impl Control for BuildKit {
         &self,
         request: Request<DiskUsageRequest>,
     ) -> Result<Response<DiskUsageResponse>, Status> {
-        let record = usage::list(self, &request.into_inner())?;
+        let record = usage::list(self, request.into_inner()).await?;
         Ok(Response::new(DiskUsageResponse { record }))
     }
 

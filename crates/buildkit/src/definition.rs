@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tonic::Status;
-use wharf_build::Want;
+use wharf_build::{Tree, Want, read_small};
 use wharf_spec::dockerfile::ignore::Ignore;
 use wharf_sys::root::Root;
 
@@ -57,6 +57,25 @@ pub(crate) async fn dockerfile(
         // Warnings point into it.
         place.journal.define(&task, info.clone());
         (info, ignore)
+    });
+    task.end(made)
+}
+
+/// The same from a tree that came as a whole.
+pub(crate) fn in_tree(
+    journal: &Arc<Journal>,
+    tree: &Tree,
+    name: &str,
+) -> Result<(pb::SourceInfo, Option<Vec<u8>>), Status> {
+    let task = journal.task(format!("[internal] load build definition from {name}"));
+    let read = |path: &str| read_small(tree, path).map_err(|e| Status::unknown(e.to_string()));
+    let made = read(name).and_then(|data| {
+        let missing = format!("failed to read dockerfile: open {name}: no such file or directory");
+        let data = data.ok_or_else(|| Status::unknown(missing))?;
+        let (filename, language) = (name.to_owned(), "Dockerfile".to_owned());
+        let info = pb::SourceInfo { filename, data: data.into(), language, definition: None };
+        journal.define(&task, info.clone());
+        Ok((info, read(&format!("{name}{IGNORE}"))?))
     });
     task.end(made)
 }

@@ -1,6 +1,6 @@
 //! What a build tells, in the form that `Control.Status` sends: kept from its beginning, for whoever comes late.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -46,6 +46,8 @@ struct Story {
     order: Vec<String>,
     /// Log bytes of each vertex.
     logged: HashMap<String, usize>,
+    /// Instructions that change no file, which are no vertices to BuildKit's clients.
+    unseen: HashSet<String>,
     definition: Option<(String, pb::SourceInfo)>,
     warnings: usize,
 }
@@ -90,6 +92,9 @@ impl Journal {
     /// Tells what the builder says.
     pub(crate) fn event(&self, event: Event) {
         match event {
+            Event::Announced(vertex) if vertex.step.as_ref().is_some_and(|s| !s.changes_files) => {
+                self.story.lock().unseen.insert(vertex.digest.to_string());
+            }
             Event::Announced(vertex) => self.vertex(vertex.digest.to_string(), |v| {
                 v.name.clone_from(&vertex.name);
                 v.inputs = vertex.inputs.iter().map(Digest::to_string).collect();
@@ -136,19 +141,6 @@ impl Journal {
         self.story.lock().definition = Some((task.digest.clone(), info));
     }
 
-    /// A part of the running vertex that is called `name`: who runs it does not see what happens inside.
-    pub(crate) fn within(&self, name: &str, part: Part) {
-        let found = {
-            let story = self.story.lock();
-            let named =
-                story.order.iter().rev().find(|d| story.vertices[*d].name.starts_with(name));
-            named.cloned()
-        };
-        if let Some(digest) = found {
-            self.part(digest, part, self.clock.now());
-        }
-    }
-
     /// A warning of a frontend that the client runs.
     pub(crate) fn warn(&self, warning: VertexWarning) {
         self.story.lock().warnings += 1;
@@ -177,6 +169,9 @@ impl Journal {
 
     fn vertex(&self, digest: String, change: impl FnOnce(&mut Vertex)) {
         let mut story = self.story.lock();
+        if story.unseen.contains(&digest) {
+            return;
+        }
         if !story.vertices.contains_key(&digest) {
             story.order.push(digest.clone());
         }

@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 use wharf_base::clock::Clock;
-use wharf_build::{Builder, Built};
+use wharf_build::{Builder, Built, Tree};
 use wharf_engine::images::Images;
 use wharf_image::Image;
 use wharf_spec::platform::Platform;
@@ -24,13 +24,13 @@ use crate::builds::{Build, Builds};
 use crate::contexts::Contexts;
 use crate::history::History;
 use crate::line::{self, Io, MAX_MESSAGE};
-use crate::options::Options;
 use crate::proto::grpc::health::v1::health_server::HealthServer;
 use crate::proto::moby::buildkit::v1::control_server::ControlServer;
 use crate::proto::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
 use crate::proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
 use crate::proto::moby::buildkit::v1::{SolveRequest, types};
 use crate::proto::pb;
+use crate::remote;
 use crate::session::{Offer, OfferError, Session, Sessions};
 
 /// The BuildKit whose services these are.
@@ -166,11 +166,17 @@ impl BuildKit {
     /// A build context that is no directory of the client.
     pub(crate) async fn remote_context(
         &self,
-        _session: &Session,
+        session: &Session,
         url: &str,
-        _options: &Options,
-    ) -> Result<Arc<dyn wharf_build::Context>, Status> {
-        Err(Status::unimplemented(format!("the build context {url} is not supported by wharf")))
+    ) -> Result<Tree, Status> {
+        // What a client reads from its standard input.
+        let Some(path) = url.strip_prefix("http://buildkit-session") else {
+            return Err(Status::unimplemented(format!(
+                "wharf does not fetch the build context {url}; give a directory or a tar on standard input"
+            )));
+        };
+        let upload = remote::upload(session, path).await?;
+        self.0.builder.unpack(upload).await.map_err(|e| Status::unknown(e.to_string()))
     }
 
     /// The files of another build's result as a build context.

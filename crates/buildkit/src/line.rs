@@ -77,6 +77,7 @@ impl Line {
     }
 
     /// Cancelled once the connection is gone.
+    #[cfg(test)]
     pub(crate) fn closed(&self) -> &CancellationToken {
         &self.closed
     }

@@ -14,6 +14,7 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Request, Status};
 use wharf_base::error::chain;
 use wharf_build::{Context, ContextError, Credentials, Secrets, Ssh, Tree, Want};
+use wharf_image::ByteStream;
 use wharf_spec::dockerconfig::AuthConfig;
 use wharf_sys::root::Root;
 
@@ -24,6 +25,7 @@ use crate::proto::fsutil::types::Packet;
 use crate::proto::moby::buildkit::secrets::v1::GetSecretRequest;
 use crate::proto::moby::filesync::v1::CredentialsRequest;
 use crate::proto::moby::sshforward::v1::{BytesMessage, CheckAgentRequest};
+use crate::proto::moby::upload::v1::BytesMessage as UploadMessage;
 use crate::session::Session;
 
 /// Packets between the connection and the disk.
@@ -38,7 +40,7 @@ pub(crate) struct SessionContext {
     pub(crate) session: Arc<Session>,
     /// Its name in the session.
     pub(crate) dir: String,
-    /// The vertex that shows the transfer begins with these words.
+    /// What the vertex of a transfer is called.
     pub(crate) vertex: String,
     /// Patterns of the directory's own ignore file, for one that is not the build context.
     pub(crate) exclude: Vec<String>,
@@ -78,10 +80,10 @@ impl SessionContext {
         }
         // Whoever drops this future leaves half a tree.
         self.snapshot.set_whole(false);
-        let tell = |bytes, done| {
-            self.journal.within(&self.vertex, Part::transferring("context", bytes, done));
-        };
-        match receive(&self.session, &self.dir, want, &self.snapshot, tell).await {
+        let task = self.journal.task(&self.vertex);
+        let tell = |bytes, done| task.part(Part::transferring("context", bytes, done));
+        let received = receive(&self.session, &self.dir, want, &self.snapshot, tell).await;
+        match task.end(received) {
             Ok(_) => {
                 self.snapshot.set_whole(true);
                 state.done.push(want.clone());
@@ -233,6 +235,20 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+/// A stream of bytes that the client has on its standard input.
+pub(crate) async fn upload(session: &Session, path: &str) -> Result<ByteStream, Status> {
+    let (_asking, asked) = mpsc::channel::<UploadMessage>(1);
+    let mut request = Request::new(ReceiverStream::new(asked));
+    let path = AsciiMetadataValue::try_from(path);
+    let path = path.map_err(|_| Status::invalid_argument("the upload's path cannot be sent"))?;
+    request.metadata_mut().insert("urlpath", path);
+    let answers = session.upload()?.pull(request).await?.into_inner();
+    Ok(Box::pin(answers.map(|m| match m {
+        Ok(message) => Ok(message.data),
+        Err(status) => Err(std::io::Error::other(status.message().to_owned())),
+    })))
 }
 
 /// Secrets, ssh agents and registry logins of a client.

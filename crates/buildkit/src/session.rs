@@ -10,7 +10,6 @@ use tonic::{Code, Status};
 use wharf_base::sync::Mutex;
 
 use crate::line::{Io, Line, MAX_MESSAGE};
-use crate::proto::containerd::services::content::v1::content_client::ContentClient;
 use crate::proto::moby::buildkit::secrets::v1::secrets_client::SecretsClient;
 use crate::proto::moby::filesync::v1::auth_client::AuthClient;
 use crate::proto::moby::filesync::v1::file_send_client::FileSendClient;
@@ -178,10 +177,6 @@ impl Session {
     service!(
         /// A context on the client's standard input.
         upload, UploadClient, "/moby.upload.v1.Upload/Pull"
-    );
-    service!(
-        /// OCI layouts on the client's disk.
-        content, ContentClient, "/containerd.services.content.v1.Content/Read"
     );
 
     /// The connection itself, for messages that the generated clients have no type for.

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tonic::Status;
 use wharf_base::Id;
-use wharf_build::{Built, Context, Inputs, Named, Request};
+use wharf_build::{Built, Context, Inputs, Named, Request, Tree};
 use wharf_spec::platform::Platform;
 
 use crate::builds::Build;
@@ -55,7 +55,11 @@ pub(crate) async fn solve(kit: &BuildKit, build: &Arc<Build>, ask: Ask) -> Resul
         syntax::check(wanted)?;
     }
     let session = kit.sessions().find(&build.request.session).await?;
-    let run = Run { kit, build, session, inputs: ask.inputs };
+    let upload = match &options.context {
+        Some(url) => Some(kit.remote_context(&session, url).await?),
+        None => None,
+    };
+    let run = Run { kit, build, session, upload, inputs: ask.inputs };
     let file = run.definition(&mut options).await?;
     if let Some(question) = &options.question {
         let metadata = questions::answer(question, &options, &file)?;
@@ -77,15 +81,24 @@ struct Run<'a> {
     kit: &'a BuildKit,
     build: &'a Arc<Build>,
     session: Arc<Session>,
+    /// A build context that is no directory of the client.
+    upload: Option<Tree>,
     inputs: HashMap<String, pb::Definition>,
 }
 
 impl Run<'_> {
     /// Puts the Dockerfile and its ignore file into the request.
     async fn definition(&self, options: &mut Options) -> Result<pb::SourceInfo, Status> {
-        let session = self.session_of(options, &options.dockerfile_dir).await?;
-        let place = self.place(&session, &options.dockerfile_dir);
-        let (file, beside) = definition::dockerfile(&place, &options.filename).await?;
+        let (file, beside) = match &self.upload {
+            Some(tree) if !options.dockerfile_local => {
+                definition::in_tree(&self.build.journal, tree, &options.filename)?
+            }
+            _ => {
+                let session = self.session_of(options, &options.dockerfile_dir).await?;
+                let place = self.place(&session, &options.dockerfile_dir);
+                definition::dockerfile(&place, &options.filename).await?
+            }
+        };
         if let Some((wanted, line)) = syntax::directive(&file.data) {
             let refused = |s: Status| fault::at_lines(s.message().to_owned(), &file, line, line);
             syntax::check(&wanted).map_err(refused)?;
@@ -93,7 +106,7 @@ impl Run<'_> {
         options.request.dockerfile_name.clone_from(&file.filename);
         options.request.dockerfile = file.data.to_vec();
         options.request.dockerignore = match beside {
-            None if options.question.is_none() && self.is_directory(options) => {
+            None if options.question.is_none() && self.is_directory() => {
                 let session = self.session_of(options, &options.context_dir).await?;
                 definition::ignore_file(&self.place(&session, &options.context_dir)).await?
             }
@@ -116,8 +129,8 @@ impl Run<'_> {
     }
 
     /// Whether the build context is a directory of the client.
-    fn is_directory(&self, options: &Options) -> bool {
-        options.context.is_none() && !self.inputs.contains_key("context")
+    fn is_directory(&self) -> bool {
+        self.upload.is_none() && !self.inputs.contains_key("context")
     }
 
     async fn platforms(&self, options: &Options, file: &pb::SourceInfo) -> Result<Solved, Status> {
@@ -185,8 +198,8 @@ impl Run<'_> {
 
     /// The build context.
     async fn context(&self, options: &Options) -> Result<Arc<dyn Context>, Status> {
-        if let Some(url) = &options.context {
-            return self.kit.remote_context(&self.session, url, options).await;
+        if let Some(tree) = &self.upload {
+            return Ok(Arc::new(tree.clone()));
         }
         if let Some(input) = self.inputs.get("context") {
             let outcome = self.kit.builds().outcome(&graph::result(input)?)?;

@@ -2,16 +2,26 @@
 
 use std::time::SystemTime;
 
+use prost_types::Timestamp;
 use tonic::Status;
+use wharf_base::error::chain;
+use wharf_build::{CacheEntry, PruneCache};
 
 use crate::contexts::Usage;
 use crate::kit::BuildKit;
 use crate::proto::moby::buildkit::v1::{DiskUsageRequest, PruneRequest, UsageRecord};
 
+/// The kind of record that a client's directory is.
+const LOCAL: &str = "source.local";
+const NANOS: i64 = 1_000_000_000;
+
 /// What is kept.
-pub(crate) fn list(kit: &BuildKit, request: &DiskUsageRequest) -> Result<Vec<UsageRecord>, Status> {
+pub(crate) async fn list(
+    kit: &BuildKit,
+    request: DiskUsageRequest,
+) -> Result<Vec<UsageRecord>, Status> {
     let filter = Filter::read(&request.filter)?;
-    Ok(records(kit).into_iter().filter(|r| filter.matches(r)).collect())
+    Ok(records(kit).await?.into_iter().filter(|r| filter.matches(r)).collect())
 }
 
 /// Removes what is not in use, and tells what went.
@@ -20,29 +30,73 @@ pub(crate) async fn prune(
     request: PruneRequest,
 ) -> Result<Vec<UsageRecord>, Status> {
     let filter = Filter::read(&request.filter)?;
-    let mut found: Vec<UsageRecord> = records(kit)
-        .into_iter()
-        .filter(|r| !r.in_use && filter.matches(r) && !is_recent(kit, r, request.keep_duration))
-        .collect();
-    found.sort_by_key(|r| r.last_used_at.map_or(0, |t| t.seconds));
+    let mut found = records(kit).await?;
+    found.retain(|r| {
+        // What images use as well takes no space of its own, unless everything is to go.
+        !r.in_use
+            && (request.all || !r.shared)
+            && filter.matches(r)
+            && !is_recent(kit, r, request.keep_duration)
+    });
+    found.sort_by_key(|r| r.last_used_at.map_or((0, 0), |t| (t.seconds, t.nanos)));
+    let most = [request.reserved_space, request.max_used_space].into_iter().max().unwrap_or(0);
     let mut kept: i64 = found.iter().map(|r| r.size).sum();
-    let mut gone = Vec::new();
-    for record in found {
-        if request.reserved_space > 0 && kept <= request.reserved_space {
-            break;
-        }
-        kit.contexts().remove(&record.id);
-        kept -= record.size;
-        gone.push(record);
+    found.retain(|r| {
+        let goes = most <= 0 || kept > most;
+        kept -= if goes { r.size } else { 0 };
+        goes
+    });
+    let contexts: Vec<_> = found.iter().filter(|r| r.record_type == LOCAL).collect();
+    contexts.iter().for_each(|r| kit.contexts().remove(&r.id));
+    let ids = found.iter().filter(|r| r.record_type != LOCAL).map(|r| r.id.clone()).collect();
+    let what = PruneCache { all: true, ids, ..PruneCache::default() };
+    if what.ids.is_empty() {
+        return Ok(found);
     }
-    Ok(gone)
+    let builder = kit.builder().clone();
+    let pruned = blocking(move || builder.prune(&what)).await?;
+    let pruned = pruned.map_err(|e| Status::internal(chain(&e).to_string()))?;
+    found.retain(|r| r.record_type == LOCAL || pruned.deleted.contains(&r.id));
+    Ok(found)
 }
 
-fn records(kit: &BuildKit) -> Vec<UsageRecord> {
-    kit.contexts().usage().into_iter().map(record).collect()
+/// Steps of builds, cache mounts, and what clients sent.
+async fn records(kit: &BuildKit) -> Result<Vec<UsageRecord>, Status> {
+    let builder = kit.builder().clone();
+    let steps = blocking(move || builder.usage()).await?;
+    let contexts = kit.contexts().usage().into_iter().map(of_context);
+    Ok(steps.into_iter().map(of_step).chain(contexts).collect())
 }
 
-fn record(usage: Usage) -> UsageRecord {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(e.to_string()))
+}
+
+fn of_step(entry: CacheEntry) -> UsageRecord {
+    let at = |nanos: i64| {
+        let seconds = nanos.div_euclid(NANOS);
+        let nanos = i32::try_from(nanos.rem_euclid(NANOS)).unwrap_or_default();
+        Some(Timestamp { seconds, nanos })
+    };
+    UsageRecord {
+        id: entry.id,
+        mutable: entry.kind == "exec.cachemount",
+        in_use: entry.in_use,
+        size: entry.size.try_into().unwrap_or(i64::MAX),
+        created_at: at(entry.created),
+        last_used_at: at(entry.used),
+        usage_count: entry.uses.try_into().unwrap_or(i64::MAX),
+        description: entry.description,
+        record_type: entry.kind.to_owned(),
+        shared: entry.shared,
+        parents: entry.parent.into_iter().collect(),
+        ..UsageRecord::default()
+    }
+}
+
+fn of_context(usage: Usage) -> UsageRecord {
     let Usage { key, bytes, used, busy } = usage;
     UsageRecord {
         id: key,
@@ -53,7 +107,7 @@ fn record(usage: Usage) -> UsageRecord {
         last_used_at: Some(used.into()),
         usage_count: 1,
         description: "local source for context".into(),
-        record_type: "source.local".into(),
+        record_type: LOCAL.into(),
         ..UsageRecord::default()
     }
 }

@@ -1,6 +1,5 @@
 //! Connecting existing containers to networks and disconnecting them, live where they run.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use wharf_net::{Binding, Driver, Endpoint, NetworkInfo, PortMap};
@@ -41,7 +40,8 @@ impl Inner {
                     inner.follow_gateway(&of, &before)?;
                     return Err(e);
                 }
-                inner.edit_hosts(&of, |text| with_own(text, &of, &made))
+                inner.edit_hosts(&of, |text| with_own(text, &of, &made))?;
+                inner.begin_names(&of, &before)
             })
             .await?;
         }
@@ -111,17 +111,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Changes `/etc/hosts` under the container's eyes: the same file, because it is bind-mounted.
     fn edit_hosts(&self, record: &Record, edit: impl FnOnce(&str) -> String) -> Result<()> {
-        let path = self.dir(&record.id).join("hosts");
-        let change = |path: &Path| -> std::io::Result<()> {
-            use std::io::Write as _;
-            let text = std::fs::read_to_string(path)?;
-            // Not atomically: a new file would not be the one that the container has mounted.
-            let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(path)?;
-            file.write_all(edit(&text).as_bytes())
-        };
-        change(&path).map_err(|e| EngineError::system(format!("write {}", path.display()), e))
+        crate::files::edit(&self.dir(&record.id), "hosts", edit)
+    }
+
+    /// A container that asked its name servers itself, and is on a user-defined network now, asks the engine from here on,
+    /// unless it has written a resolv.conf of its own.
+    fn begin_names(&self, record: &Record, before: &[Endpoint]) -> Result<()> {
+        let now = self.net.endpoints(&record.id);
+        let had = self.name_service(record, before)?.is_some();
+        let Some(names) = self.name_service(record, &now)?.filter(|_| !had) else { return Ok(()) };
+        self.net.serve_names(&record.id, names).map_err(EngineError::from)?;
+        let (old, new) =
+            (self.resolv_conf(record, before, false)?, self.resolv_conf(record, &now, false)?);
+        crate::files::edit(&self.dir(&record.id), "resolv.conf", |text| {
+            if text == old { new } else { text.to_owned() }
+        })
     }
 
     fn keep(&self, c: &Container, record: Record) -> Result<()> {
@@ -179,11 +184,7 @@ fn same_port(b: &Binding) -> PortMap {
 }
 
 fn own_lines(record: &Record, endpoint: &Endpoint) -> String {
-    let name = record.hostname();
-    let names = match record.config.domainname.as_str() {
-        "" => name.to_owned(),
-        domain => format!("{name}.{domain} {name}"),
-    };
+    let names = crate::network::own_names(record.hostname(), &record.config.domainname).join(" ");
     addresses(endpoint).map(|ip| format!("{ip}\t{names}\n")).collect()
 }
 

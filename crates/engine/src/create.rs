@@ -149,6 +149,8 @@ impl Inner {
             config.hostname = String::new();
         }
         self.pin_joined(&mut host_config);
+        let mut networking_config = networking_config;
+        let links = self.place_links(&mut host_config, &mut networking_config)?;
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
@@ -158,7 +160,25 @@ impl Inner {
         }
         let created = self.clock.unix_nanos();
         let image = image.id().to_string();
-        Ok(Record { id, name, created, image, config, host: host_config, networks, mounts })
+        Ok(Record { id, name, created, image, config, host: host_config, networks, mounts, links })
+    }
+
+    /// Links of a container on the default bridge are legacy links; on a network of the user's they are names there.
+    fn place_links(
+        &self,
+        host: &mut docker::HostConfig,
+        networking: &mut docker::NetworkingConfig,
+    ) -> Result<Vec<crate::links::LegacyLink>> {
+        if matches!(host.network_mode.as_str(), "" | "default" | "bridge" | "none") {
+            return self.take_links(host);
+        }
+        let given = host.links.take().unwrap_or_default();
+        if !given.is_empty() {
+            let endpoints = networking.endpoints_config.get_or_insert_default();
+            let main = endpoints.entry(host.network_mode.clone()).or_default();
+            main.get_or_insert_default().links.get_or_insert_default().extend(given);
+        }
+        Ok(Vec::new())
     }
 
     /// The networks that the container is to be on, by name: the one of its mode, with the settings given for it.

@@ -349,7 +349,8 @@ impl Inner {
             "" => self.user(record, &record.config.user)?,
             own => self.user(record, own)?,
         };
-        let mut env = spec::env::environment(&record.config, record.hostname(), &[]);
+        let mut env =
+            spec::env::environment(&record.config, record.hostname(), &self.link_variables(record));
         if r.tty && !env.iter().any(|e| e.starts_with("TERM=")) {
             env.push("TERM=xterm".into());
         }

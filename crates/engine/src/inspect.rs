@@ -40,7 +40,10 @@ impl Inner {
             process_label: String::new(),
             app_armor_profile: crate::spec::apparmor_profile(&record.host, &self.facts),
             exec_ids: (!execs.is_empty()).then_some(execs),
-            host_config: record.host.clone(),
+            host_config: docker::HostConfig {
+                links: self.shown_links(&record),
+                ..record.host.clone()
+            },
             graph_driver: self.graph_driver(&record),
             size_rw: None,
             size_root_fs: None,
@@ -208,10 +211,14 @@ fn networks(record: &Record, endpoints: &[Endpoint]) -> Map<docker::EndpointSett
             s.global_ipv6_address = net.addr().to_string();
             s.global_ipv6_prefix_len = i64::from(net.prefix());
         }
-        let names = std::iter::once(record.name.clone())
-            .chain(e.aliases.iter().cloned())
-            .chain([record.id.short().to_owned()]);
-        s.dns_names = (e.network_name != "bridge").then(|| names.collect());
+        let mut names: Vec<String> = Vec::new();
+        for name in e.names() {
+            if !names.iter().any(|n| n == name) {
+                names.push(name.to_owned());
+            }
+        }
+        // Docker has no names on the default bridge, and its clients expect none.
+        s.dns_names = (e.network_name != "bridge").then_some(names);
     }
     out
 }

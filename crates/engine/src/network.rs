@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
-use wharf_net::{Endpoint, EndpointConfig, Sandbox};
+use wharf_net::files::{Hosts, ResolvConf, Resolver};
+use wharf_net::{Endpoint, EndpointConfig, Link, NameService, Sandbox, dns};
 use wharf_spec::docker::EndpointSettings;
 
 use crate::error::{EngineError, Result};
 use crate::events;
-use crate::files::{self, Hosts, Resolver};
+use crate::files;
 use crate::inner::Inner;
 use crate::record::{NetworkMode, Record};
 use crate::spec::Namespace;
@@ -43,8 +44,16 @@ impl Joined {
         }
     }
 
+    /// Its own endpoints.
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        match self {
+            Joined::Own { endpoints, .. } => endpoints,
+            Joined::Host | Joined::Other(_) => &[],
+        }
+    }
+
     fn addresses(&self) -> Vec<IpAddr> {
-        let Joined::Own { endpoints, .. } = self else { return Vec::new() };
+        let endpoints = self.endpoints();
         let both = |e: &Endpoint| [e.ipv4, e.ipv6];
         endpoints.iter().flat_map(both).flatten().map(|subnet| subnet.addr()).collect()
     }
@@ -85,7 +94,45 @@ impl Inner {
             self.net.publish(&record.id, &ports).map_err(EngineError::from)?;
         }
         let endpoints = self.net.endpoints(&record.id);
+        if let Some(names) = self.name_service(record, &endpoints)? {
+            self.net.serve_names(&record.id, names).map_err(EngineError::from)?;
+        }
         Ok(Joined::Own { sandbox, endpoints })
+    }
+
+    /// How a container on these networks has its names resolved by the engine, if it has.
+    ///
+    /// On the default bridge alone, `--dns` names the servers that the container itself asks, as in Docker.
+    pub(crate) fn name_service(
+        &self,
+        record: &Record,
+        endpoints: &[Endpoint],
+    ) -> Result<Option<NameService>> {
+        let own = record.host.dns.as_ref().is_some_and(|d| !d.is_empty());
+        let mut wired = endpoints.iter().filter(|e| !e.ifname.is_empty()).peekable();
+        if wired.peek().is_none() || (own && wired.all(|e| e.network_name == "bridge")) {
+            return Ok(None);
+        }
+        let (servers, _, options) = self.resolver_settings(record)?;
+        let ndots = options.iter().any(|o| o.starts_with("ndots:"));
+        Ok(Some(NameService { servers, ndots }))
+    }
+
+    /// Name servers, search list and options: the container's, else the daemon's.
+    fn resolver_settings(
+        &self,
+        record: &Record,
+    ) -> Result<(Vec<IpAddr>, Vec<String>, Vec<String>)> {
+        let list = |own: &Option<Vec<String>>, default: &[String]| match own.as_deref() {
+            None | Some([]) => default.to_vec(),
+            Some(own) => own.to_vec(),
+        };
+        let h = &record.host;
+        Ok((
+            crate::validate::dns(&list(&h.dns, &self.config.dns))?,
+            list(&h.dns_search, &self.config.dns_search),
+            list(&h.dns_options, &self.config.dns_options),
+        ))
     }
 
     /// Takes a container that ended off its networks. Blocks.
@@ -117,33 +164,53 @@ impl Inner {
         let dir = self.dir(&record.id);
         let hostname = self.hostname(record, network);
         files::write(&dir, "hostname", &format!("{hostname}\n"))?;
-        let h = &record.host;
-        let extra = self.extra_hosts(record, network)?;
+        if let NetworkMode::Container(id) = record.network_mode() {
+            self.copy_files(record, &self.find(id)?.record())?;
+            return Ok(hostname);
+        }
+        let mut extra = self.extra_hosts(record, network)?;
+        extra.extend(self.linked(record)?.iter().map(crate::links::Linked::host));
         let hosts = Hosts {
+            own_names: own_names(&hostname, &record.config.domainname),
             own: network.addresses(),
-            hostname: &hostname,
-            domain: &record.config.domainname,
             extra,
+            host: self.gateways(network),
         };
-        files::write(&dir, "hosts", &files::hosts(&hosts))?;
-        let list = |own: &Option<Vec<String>>, default: &[String]| match own.as_deref() {
-            None | Some([]) => default.to_vec(),
-            Some(own) => own.to_vec(),
-        };
-        let (servers, search, options) = (
-            list(&h.dns, &self.config.dns),
-            list(&h.dns_search, &self.config.dns_search),
-            list(&h.dns_options, &self.config.dns_options),
-        );
-        let resolver = Resolver {
-            servers: &servers,
-            search: &search,
-            options: &options,
-            host_network: matches!(network, Joined::Host),
-        };
-        let text = files::resolv_conf(&resolver, &files::host_resolv_conf());
+        files::write(&dir, "hosts", &hosts.render())?;
+        let text =
+            self.resolv_conf(record, network.endpoints(), matches!(network, Joined::Host))?;
         files::write(&dir, "resolv.conf", &text)?;
         Ok(hostname)
+    }
+
+    /// The text of a container's resolv.conf.
+    pub(crate) fn resolv_conf(
+        &self,
+        record: &Record,
+        endpoints: &[Endpoint],
+        host_network: bool,
+    ) -> Result<String> {
+        let (dns, search, options) = self.resolver_settings(record)?;
+        let embedded = self.name_service(record, endpoints)?.map(|_| dns::ADDRESS.into());
+        let ipv6 = endpoints.iter().any(|e| e.ipv6.is_some());
+        let resolver = Resolver { dns, search, options, ipv6, host_network, embedded };
+        // Behind the engine's resolver, which runs on the host, a stub on the host's loopback is as good as any.
+        let host = match embedded {
+            Some(_) => self.net.host_resolver(),
+            None => Arc::new(ResolvConf::of_host()),
+        };
+        Ok(resolver.render(&host))
+    }
+
+    /// Who shares another's network sees names as that one does.
+    fn copy_files(&self, record: &Record, from: &Record) -> Result<()> {
+        for name in ["hosts", "resolv.conf"] {
+            let path = self.dir(&from.id).join(name);
+            let text = std::fs::read_to_string(&path)
+                .map_err(|e| EngineError::system(format!("read {}", path.display()), e))?;
+            files::write(&self.dir(&record.id), name, &text)?;
+        }
+        Ok(())
     }
 
     fn hostname(&self, record: &Record, network: &Joined) -> String {
@@ -162,26 +229,22 @@ impl Inner {
         }
     }
 
-    /// `--add-host`, and `host.docker.internal`, which people miss on Linux.
-    fn extra_hosts(&self, record: &Record, network: &Joined) -> Result<Vec<(String, IpAddr)>> {
+    /// `--add-host`.
+    fn extra_hosts(&self, record: &Record, network: &Joined) -> Result<Vec<(String, Vec<IpAddr>)>> {
         let gateway = self.gateways(network);
         let mut out = Vec::new();
         for entry in record.host.extra_hosts.iter().flatten() {
             let (name, address) = crate::validate::extra_host(entry)?;
             match address.parse() {
-                Ok(ip) => out.push((name.to_owned(), ip)),
+                Ok(ip) => out.push((name.to_owned(), vec![ip])),
                 Err(_) if gateway.is_empty() => {
                     return Err(EngineError::invalid(format!(
                         "unable to derive the IP value for host-gateway in {entry:?}: the container \
                          has no gateway; set host-gateway-ip"
                     )));
                 }
-                Err(_) => out.extend(gateway.iter().map(|ip| (name.to_owned(), *ip))),
+                Err(_) => out.push((name.to_owned(), gateway.clone())),
             }
-        }
-        const INTERNAL: &str = "host.docker.internal";
-        if !out.iter().any(|(name, _)| name == INTERNAL) {
-            out.extend(gateway.iter().map(|ip| (INTERNAL.to_owned(), *ip)));
         }
         Ok(out)
     }
@@ -198,11 +261,17 @@ impl Inner {
     }
 }
 
+/// What a container calls itself in `/etc/hosts`.
+pub(crate) fn own_names(hostname: &str, domain: &str) -> Vec<String> {
+    let full = (!domain.is_empty()).then(|| format!("{hostname}.{domain}"));
+    full.into_iter().chain([hostname.to_owned()]).collect()
+}
+
 pub(crate) fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<EndpointConfig> {
-    if s.links.as_ref().is_some_and(|l| !l.is_empty()) {
-        return Err(EngineError::not_implemented(
-            "links on a network are not supported by wharf: use the other container's name",
-        ));
+    let mut links = Vec::new();
+    for text in s.links.iter().flatten() {
+        let (container, alias) = crate::links::parse(text)?;
+        links.push(Link { container: container.to_owned(), alias: alias.to_owned() });
     }
     let ipam = s.ipam_config.clone().unwrap_or_default();
     let bad = |what: &str| EngineError::invalid(format!("invalid IP address: {what}"));
@@ -227,7 +296,10 @@ pub(crate) fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<E
             })
             .transpose()?,
         ifname,
+        hostname: record.hostname().to_owned(),
         aliases: s.aliases.clone().unwrap_or_default(),
+        links,
+        exposed: crate::ports::exposed(&record.config),
         gateway_priority: s.gw_priority,
         options,
     })

@@ -196,7 +196,27 @@ impl Inner {
                 live.insert(c.id.clone(), file.into());
             }
         }
-        self.blocking(move |inner| inner.net.adopt(live).map(drop).map_err(EngineError::from)).await
+        self.blocking(move |inner| {
+            let running: Vec<Id> = live.keys().cloned().collect();
+            inner.net.adopt(live).map_err(EngineError::from)?;
+            for id in &running {
+                // The container goes on without names rather than the daemon not at all.
+                if let Err(e) = inner.resume_names(id) {
+                    tracing::error!(container = %id, error = %e.message(), "names are not resolved");
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Answers the questions of a container that an earlier daemon started.
+    fn resume_names(&self, id: &Id) -> Result<()> {
+        let record = self.find(id.as_str())?.record();
+        match self.name_service(&record, &self.net.endpoints(id))? {
+            Some(names) => self.net.serve_names(id, names).map_err(EngineError::from),
+            None => Ok(()),
+        }
     }
 
     /// Containers that do not run but should.

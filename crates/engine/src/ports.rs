@@ -42,6 +42,12 @@ fn range(text: &str) -> Option<(u16, u16)> {
     (first <= last).then_some((first, last))
 }
 
+/// The ports that a container says it offers.
+pub fn exposed(config: &ContainerConfig) -> Vec<(Protocol, u16)> {
+    let ranges = config.exposed_ports.keys().filter_map(|p| container_port(p).ok());
+    ranges.flat_map(|(first, last, proto)| (first..=last).map(move |p| (proto, p))).collect()
+}
+
 /// What a container publishes, in the order of its ports.
 pub fn wanted(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<PortMap>> {
     let mut out = Vec::new();

@@ -7,6 +7,7 @@ use wharf_base::fs::Durability;
 use wharf_spec::docker::{self, ContainerConfig, HostConfig, Map};
 
 use crate::error::Result;
+use crate::links::LegacyLink;
 use crate::mount::MountPoint;
 use crate::restart::Policy;
 use crate::state::State;
@@ -38,6 +39,9 @@ pub struct Record {
     pub networks: Map<docker::EndpointSettings>,
     /// Its mount points, names of anonymous volumes settled.
     pub mounts: Vec<MountPoint>,
+    /// Legacy links to containers on the default bridge.
+    #[serde(default)]
+    pub links: Vec<LegacyLink>,
 }
 
 /// How a container's life went so far.

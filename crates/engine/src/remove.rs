@@ -189,6 +189,7 @@ impl Inner {
         }
         self.index.lock().drop_name(&old.name, &c.id);
         c.with(|core| core.record = Arc::new(record));
+        self.net.rename(&c.id, to).map_err(EngineError::from)?;
         self.emit(&c.record(), "rename", &[("oldName", &format!("/{}", old.name))]);
         Ok(())
     }

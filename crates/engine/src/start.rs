@@ -117,6 +117,7 @@ impl Inner {
         c.tell(|news| (news.running, news.error) = (true, String::new()));
         self.tell_mounts(&c.record());
         self.emit(&c.record(), "start", &[]);
+        self.tell_linking(&c.record());
         for attached in launched.attached {
             self.watch_attachment(c, attached);
         }
@@ -250,6 +251,7 @@ impl Inner {
         let Furniture { hostname, root, user, mounts } = furniture;
         let shm = self.shm(record)?;
         let namespaces = self.namespaces(record, network)?;
+        let links = self.link_variables(record);
         let spec = spec::build(Input {
             config: &record.config,
             host: &record.host,
@@ -258,6 +260,7 @@ impl Inner {
             mounts,
             shm,
             namespaces: &namespaces,
+            links: &links,
             devices: spec::devices::devices(&record.host)?,
             cgroup: self.cgroup_path(record),
             facts: &self.facts,

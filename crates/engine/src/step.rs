@@ -250,6 +250,7 @@ impl Inner {
             host,
             networks: Map::new(),
             mounts: Vec::new(),
+            links: Vec::new(),
         };
         let network = match record.network_mode() {
             NetworkMode::Named(network) => Some(network.to_owned()),

@@ -16,6 +16,18 @@ use crate::error::{EngineError, Result};
 /// Entries that one archive may have.
 const MAX_ENTRIES: usize = 4_000_000;
 
+/// Unpacks an archive, plain or compressed, into the directory `target` of `root`; all of `owner` if that is given.
+/// Blocks.
+pub fn unpack(
+    root: &Root,
+    target: &Path,
+    owner: Option<(u32, u32)>,
+    source: impl Read,
+) -> Result<()> {
+    let owner = owner.map_or(Owner::AsArchived, |(uid, gid)| Owner::Fixed { uid, gid });
+    Unpack { root, target: target.to_owned(), owner, strict: false }.run(source)
+}
+
 /// Whose the unpacked files are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Owner {

@@ -183,7 +183,19 @@ fn host(h: &HostConfig, facts: &Facts) -> Result<Vec<String>> {
     for entry in h.extra_hosts.iter().flatten() {
         extra_host(entry)?;
     }
+    for link in h.links.iter().flatten() {
+        crate::links::parse(link)?;
+    }
+    dns(h.dns.as_deref().unwrap_or_default())?;
     resources::validate(&h.resources, facts.cgroup_v2)
+}
+
+/// Name servers, by address.
+pub fn dns(servers: &[String]) -> Result<Vec<std::net::IpAddr>> {
+    let read = |s: &String| {
+        s.trim().parse().map_err(|_| EngineError::invalid(format!("invalid IP address: {s}")))
+    };
+    servers.iter().map(read).collect()
 }
 
 /// `name:address`, `name=address` or `name:host-gateway`.
@@ -248,12 +260,6 @@ fn unsupported(h: &HostConfig) -> Result<()> {
              the file system under the data root instead"
         )));
     }
-    if h.links.as_ref().is_some_and(|l| !l.is_empty()) {
-        return Err(EngineError::not_implemented(
-            "--link is not supported by wharf: put both containers on a network of their own and \
-             use the other's name",
-        ));
-    }
     if !matches!(h.volume_driver.as_str(), "" | "local") {
         return Err(EngineError::invalid(format!(
             "volume driver {:?} is not there: wharf has \"local\"",
@@ -280,8 +286,19 @@ fn conflicts(c: &ContainerConfig, h: &HostConfig) -> Result<()> {
     if h.uts_mode == "host" && !c.hostname.is_empty() {
         return conflict("hostname and the UTS mode");
     }
+    let links = h.links.as_ref().is_some_and(|l| !l.is_empty());
+    if links && h.network_mode == "host" {
+        return conflict(
+            "host type networking can't be used with links. This would result in undefined behavior",
+        );
+    }
     if !h.network_mode.starts_with("container:") {
         return Ok(());
+    }
+    if links {
+        return conflict(
+            "container type network can't be used with links. This would result in undefined behavior",
+        );
     }
     let some = |l: &Option<Vec<String>>| l.as_ref().is_some_and(|l| !l.is_empty());
     if !c.hostname.is_empty() {
@@ -323,7 +340,11 @@ mod tests {
             |r| r.host_config.storage_opt = Some([("size".into(), "1G".into())].into()),
             "--storage-opt size",
         );
-        refused(|r| r.host_config.links = Some(vec!["a:b".into()]), "--link");
+        refused(
+            |r| r.host_config.links = Some(vec!["a:b:c".into()]),
+            "bad format for links: a:b:c",
+        );
+        refused(|r| r.host_config.dns = Some(vec!["x".into()]), "invalid IP address: x");
         refused(|r| r.host_config.runtime = "kata".into(), "unknown or invalid runtime name: kata");
         refused(|r| r.host_config.log_config.kind = "syslog".into(), "syslog");
         refused(|r| r.host_config.userns_mode = "private".into(), "invalid userns mode");

@@ -48,6 +48,7 @@ mod tests {
             host: Default::default(),
             networks: Default::default(),
             mounts: Vec::new(),
+            links: Vec::new(),
         };
         Container::new(record, Life::default())
     }

@@ -37,6 +37,18 @@ pub(crate) fn reader() -> (BodySender, BodyReader) {
     (BodySender(sender), BodyReader { messages, current: Bytes::new(), ended: false })
 }
 
+/// Runs `work` on a blocking thread with a reader of `body`. `None` if it died. Dropping the future ends the reader
+/// with an error.
+pub async fn read_blocking<T: Send + 'static>(
+    body: ByteStream,
+    work: impl FnOnce(&mut dyn Read) -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, mut reader) = reader();
+    let work = tokio::task::spawn_blocking(move || work(&mut reader));
+    sender.feed(body).await;
+    work.await.ok()
+}
+
 impl BodySender {
     /// Sends the whole of `body`. Stops when nobody reads any more. Dropped before its end, the reader gets
     /// an error, never an end of file.

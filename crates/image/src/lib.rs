@@ -42,6 +42,7 @@ mod unpack;
 
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
 pub use ask::{Distribution, LoginError};
+pub use body::read_blocking;
 pub use changes::ChangeError;
 pub use diff::{Change, ChangeKind, changes, diff_tar, root_tar, tree_tar};
 pub use error::{ErrorKind, StoreError};

@@ -393,6 +393,7 @@ impl State {
             id: eid,
             sandbox: sandbox.clone(),
             container_name: config.container_name.clone(),
+            hostname: config.hostname.clone(),
             network: id.clone(),
             network_name: name,
             ifname,
@@ -403,6 +404,8 @@ impl State {
             gateway4: gateway(true).and_then(v4_of),
             gateway6: gateway(false).and_then(v6_of),
             aliases: config.aliases.clone(),
+            links: config.links.clone(),
+            exposed: config.exposed.clone(),
             gateway_priority: config.gateway_priority,
             ports: Vec::new(),
         })

@@ -1,4 +1,4 @@
-//! The text of `/etc/hosts` and `/etc/resolv.conf` for containers. Pure functions.
+//! The text of `/etc/hosts` and `/etc/resolv.conf` for containers.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -27,6 +27,8 @@ pub struct Resolver {
     pub options: Vec<String>,
     /// The container has an IPv6 address, so IPv6 servers are of use to it.
     pub ipv6: bool,
+    /// The container is in the host's network: what the host can reach it can reach, too.
+    pub host_network: bool,
     /// A resolver inside the container, in front of those that are named above.
     pub embedded: Option<IpAddr>,
 }
@@ -110,7 +112,12 @@ impl Resolver {
             line(&mut out, format_args!("options {}", options.join(" ")));
         }
         if self.embedded.is_some() {
-            let list: Vec<_> = upstream.iter().map(IpAddr::to_string).collect();
+            // As Docker marks those that are asked from the host.
+            let shown = |ip: &IpAddr| match self.dns.is_empty() {
+                true => format!("host({ip})"),
+                false => ip.to_string(),
+            };
+            let list: Vec<_> = upstream.iter().map(shown).collect();
             line(&mut out, format_args!("# ExtServers: [{}]", list.join(" ")));
         }
         out
@@ -122,16 +129,33 @@ impl Resolver {
         if !self.dns.is_empty() {
             return self.dns.clone();
         }
+        if self.host_network {
+            return host.nameservers.clone();
+        }
         // A resolver on the host's loopback can be asked by wharf for the container, and by nobody else.
-        let reachable = |ip: &&IpAddr| self.embedded.is_some() || !ip.is_loopback();
-        let usable = |ip: &&IpAddr| self.ipv6 || self.embedded.is_some() || ip.is_ipv4();
-        let found: Vec<IpAddr> =
-            host.nameservers.iter().filter(reachable).filter(usable).copied().collect();
+        if self.embedded.is_some() {
+            return upstream(host);
+        }
+        let reachable = |ip: &&IpAddr| !ip.is_loopback() && (self.ipv6 || ip.is_ipv4());
+        let found: Vec<IpAddr> = host.nameservers.iter().filter(reachable).copied().collect();
         if found.is_empty() { public(self.ipv6) } else { found }
     }
 }
 
+/// The servers that the host asks, or public ones if it names none.
+pub fn upstream(host: &ResolvConf) -> Vec<IpAddr> {
+    if host.nameservers.is_empty() { public(false) } else { host.nameservers.clone() }
+}
+
 impl ResolvConf {
+    /// The host's settings as a container can use them: behind systemd-resolved's stub the real ones.
+    pub fn of_host() -> ResolvConf {
+        let read =
+            |path: &str| std::fs::read_to_string(path).ok().map(|text| ResolvConf::parse(&text));
+        let main = read("/etc/resolv.conf").unwrap_or_default();
+        if main.is_stub() { read("/run/systemd/resolve/resolv.conf").unwrap_or(main) } else { main }
+    }
+
     /// Reads a file. Lines that make no sense are skipped, as every resolver does.
     pub fn parse(text: &str) -> ResolvConf {
         let mut conf = ResolvConf::default();
@@ -144,7 +168,7 @@ impl ResolvConf {
                     conf.nameservers.extend(words.next().and_then(|w| w.parse::<IpAddr>().ok()));
                 }
                 Some("search" | "domain") => conf.search = words.map(str::to_owned).collect(),
-                Some("options") => conf.options.extend(words.map(str::to_owned)),
+                Some("options") => conf.options = words.map(str::to_owned).collect(),
                 _ => (),
             }
         }
@@ -254,7 +278,9 @@ mod tests {
         let r = Resolver { embedded: Some(ip("127.0.0.11")), ..Resolver::default() };
         let text = r.render(&host);
         assert!(
-            text.contains("nameserver 127.0.0.11\noptions ndots:0\n# ExtServers: [127.0.0.53]")
+            text.contains(
+                "nameserver 127.0.0.11\noptions ndots:0\n# ExtServers: [host(127.0.0.53)]"
+            )
         );
     }
 }

@@ -3,6 +3,7 @@
 
 mod attach;
 mod config;
+pub mod dns;
 mod error;
 pub mod files;
 mod firewall;
@@ -23,12 +24,13 @@ mod subnet;
 mod watch;
 
 pub use config::{DefaultBridge, NetConfig, Pool};
+pub use dns::NameService;
 pub use error::{ErrorKind, NetError};
 pub use mac::{Mac, MacError};
 pub use net::Net;
 pub use sandbox::Sandbox;
 pub use spec::{
-    Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, NetworkInfo,
+    Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, Link, NetworkInfo,
     NetworkSpec, PortMap, Protocol, Reach,
 };
 pub use subnet::{Subnet, SubnetError};

@@ -16,11 +16,15 @@ use wharf_base::sync::Mutex;
 use wharf_sys::netlink::route::{LinkChange, LinkRef};
 use wharf_sys::netlink::{Batch, Family, Socket, netns};
 
+use crate::dns::Sockets;
+
 /// A network namespace, with a socket for its interfaces, addresses and routes.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     fd: OwnedFd,
     route: Mutex<Socket>,
+    /// Made with the namespace, where it costs no container's start anything.
+    resolver: Mutex<Option<Sockets>>,
 }
 
 /// Docker's defaults for a namespace of a container; IPv6 is off until a network has it, and no
@@ -46,14 +50,15 @@ impl Namespace {
             for (name, value) in SYSCTLS {
                 write_if_there(name, value)?;
             }
-            Ok(Namespace { fd: netns::current()?, route: Mutex::new(route) })
+            let resolver = Mutex::new(Some(Sockets::open()?));
+            Ok(Namespace { fd: netns::current()?, route: Mutex::new(route), resolver })
         })
     }
 
     /// Takes over a namespace that a container already runs in.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Namespace> {
         let route = netns::within(fd.as_fd(), || Socket::open(Family::Route))??;
-        Ok(Namespace { fd, route: Mutex::new(route) })
+        Ok(Namespace { fd, route: Mutex::new(route), resolver: Mutex::default() })
     }
 
     /// The namespace, for `setns`.
@@ -64,6 +69,11 @@ impl Namespace {
     /// The socket inside.
     pub(crate) fn route(&self) -> &Mutex<Socket> {
         &self.route
+    }
+
+    /// The sockets of the resolver, if they were made ahead and not taken yet.
+    pub(crate) fn take_resolver(&self) -> Option<Sockets> {
+        self.resolver.lock().take()
     }
 
     /// Writes sysctls inside. Names of families that the kernel lacks are an error.

@@ -11,6 +11,7 @@ use wharf_base::sync::Mutex;
 use wharf_sys::netlink::Socket;
 
 use crate::config::NetConfig;
+use crate::dns::{HostResolver, Service};
 use crate::error::NetError;
 use crate::firewall::{self, Tables};
 use crate::namespace::{Namespace, Pool};
@@ -43,6 +44,8 @@ pub struct Net {
     pub(crate) nft_port: u32,
     /// Held while released sandboxes are taken apart; who waits for it waits for their addresses.
     pub(crate) reaper: Mutex<()>,
+    /// The host's name servers.
+    pub(crate) resolver: HostResolver,
 }
 
 /// What is known in memory; the database has the same but for descriptors.
@@ -64,6 +67,8 @@ pub(crate) struct Member {
     pub(crate) ns: Option<Arc<Namespace>>,
     /// By network.
     pub(crate) endpoints: BTreeMap<Id, Endpoint>,
+    /// Its resolver, if it has one.
+    pub(crate) names: Option<Service>,
 }
 
 impl Net {

@@ -50,6 +50,7 @@ impl Net {
             nft_port: nft.port(),
             nft: Mutex::new(nft),
             reaper: Mutex::new(()),
+            resolver: crate::dns::HostResolver::default(),
         });
         net.reconcile()?;
         Ok(net)

@@ -109,12 +109,27 @@ pub struct EndpointConfig {
     pub mac: Option<Mac>,
     /// Name in the sandbox, or `eth0`, `eth1`, … whichever is free.
     pub ifname: Option<String>,
+    /// What the container calls itself, found by DNS as well; may be empty.
+    pub hostname: String,
     /// Names of the container for DNS on this network.
     pub aliases: Vec<String>,
+    /// Names that others have for this container alone.
+    pub links: Vec<Link>,
+    /// Ports that the container offers, for questions about services.
+    pub exposed: Vec<(Protocol, u16)>,
     /// The default route goes through the endpoint with the highest priority, then the first by network name.
     pub gateway_priority: i64,
     /// `com.docker.network.endpoint.*`. An unknown key is refused.
     pub options: BTreeMap<String, String>,
+}
+
+/// A name that one container has for another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The other's name, or one of its aliases.
+    pub container: String,
+    /// What it is called.
+    pub alias: String,
 }
 
 /// A sandbox's place on a network.
@@ -124,8 +139,11 @@ pub struct Endpoint {
     pub id: Id,
     /// The sandbox, which carries the id of its container.
     pub sandbox: Id,
-    /// The container's name when it attached.
+    /// The container's name.
     pub container_name: String,
+    /// What the container calls itself; may be empty.
+    #[serde(default)]
+    pub hostname: String,
     /// The network.
     pub network: Id,
     /// The network's name when it attached.
@@ -146,6 +164,12 @@ pub struct Endpoint {
     pub gateway6: Option<Ipv6Addr>,
     /// Names for DNS.
     pub aliases: Vec<String>,
+    /// Names that others have for this container alone.
+    #[serde(default)]
+    pub links: Vec<Link>,
+    /// Ports that the container offers.
+    #[serde(default)]
+    pub exposed: Vec<(Protocol, u16)>,
     /// See [`EndpointConfig::gateway_priority`].
     pub gateway_priority: i64,
     /// Ports published through this endpoint.

@@ -534,7 +534,11 @@ fn sums(usage: &docker::DiskUsage, verbose: bool) -> Object<String, Value> {
     add("ImageUsage", usage.images.as_ref().map(|list| Sum::images(list, usage.layers_size)));
     add("ContainerUsage", usage.containers.as_ref().map(|list| Sum::containers(list)));
     add("VolumeUsage", usage.volumes.as_ref().map(|list| Sum::volumes(list)));
-    add("BuildCacheUsage", usage.build_cache.as_ref().map(|list| Sum::of(list, |_| (false, 0))));
+    let cached = |entry: &Value| {
+        let used = entry["InUse"] == true || entry["Shared"] == true;
+        (used, entry["Size"].as_i64().unwrap_or(0))
+    };
+    add("BuildCacheUsage", usage.build_cache.as_ref().map(|list| Sum::of(list, cached)));
     all
 }
 

@@ -4,6 +4,7 @@
 mod api;
 mod body;
 mod call;
+mod classic;
 mod coding;
 mod compat;
 mod connection;

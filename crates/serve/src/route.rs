@@ -35,6 +35,8 @@ pub(crate) enum Action {
     Volume(VolumeAction),
     /// A container's changes become an image.
     Commit,
+    /// Something about builds.
+    Build(BuildAction),
     /// Installed plugins: none.
     Plugins,
     /// One plugin, which does not exist: `docker inspect` asks here last.
@@ -187,6 +189,17 @@ pub(crate) enum VolumeAction {
     Remove(String),
 }
 
+/// Actions of the builder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BuildAction {
+    /// `POST /build`
+    Build,
+    /// `POST /build/cancel`
+    Cancel,
+    /// `POST /build/prune`
+    Prune,
+}
+
 /// Areas of the API that this engine does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
@@ -194,10 +207,6 @@ pub(crate) enum Absent {
     Swarm,
     /// Plugin installation.
     Plugins,
-    /// Image builds.
-    Build,
-    /// The build cache, which is empty.
-    BuildPrune,
     /// Checkpoints by CRIU.
     Checkpoint,
 }
@@ -232,8 +241,9 @@ fn system(method: &Method, parts: &[&str]) -> Option<Action> {
         ("GET", ["plugins"]) => Action::Plugins,
         ("GET", ["plugins", name @ .., "json"]) => Action::PluginInspect(join(name)?),
         (_, ["plugins", ..]) => Action::Absent(Absent::Plugins),
-        ("POST", ["build"] | ["build", "cancel"]) => Action::Absent(Absent::Build),
-        ("POST", ["build", "prune"]) => Action::Absent(Absent::BuildPrune),
+        ("POST", ["build"]) => Action::Build(BuildAction::Build),
+        ("POST", ["build", "cancel"]) => Action::Build(BuildAction::Cancel),
+        ("POST", ["build", "prune"]) => Action::Build(BuildAction::Prune),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
             Action::Absent(Absent::Swarm)
         }
@@ -417,7 +427,7 @@ mod tests {
     fn absent_areas_are_known() {
         check("GET /services", Some(Action::Absent(Absent::Swarm)));
         check("GET /nodes/self", Some(Action::Absent(Absent::Swarm)));
-        check("POST /build", Some(Action::Absent(Absent::Build)));
+        check("POST /build", Some(Action::Build(BuildAction::Build)));
         check("GET /plugins/x/json", Some(Action::PluginInspect("x".into())));
         check("POST /plugins/pull", Some(Action::Absent(Absent::Plugins)));
         check("GET /plugins", Some(Action::Plugins));

@@ -185,6 +185,12 @@ impl Root {
         Ok(info.f_bavail.saturating_mul(info.f_frsize))
     }
 
+    /// Size of the file system that the tree is on.
+    pub fn total_bytes(&self) -> io::Result<u64> {
+        let info = rustix::fs::fstatvfs(&self.0)?;
+        Ok(info.f_blocks.saturating_mul(info.f_frsize))
+    }
+
     fn resolve(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         open2(self.0.as_fd(), rooted(path), flags | OFlags::CLOEXEC, Mode::empty(), how)

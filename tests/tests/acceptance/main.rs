@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod attach;
+mod build;
 mod builtin;
 mod copy;
 mod crash;
@@ -17,6 +18,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod logs;
+mod names;
 mod network;
 mod pull;
 mod run;

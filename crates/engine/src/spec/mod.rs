@@ -81,6 +81,8 @@ pub struct Input<'a> {
     pub namespaces: &'a Namespaces,
     /// Its devices.
     pub devices: Devices,
+    /// Variables about the containers that it links to.
+    pub links: &'a [String],
     /// Its cgroup, absolute.
     pub cgroup: PathBuf,
     /// The host.
@@ -170,7 +172,7 @@ fn process(
     security: &SecurityOptions,
     caps: &HashSet<Capability>,
 ) -> Result<Process> {
-    let mut env = env::environment(input.config, input.hostname, &[]);
+    let mut env = env::environment(input.config, input.hostname, input.links);
     env::with_home(&mut env, &input.user.home);
     let args = env::arguments(input.config)?;
     let cwd = match input.config.working_dir.as_str() {

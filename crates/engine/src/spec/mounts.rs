@@ -163,11 +163,21 @@ fn layered(destination: &str, layers: &[PathBuf]) -> Result<Mount> {
             mount(destination, "bind", &one.to_string_lossy(), &["rbind", "rprivate", "ro", "rro"])
         }
         many => {
-            let stack: Vec<_> = many.iter().map(|p| p.to_string_lossy()).collect();
-            let lower = format!("lowerdir={}", stack.join(":"));
-            mount(destination, "overlay", "overlay", &["ro", &lower])
+            let options = layer_options(many);
+            let options: Vec<&str> = options.iter().map(String::as_str).chain(["ro"]).collect();
+            mount(destination, "overlay", "overlay", &options)
         }
     }
+}
+
+/// Overlay options for a stack of directories, top first: one each where the kernel can (6.7), since a single option
+/// has room for few.
+pub fn layer_options(layers: &[PathBuf]) -> Vec<String> {
+    let paths = layers.iter().map(|p| p.to_string_lossy());
+    if wharf_sys::host::kernel_version() >= (6, 7) {
+        return paths.map(|p| format!("lowerdir+={p}")).collect();
+    }
+    vec![format!("lowerdir={}", paths.collect::<Vec<_>>().join(":"))]
 }
 
 /// Mount events reach the container, or leave it, only if its root takes part.

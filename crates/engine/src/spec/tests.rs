@@ -37,6 +37,7 @@ fn spec(case: &Case) -> Result<Spec> {
         shm: Shm::Own(1),
         namespaces: &case.namespaces,
         devices: devices::devices(&case.host)?,
+        links: &[],
         cgroup: "/t/x".into(),
         facts: &facts,
         defaults: Defaults { no_new_privileges: false, ulimits: &[], seccomp: None },

@@ -1,6 +1,7 @@
 //! The Docker Engine API: every action, decoded, done by the engine, encoded.
 
 mod archive;
+mod build;
 mod buildkit;
 mod containers;
 mod exec;
@@ -17,6 +18,7 @@ use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use wharf_base::sync::Mutex;
+use wharf_build::Builder;
 use wharf_buildkit::BuildKit;
 use wharf_engine::Engine;
 use wharf_engine::images::Images;
@@ -37,6 +39,8 @@ pub struct Door {
     engine: Engine,
     images: Images,
     networks: Networks,
+    builder: Builder,
+    builds: build::Running,
     buildkit: BuildKit,
     system: Mutex<Arc<System>>,
     headers: Headers,
@@ -48,12 +52,13 @@ impl Door {
         engine: Engine,
         images: Images,
         networks: Networks,
+        builder: Builder,
         buildkit: BuildKit,
         system: System,
     ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
-        let system = Mutex::new(Arc::new(system));
-        Arc::new(Door { engine, images, networks, buildkit, system, headers })
+        let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
+        Arc::new(Door { engine, images, networks, builder, builds, buildkit, system, headers })
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -112,6 +117,7 @@ impl Door {
             Action::DiskUsage => responds(system::disk_usage(door, call)),
             Action::Distribution(name) => responds(images::distribution(door, name, call)),
             Action::Commit => responds(containers::commit(door, call)),
+            Action::Build(action) => responds(build::build(door, action, call)),
             Action::Grpc => Box::pin(async move { buildkit::grpc(&door, &call) }),
             Action::Session => Box::pin(async move { buildkit::session(&door, &call) }),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
@@ -202,15 +208,6 @@ async fn absent(area: Absent) -> Result<Reply, Fault> {
         Absent::Swarm => Fault::new(StatusCode::SERVICE_UNAVAILABLE, NOT_A_MANAGER),
         Absent::Plugins => {
             Fault::not_implemented("wharf has no plugins: volume and network drivers are built in")
-        }
-        Absent::Build => Fault::not_implemented(
-            "this version of wharf does not build images yet; build elsewhere and use docker load or docker pull",
-        ),
-        Absent::BuildPrune => {
-            // There is no build cache, so pruning it succeeds: `docker system prune` asks.
-            return Ok(reply::ok(
-                &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
-            ));
         }
         Absent::Checkpoint => {
             Fault::not_implemented("wharf does not checkpoint containers (it would need CRIU)")

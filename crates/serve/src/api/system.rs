@@ -69,7 +69,12 @@ pub(super) async fn disk_usage(door: Arc<Door>, call: Call) -> Result<Reply, Fau
             other => return Err(Fault::invalid(format!("unknown object type: {other}"))),
         }
     }
-    let usage = info::disk_usage(&door.engine, &door.images, want).await?;
+    let mut usage = info::disk_usage(&door.engine, &door.images, want).await?;
+    if usage.build_cache.is_some() {
+        let builder = door.builder.clone();
+        let list = super::blocking(move || Ok(builder.usage())).await?;
+        usage.build_cache = Some(list.iter().map(super::build::usage).collect());
+    }
     Ok(reply::ok(&compat::disk_usage(usage, call.version, call.query.truth("verbose"))))
 }
 

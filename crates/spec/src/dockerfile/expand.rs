@@ -45,6 +45,8 @@ pub enum Quotes {
     Process,
     /// They do their work and stay.
     Raw,
+    /// Quotes are letters, and an escape works only in front of `$` and of itself: as in a here-document.
+    Literal,
 }
 
 /// Where values come from.
@@ -158,6 +160,7 @@ struct Reader<'a> {
     variables: Option<&'a dyn Variables>,
     escape: char,
     raw: bool,
+    literal: bool,
     depth: usize,
     result: String,
     words: Words,
@@ -172,6 +175,7 @@ impl<'a> Reader<'a> {
             variables,
             escape: lexer.escape,
             raw: lexer.quotes == Quotes::Raw,
+            literal: lexer.quotes == Quotes::Literal,
             depth: 0,
             result: String::new(),
             words: Words::default(),
@@ -190,14 +194,19 @@ impl<'a> Reader<'a> {
                 return Err(ExpandError::TooMuch);
             }
             match c {
-                '\'' => self.single_quoted()?,
-                '"' => self.double_quoted()?,
+                '\'' if !self.literal => self.single_quoted()?,
+                '"' if !self.literal => self.double_quoted()?,
                 '$' if self.variables.is_some() => {
                     let value = self.dollar()?;
                     self.result.push_str(&value);
                     value.chars().for_each(|c| self.words.char(c));
                 }
                 c if c == self.escape => {
+                    let special = |n: &char| *n == '$' || *n == self.escape;
+                    if self.literal && self.depth == 0 && !self.chars.peek().is_some_and(special) {
+                        self.put(c);
+                        continue;
+                    }
                     if self.raw || raw_escapes {
                         self.put(c);
                     }
@@ -532,6 +541,13 @@ mod tests {
         check("${a", "error: syntax error: missing '}' in substitution");
         check("${a:!}", "error: unsupported modifier (:!) in substitution");
         check("${}", "error: unsupported modifier (empty name) in substitution");
+    }
+
+    #[test]
+    fn documents_know_variables_and_no_quotes() {
+        let lexer = Lexer::new('\\').quotes(Quotes::Literal);
+        let got = lexer.word("it's \"$a\" \\$a \\n ${b:-x}", &variables).unwrap().text;
+        assert_eq!(got, "it's \"one\" $a \\n x");
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub enum Payload {
     DestinationV6,
     SourcePort,
     DestinationPort,
+    IcmpType,
 }
 
 /// Facts about the packet's flow.
@@ -87,6 +88,8 @@ pub enum Reject {
 pub enum Expr {
     /// Loads a field of the packet.
     Payload { what: Payload, into: Register },
+    /// Changes a field of the transport header. `checksum` is where in that header the checksum is.
+    SetPayload { what: Payload, from: Register, checksum: u32 },
     /// Loads a fact about the packet.
     Meta { key: MetaKey, into: Register },
     /// Sets the packet's mark.
@@ -181,7 +184,7 @@ impl Expr {
 
     fn name(&self) -> &'static str {
         match self {
-            Expr::Payload { .. } => "payload",
+            Expr::Payload { .. } | Expr::SetPayload { .. } => "payload",
             Expr::Meta { .. } | Expr::SetMark { .. } => "meta",
             Expr::Ct { .. } | Expr::SetCtMark { .. } => "ct",
             Expr::Fib { .. } => "fib",
@@ -201,7 +204,17 @@ impl Expr {
     fn data(&self, d: &mut Attributes<'_>) {
         const VERDICT_REGISTER: u32 = 0;
         match self {
-            Expr::Payload { what, into } => payload(d, *what, *into),
+            Expr::Payload { what, into } => {
+                d.be32(1, into.0);
+                place(d, *what);
+            }
+            Expr::SetPayload { what, from, checksum } => {
+                const INTERNET_CHECKSUM: u32 = 1;
+                place(d, *what);
+                d.be32(5, from.0);
+                d.be32(6, INTERNET_CHECKSUM);
+                d.be32(7, *checksum);
+            }
             Expr::Meta { key, into } => {
                 d.be32(1, into.0);
                 d.be32(2, *key as u32);
@@ -280,7 +293,7 @@ pub(crate) fn verdict(d: &mut Attributes<'_>, v: &Verdict) {
     });
 }
 
-fn payload(d: &mut Attributes<'_>, what: Payload, into: Register) {
+fn place(d: &mut Attributes<'_>, what: Payload) {
     const NETWORK: u32 = 1;
     const TRANSPORT: u32 = 2;
     let (base, offset, len) = match what {
@@ -290,8 +303,8 @@ fn payload(d: &mut Attributes<'_>, what: Payload, into: Register) {
         Payload::DestinationV6 => (NETWORK, 24, 16),
         Payload::SourcePort => (TRANSPORT, 0, 2),
         Payload::DestinationPort => (TRANSPORT, 2, 2),
+        Payload::IcmpType => (TRANSPORT, 0, 1),
     };
-    d.be32(1, into.0);
     d.be32(2, base);
     d.be32(3, offset);
     d.be32(4, len);

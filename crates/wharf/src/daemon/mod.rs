@@ -163,7 +163,7 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let mut system = settings.system.clone();
     system.id = info::engine_id(&db)?;
     let parts = Parts {
-        db,
+        db: db.clone(),
         images: images.clone(),
         net: net.clone(),
         launcher,
@@ -172,16 +172,18 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     };
     let engine = Engine::open(settings.engine.clone(), parts).await?;
     let images = Images::new(images, events.clone());
-    let builder = Builder::open(engine.clone(), images.clone())?;
+    let builder =
+        Builder::open(engine.clone(), images.clone(), db, wharf_build::Settings::default())?;
+    let networks = Networks::new(net, events.clone());
     let buildkit = buildkit::Settings {
         dir: settings.root.join("buildkit"),
         id: system.id.clone(),
         version: info::VERSION.to_owned(),
-        host_gateway: None,
+        host_gateway: settings.engine.host_gateway_ips.first().copied(),
     };
-    let buildkit = BuildKit::open(builder, images.clone(), buildkit).context("open builds")?;
-    let networks = Networks::new(net, events.clone());
-    let door = Door::new(engine.clone(), images, networks, buildkit, system);
+    let buildkit = BuildKit::open(builder.clone(), images.clone(), buildkit)
+        .context("open BuildKit's directory")?;
+    let door = Door::new(engine.clone(), images, networks, builder, buildkit, system);
     Ok(House { engine, door, events })
 }
 

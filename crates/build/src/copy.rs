@@ -1,0 +1,587 @@
+//! `COPY`, `ADD` and the directory of `WORKDIR`.
+
+use std::io::{Read as _, Seek as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use serde_json::json;
+use wharf_image::{ImageStore, Layer, Lease};
+use wharf_spec::digest::{Algorithm, Digest, Hasher};
+use wharf_spec::dockerfile::expand::Quotes;
+use wharf_spec::dockerfile::ignore::Ignore;
+use wharf_spec::dockerfile::instruction::Copy;
+use wharf_spec::dockerfile::lint::{Rule, warn};
+use wharf_spec::dockerfile::{HereFile, Source};
+use wharf_sys::root::{Kind, Root};
+
+use crate::base::{Files, Opened};
+use crate::context::{Tree, Want};
+use crate::error::BuildError;
+use crate::files::{self, Attributes, Chmod, Select, Selection, Target};
+use crate::job::{Job, Place};
+use crate::layers;
+use crate::scratch::Scratch;
+use crate::state::{State, absolute};
+
+/// Bytes at the start of a file that tell an archive.
+const HEAD: usize = 512;
+
+/// One thing to put into the destination.
+enum Item {
+    /// Files of a tree.
+    Files { opened: Arc<Opened>, selection: Selection, unpack: bool },
+    /// A here-document.
+    Document { name: String, content: String },
+    /// A file from the network, under this name.
+    Fetched { scratch: Arc<Scratch>, name: Option<String>, unpack: bool },
+}
+
+/// A step by its key.
+pub(crate) struct Keyed<'a> {
+    pub(crate) key: Digest,
+    pub(crate) no_cache: bool,
+    /// The layer does not depend on what is below it.
+    pub(crate) link: bool,
+    pub(crate) description: &'a str,
+}
+
+/// A copy whose sources are settled.
+struct Plan {
+    items: Vec<Item>,
+    dest: PathBuf,
+    is_dir: bool,
+    attributes: Attributes,
+    /// Into a layer of its own, whatever is below.
+    link: bool,
+}
+
+impl Job {
+    /// Carries out COPY or ADD; true if it was cached.
+    pub(crate) async fn copy_step(
+        self: &Arc<Self>,
+        state: &mut State,
+        place: &Place<'_>,
+        copy: &Copy,
+    ) -> Result<bool, BuildError> {
+        let copy = self.expanded_copy(state, place, copy)?;
+        let attributes = self.attributes(state, &copy).await?;
+        let items = self.items(place, &copy).await?;
+        let dest = &copy.dest;
+        let trailing = dest.ends_with('/') || dest == "." || dest.ends_with("/.");
+        let several = copy.sources.len() > 1 || copy.parents;
+        let plan = Plan {
+            items,
+            is_dir: trailing || several,
+            dest: absolute(&state.run.working_dir, dest).into(),
+            attributes,
+            link: copy.link,
+        };
+        if several && !trailing && copy.sources.len() > 1 {
+            return Err(BuildError::Invalid(format!(
+                "when using {} with more than one source file, the destination must be a directory and end with a /",
+                place.instruction.keyword.to_ascii_uppercase()
+            )));
+        }
+        let description = place.instruction.text.clone();
+        let cached = self.put(state, place.no_cache, &description, plan).await?;
+        let shown = description.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
+        let keyword = place.instruction.keyword.to_ascii_uppercase();
+        let created = self.created();
+        state.log(&created, format!("{keyword} {shown} # buildkit"), !cached.1);
+        Ok(cached.0)
+    }
+
+    /// A here-document's content, its variables replaced where its delimiter was not quoted.
+    pub(crate) fn document(
+        &self,
+        state: &State,
+        place: &Place<'_>,
+        document: &HereFile,
+    ) -> Result<String, BuildError> {
+        if !document.expand {
+            return Ok(document.content.clone());
+        }
+        let lexer = self.lexer().quotes(Quotes::Literal);
+        self.word_by(&lexer, state, place, &document.content)
+    }
+
+    /// The instruction with its variables replaced.
+    fn expanded_copy(
+        &self,
+        state: &State,
+        place: &Place<'_>,
+        copy: &Copy,
+    ) -> Result<Copy, BuildError> {
+        let word = |text: &String| self.word(state, place, text);
+        let maybe = |text: &Option<String>| text.as_ref().map(word).transpose();
+        let source = |source: &Source| {
+            Ok(match source {
+                Source::Path(path) => Source::Path(word(path)?),
+                Source::Here(h) => {
+                    Source::Here(HereFile { content: self.document(state, place, h)?, ..h.clone() })
+                }
+            })
+        };
+        Ok(Copy {
+            sources: copy.sources.iter().map(source).collect::<Result<_, BuildError>>()?,
+            dest: word(&copy.dest)?,
+            from: maybe(&copy.from)?,
+            chown: maybe(&copy.chown)?,
+            chmod: maybe(&copy.chmod)?,
+            exclude: copy.exclude.iter().map(word).collect::<Result<_, _>>()?,
+            checksum: maybe(&copy.checksum)?,
+            ..*copy
+        })
+    }
+
+    async fn attributes(&self, state: &State, copy: &Copy) -> Result<Attributes, BuildError> {
+        let mut out = Attributes::default();
+        if let Some(text) = &copy.chmod {
+            let wrong = || {
+                BuildError::Invalid(format!(
+                    "invalid chmod parameter: {text:?} is neither octal nor like u=rwX,go=rX"
+                ))
+            };
+            out.mode = Some(Chmod::parse(text).ok_or_else(wrong)?);
+        }
+        if let Some(text) = &copy.chown {
+            let text = text.clone();
+            let (store, below) = (self.builder.store().clone(), state.layers.clone());
+            let found = blocking(move || layers::owner(&layers::merged(&store, &below)?, &text));
+            out.owner = Some(found.await?);
+        }
+        Ok(out)
+    }
+
+    async fn items(
+        self: &Arc<Self>,
+        place: &Place<'_>,
+        copy: &Copy,
+    ) -> Result<Vec<Item>, BuildError> {
+        let remote = |p: &str| copy.is_add && is_remote(p);
+        if copy.checksum.is_some()
+            && !copy.sources.iter().any(|s| matches!(s, Source::Path(p) if remote(p)))
+        {
+            return Err(BuildError::Invalid("checksum requires HTTP(S) or Git sources".into()));
+        }
+        let exclude = Ignore::new(copy.exclude.iter().map(String::as_str))
+            .map_err(|e| BuildError::Invalid(format!("--exclude: {e}")))?;
+        let ignore = if copy.from.is_none() { self.ignore.clone() } else { Ignore::default() };
+        let select = Select { ignore, exclude, parents: copy.parents };
+        let opened = self.opened_source(place, copy).await?;
+        let mut items = Vec::new();
+        for source in &copy.sources {
+            match (source, &opened) {
+                (Source::Here(h), _) => {
+                    items.push(Item::Document { name: h.name.clone(), content: h.content.clone() });
+                }
+                (Source::Path(p), _) if remote(p) => items.push(self.fetched(p, copy).await?),
+                (Source::Path(p), Some(opened)) => {
+                    self.warn_ignored(place, &select.ignore, p);
+                    let unpack = copy.is_add && copy.unpack != Some(false);
+                    items
+                        .extend(selected(opened.clone(), p.clone(), select.clone(), unpack).await?);
+                }
+                (Source::Path(_), None) => {}
+            }
+        }
+        Ok(items)
+    }
+
+    /// Where the paths of the instruction are looked up; `None` if it has none.
+    async fn opened_source(
+        self: &Arc<Self>,
+        place: &Place<'_>,
+        copy: &Copy,
+    ) -> Result<Option<Arc<Opened>>, BuildError> {
+        let local = copy.sources.iter().filter_map(|s| match s {
+            Source::Path(p) if !(copy.is_add && is_remote(p)) => Some(p.clone()),
+            _ => None,
+        });
+        let paths: Vec<String> = local.collect();
+        if paths.is_empty() {
+            return Ok(None);
+        }
+        let files = match &copy.from {
+            Some(from) => {
+                let (include, follow) = (paths.clone(), paths);
+                let want = Want { include, follow, exclude: Vec::new() };
+                self.source(place.stage, from, &want).await?
+            }
+            None => Files::Context(self.context(paths).await?),
+        };
+        self.opened(files).await.map(Some)
+    }
+
+    fn warn_ignored(&self, place: &Place<'_>, ignore: &Ignore, path: &str) {
+        let clean = wharf_spec::dockerfile::ignore::clean(path);
+        if !clean.is_empty() && ignore.ignores(&clean) {
+            let text =
+                format!("Attempting to Copy file {path:?} that is excluded by .dockerignore");
+            self.warn(warn(Rule::CopyIgnoredFile, place.instruction.span, text));
+        }
+    }
+
+    pub(crate) async fn opened(self: &Arc<Self>, files: Files) -> Result<Arc<Opened>, BuildError> {
+        let job = self.clone();
+        blocking(move || job.open(&files).map(Arc::new)).await
+    }
+
+    /// A remote source of ADD, brought here.
+    async fn fetched(&self, address: &str, copy: &Copy) -> Result<Item, BuildError> {
+        if is_git(address) {
+            return Err(BuildError::Unsupported(format!(
+                "ADD of the git repository {address} is not supported by wharf: fetch it in the client and COPY it"
+            )));
+        }
+        let wanted = copy.checksum.as_deref().map(|text| {
+            text.parse::<Digest>().map_err(|_| {
+                BuildError::Invalid(format!("invalid checksum {text:?}: use sha256:…"))
+            })
+        });
+        let wanted = wanted.transpose()?;
+        let mut body = self.builder.store().download(address).await.map_err(|e| {
+            BuildError::NotFound(format!(
+                "cannot fetch {address}: {}",
+                wharf_base::error::chain(&e)
+            ))
+        })?;
+        let scratch = Scratch::new(self.builder.store())?;
+        let path = scratch.file();
+        let failed = || BuildError::io(format!("store what {address} gives"));
+        let mut file = std::fs::File::create(&path).map_err(failed())?;
+        let mut hasher = Hasher::new(wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm));
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(failed())?;
+            hasher.update(&chunk);
+            std::io::Write::write_all(&mut file, &chunk).map_err(failed())?;
+        }
+        let found = hasher.finish();
+        if let Some(wanted) = wanted
+            && wanted != found
+        {
+            return Err(BuildError::Invalid(format!(
+                "digest mismatch for {address}: expected {wanted}, got {found}"
+            )));
+        }
+        let name = address.split(['?', '#']).next().and_then(|a| a.split_once("://"));
+        let name = name
+            .and_then(|(_, rest)| rest.split_once('/'))
+            .map(|(_, path)| path.rsplit('/').next().unwrap_or_default());
+        let name = name.filter(|n| !n.is_empty()).map(str::to_owned);
+        Ok(Item::Fetched { scratch: Arc::new(scratch), name, unpack: copy.unpack == Some(true) })
+    }
+
+    /// Puts a plan into the state; whether it was cached, and whether it made a layer.
+    async fn put(
+        self: &Arc<Self>,
+        state: &mut State,
+        no_cache: bool,
+        description: &str,
+        plan: Plan,
+    ) -> Result<(bool, bool), BuildError> {
+        let (plan, content) = blocking(move || {
+            let digest = plan.digest()?;
+            Ok((plan, digest))
+        })
+        .await?;
+        let parent = if plan.link { "link".to_owned() } else { state.chain() };
+        let key = json!({
+            "copy": content, "parent": parent, "dest": plan.dest, "dir": plan.is_dir, "epoch": self.epoch,
+        });
+        let key = Digest::sha256(key.to_string().as_bytes());
+        let link = plan.link;
+        let (store, epoch) = (self.builder.store().clone(), self.epoch);
+        let below = if link { Vec::new() } else { state.layers.clone() };
+        let work = move || plan.perform(&store, &below, epoch);
+        self.keyed(state, Keyed { key, no_cache, link, description }, blocking(work)).await
+    }
+
+    /// What the key has in the cache, or else what `work` makes, put on top of the state; whether it was cached, and
+    /// whether it is a layer at all.
+    pub(crate) async fn keyed(
+        self: &Arc<Self>,
+        state: &mut State,
+        what: Keyed<'_>,
+        work: impl Future<Output = Result<Option<(Layer, Lease)>, BuildError>>,
+    ) -> Result<(bool, bool), BuildError> {
+        let Keyed { key, no_cache, link, description } = what;
+        let cache = self.builder.cache().clone();
+        let _held = cache.hold(&key);
+        let _flight = cache.flight(&key).await;
+        let found = if no_cache { None } else { cache.find(&key) };
+        let cached = found.is_some();
+        let (layer, lease) = match found {
+            Some((entry, lease)) => (entry.layer, Some(lease)),
+            None => {
+                let made = work.await?;
+                let below = if link { Vec::new() } else { state.layers.clone() };
+                let (layer, lease) =
+                    made.map_or((None, None), |(layer, lease)| (Some(layer), Some(lease)));
+                cache.store(&key, &below, layer.clone(), description)?;
+                (layer, lease)
+            }
+        };
+        let Some(layer) = layer else { return Ok((cached, false)) };
+        state.leases.extend(lease.map(Arc::new));
+        let layer = if link && !state.layers.is_empty() {
+            let (store, below) = (self.builder.store().clone(), state.layers.clone());
+            let (again, lease) = blocking(move || Ok(store.add_again(&below, &layer)?)).await?;
+            state.leases.push(Arc::new(lease));
+            again
+        } else {
+            layer
+        };
+        state.layers.push(layer);
+        Ok((cached, true))
+    }
+
+    /// WORKDIR: a layer only if the directory is not there.
+    pub(crate) async fn workdir_step(
+        self: &Arc<Self>,
+        state: &mut State,
+        place: &Place<'_>,
+        path: &str,
+    ) -> Result<bool, BuildError> {
+        let key = json!({ "workdir": path, "parent": state.chain(), "epoch": self.epoch });
+        let key = Digest::sha256(key.to_string().as_bytes());
+        let (store, below, epoch, dir) =
+            (self.builder.store().clone(), state.layers.clone(), self.epoch, PathBuf::from(path));
+        let work = move || {
+            if layers::merged(&store, &below)?.stat(&dir).is_ok_and(|m| m.kind == Kind::Dir) {
+                return Ok(None);
+            }
+            let scratch = Scratch::new(&store)?;
+            files::make_dirs(&scratch.mount(&store, &below)?, &dir, (0, 0))?;
+            Ok(store.add_upper(&below, scratch.upper(), epoch)?)
+        };
+        let (cached, made) = self.keyed(state, place.keyed(key), blocking(work)).await?;
+        let created = self.created();
+        state.log(&created, format!("WORKDIR {path}"), !made);
+        Ok(cached)
+    }
+
+    /// All files of a tree as a layer, for `FROM` a context.
+    pub(crate) async fn add_tree(
+        self: &Arc<Self>,
+        state: &mut State,
+        tree: Tree,
+    ) -> Result<(), BuildError> {
+        let opened = Arc::new(Opened::Tree(tree));
+        let from = opened.clone();
+        let found = blocking(move || files::select(from.root(), ".", &Select::default())).await?;
+        let item = |selection| Item::Files { opened: opened.clone(), selection, unpack: false };
+        let plan = Plan {
+            items: found.into_iter().map(item).collect(),
+            dest: "/".into(),
+            is_dir: true,
+            attributes: Attributes { owner: Some((0, 0)), mode: None },
+            link: false,
+        };
+        self.put(state, false, "FROM a context", plan).await.map(drop)
+    }
+}
+
+impl Plan {
+    /// The content of everything that is copied.
+    fn digest(&self) -> Result<String, BuildError> {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(format!("{:?}", self.attributes).as_bytes());
+        for item in &self.items {
+            match item {
+                Item::Files { opened, selection, unpack } => {
+                    hasher.update(&[1, u8::from(*unpack)]);
+                    let owner = self.owner_of(opened);
+                    let attributes = Attributes { owner, ..self.attributes.clone() };
+                    files::digest(opened.root(), selection, &attributes, &mut hasher)?;
+                }
+                Item::Document { name, content } => {
+                    hasher.update(json!([2, name, content]).to_string().as_bytes());
+                }
+                Item::Fetched { scratch, name, unpack } => {
+                    hasher.update(json!([3, name, unpack]).to_string().as_bytes());
+                    let mut file = std::fs::File::open(scratch.file())
+                        .map_err(BuildError::io("read a fetched file"))?;
+                    let mut content = Hasher::new(Algorithm::Sha256);
+                    let mut buffer = vec![0; 128 << 10];
+                    loop {
+                        match file
+                            .read(&mut buffer)
+                            .map_err(BuildError::io("read a fetched file"))?
+                        {
+                            0 => break,
+                            n => content.update(&buffer[..n]),
+                        }
+                    }
+                    hasher.update(content.finish().hex().as_bytes());
+                }
+            }
+        }
+        Ok(hasher.finish().to_string())
+    }
+
+    /// Files of a context are root's, those of a stage keep their owner.
+    fn owner_of(&self, opened: &Opened) -> Option<(u32, u32)> {
+        match opened {
+            _ if self.attributes.owner.is_some() => self.attributes.owner,
+            Opened::Tree(_) => Some((0, 0)),
+            Opened::Root(_) => None,
+        }
+    }
+
+    /// Blocks.
+    fn perform(
+        self,
+        store: &ImageStore,
+        below: &[Layer],
+        epoch: Option<i64>,
+    ) -> Result<Option<(Layer, Lease)>, BuildError> {
+        let scratch = Scratch::new(store)?;
+        {
+            let root = match self.link {
+                true => Root::open(scratch.upper()).map_err(BuildError::io("open a new layer"))?,
+                false => scratch.mount(store, below)?,
+            };
+            for item in &self.items {
+                self.place(item, &root)?;
+            }
+        }
+        Ok(store.add_upper(below, scratch.upper(), epoch)?)
+    }
+
+    fn place(&self, item: &Item, root: &Root) -> Result<(), BuildError> {
+        let owner = self.attributes.owner.unwrap_or((0, 0));
+        match item {
+            Item::Files { opened, selection, unpack } => {
+                let attributes =
+                    Attributes { owner: self.owner_of(opened), ..self.attributes.clone() };
+                if *unpack
+                    && selection.single_file
+                    && self.unpacked(opened.root(), selection, root)?
+                {
+                    return Ok(());
+                }
+                let target = Target { root, dest: self.dest.clone(), is_dir: self.is_dir };
+                files::copy(opened.root(), selection, &target, &attributes)
+            }
+            Item::Document { name, content } => {
+                let at = self.file_at(root, name);
+                files::make_dirs(root, at.parent().unwrap_or(Path::new("/")), owner)?;
+                files::write(root, &at, content.as_bytes(), owner, self.mode(0o644))
+            }
+            Item::Fetched { scratch, name, unpack } => {
+                let failed = || BuildError::io("read a fetched file");
+                let mut file = std::fs::File::open(scratch.file()).map_err(failed())?;
+                if *unpack {
+                    return self.unpack_into(root, file);
+                }
+                let dir = self.is_dir || root.stat(&self.dest).is_ok_and(|m| m.kind == Kind::Dir);
+                let Some(name) = name.as_deref().or((!dir).then_some("")) else {
+                    return Err(BuildError::Invalid("cannot determine a file name for the source: its address has none; name the file in the destination".into()));
+                };
+                let at = self.file_at(root, name);
+                let mut content = Vec::new();
+                file.read_to_end(&mut content).map_err(failed())?;
+                files::make_dirs(root, at.parent().unwrap_or(Path::new("/")), owner)?;
+                files::write(root, &at, &content, owner, self.mode(0o600))
+            }
+        }
+    }
+
+    fn mode(&self, default: u32) -> u32 {
+        self.attributes.mode.as_ref().map_or(default, |m| m.for_file(default))
+    }
+
+    fn file_at(&self, root: &Root, name: &str) -> PathBuf {
+        let dir = self.is_dir || root.stat(&self.dest).is_ok_and(|m| m.kind == Kind::Dir);
+        if dir { self.dest.join(name) } else { self.dest.clone() }
+    }
+
+    /// Unpacks an archive; false if the file is none.
+    fn unpacked(
+        &self,
+        from: &Root,
+        selection: &Selection,
+        root: &Root,
+    ) -> Result<bool, BuildError> {
+        let Some(entry) = selection.entries.first().filter(|e| e.kind == Kind::File) else {
+            return Ok(false);
+        };
+        let failed = || BuildError::io(format!("read {}", entry.from.display()));
+        let mut file = from.read(&entry.from).map_err(failed())?;
+        let mut head = Vec::new();
+        (&mut file).take(HEAD as u64).read_to_end(&mut head).map_err(failed())?;
+        if !is_archive(&head) {
+            return Ok(false);
+        }
+        file.rewind().map_err(failed())?;
+        self.unpack_into(root, file).map(|()| true)
+    }
+
+    fn unpack_into(&self, root: &Root, archive: std::fs::File) -> Result<(), BuildError> {
+        files::make_dirs(root, &self.dest, self.attributes.owner.unwrap_or((0, 0)))?;
+        Ok(wharf_engine::tar_in::unpack(root, &self.dest, self.attributes.owner, archive)?)
+    }
+}
+
+/// What one path or pattern selects.
+async fn selected(
+    opened: Arc<Opened>,
+    source: String,
+    select: Select,
+    unpack: bool,
+) -> Result<Vec<Item>, BuildError> {
+    blocking(move || {
+        let found = files::select(opened.root(), &source, &select)?;
+        let item = |selection| Item::Files { opened: opened.clone(), selection, unpack };
+        Ok(found.into_iter().map(item).collect())
+    })
+    .await
+}
+
+/// By content: gzip, bzip2, xz, zstd, or a tar header.
+fn is_archive(head: &[u8]) -> bool {
+    let compressed: [&[u8]; 4] = [b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    compressed.iter().any(|magic| head.starts_with(magic))
+        || head.get(257..262).is_some_and(|m| m == b"ustar")
+}
+
+fn is_remote(path: &str) -> bool {
+    path.starts_with("http://") || path.starts_with("https://") || is_git(path)
+}
+
+fn is_git(path: &str) -> bool {
+    let plain = path.split('#').next().unwrap_or(path);
+    let web = path.starts_with("http://") || path.starts_with("https://");
+    path.starts_with("git://")
+        || path.starts_with("git@")
+        || path.starts_with("ssh://")
+        || web && plain.ends_with(".git")
+}
+
+/// Runs blocking work off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => Err(BuildError::Invalid("a task of the build died".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_and_addresses_are_told_by_their_looks() {
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert!(is_archive(&tar) && is_archive(b"\x1f\x8b\x08") && !is_archive(b"PK"));
+        assert!(
+            is_git("https://x/y.git#v1:sub") && is_git("git@host:x") && !is_git("https://x/y.tar")
+        );
+        assert!(is_remote("http://x") && !is_remote("x.git"));
+    }
+}

@@ -1,0 +1,70 @@
+//! A context that came as an archive, unpacked.
+
+use std::path::Path;
+
+use wharf_base::fs::{Durability, write_atomic};
+use wharf_image::{ByteStream, ImageStore};
+
+use crate::builder::Builder;
+use crate::context::{ContextError, Tree};
+use crate::scratch::Scratch;
+
+/// A file larger than this is no Dockerfile.
+const MAX_DOCKERFILE: u64 = 16 << 20;
+
+impl Builder {
+    /// Unpacks an uploaded context, plain or compressed. The files go when the last clone of the tree does; names that
+    /// lead out of it are refused.
+    pub async fn unpack(&self, body: ByteStream) -> Result<Tree, ContextError> {
+        let store = self.store().clone();
+        let unpacked = wharf_image::read_blocking(body, move |reader| unpack(&store, reader)).await;
+        unpacked.unwrap_or_else(|| Err(ContextError::Source("the upload was interrupted".into())))
+    }
+
+    /// A context of one file.
+    pub async fn single_file(&self, name: &str, content: Vec<u8>) -> Result<Tree, ContextError> {
+        let failed = |source| ContextError::Io { action: "store", path: name.into(), source };
+        let scratch = scratch(self.store())?;
+        let path = scratch.upper().join("Dockerfile");
+        write_atomic(&path, &content, 0o644, Durability::Process).map_err(failed)?;
+        tree(scratch)
+    }
+}
+
+/// A small file of a tree; `None` if it is not there.
+pub fn read_small(tree: &Tree, path: &str) -> Result<Option<Vec<u8>>, ContextError> {
+    use std::io::Read as _;
+    let failed = |source| ContextError::Io { action: "read", path: path.into(), source };
+    let file = match tree.root().read(Path::new(path)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(ContextError::Source(format!("{path} is not a regular file")));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_DOCKERFILE {
+        return Err(ContextError::Source(format!("{path} is larger than {MAX_DOCKERFILE} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+fn unpack(store: &ImageStore, reader: &mut dyn std::io::Read) -> Result<Tree, ContextError> {
+    let scratch = scratch(store)?;
+    let tree = tree(scratch)?;
+    wharf_engine::tar_in::unpack(tree.root(), Path::new("/"), Some((0, 0)), reader)
+        .map_err(|e| ContextError::Source(format!("the build context: {}", e.message())))?;
+    Ok(tree)
+}
+
+fn scratch(store: &ImageStore) -> Result<Scratch, ContextError> {
+    Scratch::new(store).map_err(|e| ContextError::Source(wharf_base::error::chain(&e).to_string()))
+}
+
+fn tree(scratch: Scratch) -> Result<Tree, ContextError> {
+    let path = scratch.upper().to_owned();
+    let failed = |source| ContextError::Io { action: "open", path: path.clone(), source };
+    Tree::new(path.clone(), scratch).map_err(failed)
+}

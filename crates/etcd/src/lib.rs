@@ -1,0 +1,39 @@
+//! The cluster's store: one revision over all keys, transactions, leases and watches.
+//!
+//! [`Store`] is what the API server stands on. [`Embedded`] keeps it in this process and on this machine's
+//! disk.
+//!
+//! ```text
+//! Embedded   waits, wakes, owns the threads
+//!    │ requests           ▲ replies, events
+//! Core ── decides: revisions, compares, leases, compaction; no disk, no clock, no waiting
+//!    │ batches            ▲ what is durable
+//! Log ── frames, checksums, recovery ── Disk ── files, or a simulation that crashes
+//! ```
+#![forbid(unsafe_code)]
+
+mod bolt;
+mod checkpoint;
+mod core;
+mod disk;
+mod embedded;
+mod error;
+mod hub;
+mod kv;
+mod log;
+mod pair;
+mod range;
+mod recover;
+mod store;
+mod watch;
+
+pub use embedded::{Embedded, Settings, Status};
+pub use error::StoreError;
+pub use kv::{Kv, LeaseId, Revision};
+pub use log::LogError;
+pub use range::KeyRange;
+pub use store::{
+    Compare, Delete, Deleted, Lease, LeaseRequest, Op, OpReply, Put, Range, RangeReply, Relation,
+    Store, Target, Txn, TxnReply, WatchRequest,
+};
+pub use watch::{Event, EventKind, Watch, WatchItem, WatchSource};
