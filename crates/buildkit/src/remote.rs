@@ -16,6 +16,7 @@ use wharf_base::error::chain;
 use wharf_build::{Context, ContextError, Credentials, Secrets, Ssh, Tree, Want};
 use wharf_image::ByteStream;
 use wharf_spec::dockerconfig::AuthConfig;
+use wharf_spec::dockerfile::ignore;
 use wharf_sys::root::Root;
 
 use crate::contexts::Snapshot;
@@ -70,7 +71,7 @@ impl Transfers {
 
 impl SessionContext {
     async fn bring(&self, want: &Want) -> Result<(), String> {
-        let want = &Want { exclude: [&self.exclude[..], &want.exclude].concat(), ..want.clone() };
+        let want = &as_sent(want, &self.exclude);
         let mut state = self.state.lock().await;
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
@@ -195,6 +196,18 @@ fn write(
         }
     }
     Ok(false)
+}
+
+/// What is asked of the client: plain paths, or everything; `exclude` are the directory's own patterns.
+fn as_sent(want: &Want, exclude: &[String]) -> Want {
+    let plain = |paths: &[String]| paths.iter().map(|p| ignore::clean(p)).collect::<Vec<_>>();
+    let (mut include, mut follow) = (plain(&want.include), plain(&want.follow));
+    if include.iter().chain(&follow).any(|p| p.is_empty() || p == ".") {
+        // To the client that would be a pattern which no file fits.
+        include.clear();
+        follow.clear();
+    }
+    Want { include, follow, exclude: [exclude, &want.exclude].concat() }
 }
 
 /// The request's metadata.
@@ -375,6 +388,22 @@ mod tests {
         assert_eq!(all, ["%C3%A4+b", "x"]);
         assert_eq!(headers["exclude-patterns-encoded"], "1");
         assert!(!headers.contains_key("include-patterns-encoded"));
+    }
+
+    #[test]
+    fn paths_are_sent_plain_and_the_root_means_everything() {
+        let sent = |paths: &[&str]| {
+            let include: Vec<String> = paths.iter().map(|p| (*p).to_owned()).collect();
+            let want = Want { follow: include.clone(), include, exclude: vec!["b".into()] };
+            let sent = as_sent(&want, &["a".to_owned()]);
+            assert_eq!(sent.exclude, ["a", "b"]);
+            assert_eq!(sent.include, sent.follow);
+            sent.include
+        };
+        assert_eq!(sent(&["/src/", "./a/*.txt"]), ["src", "a/*.txt"]);
+        for root in [".", "/", "./", "", "a/.."] {
+            assert_eq!(sent(&["src", root]), [""; 0], "{root:?}");
+        }
     }
 
     #[test]

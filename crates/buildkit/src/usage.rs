@@ -142,7 +142,9 @@ enum Operator {
 impl Filter {
     fn read(texts: &[String]) -> Result<Filter, Status> {
         let terms = |text: &String| text.split(',').map(Term::read).collect();
-        Ok(Filter(texts.iter().map(terms).collect::<Result<_, _>>()?))
+        // buildx sends an empty text for no filter.
+        let texts = texts.iter().filter(|t| !t.is_empty());
+        Ok(Filter(texts.map(terms).collect::<Result<_, _>>()?))
     }
 
     fn matches(&self, record: &UsageRecord) -> bool {
@@ -204,6 +206,7 @@ mod tests {
         };
         for (texts, expected) in [
             (&[][..], true),
+            (&[""], true),
             (&["type==source.local"], true),
             (&["type==regular"], false),
             (&["type==regular", "id~=b"], true),
