@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -63,6 +64,10 @@ echo ready
 read -r _ || true
 "#;
 
+/// Turns standard input into the first socket that sd_listen_fds(3) announces.
+const ACTIVATE: &str =
+    r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; exec "$@""#;
+
 /// One machine of a test. Dropping it checks that the engine has left nothing behind, then ends
 /// every process on it.
 pub struct Host {
@@ -92,7 +97,7 @@ impl Host {
     #[track_caller]
     pub fn with_flags(flags: &[&str]) -> Host {
         let mut host = Host::bare(Engine::chosen());
-        host.flags = flags.iter().map(|f| (*f).to_owned()).collect();
+        host.set_flags(flags);
         host.start_daemon();
         host.clean = Some(host.world());
         host
@@ -146,14 +151,30 @@ impl Host {
         Host { dir, engine, flags: Vec::new(), namespaces, init, daemon: None, clean: None }
     }
 
+    /// Gives the engine these flags from its next start on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|f| (*f).to_owned()).collect();
+    }
+
     /// Starts the engine and waits until it answers.
     #[track_caller]
     pub fn start_daemon(&mut self) {
+        self.launch_daemon(None);
+    }
+
+    /// Starts the engine with an open listener, as a service manager does, and waits until it answers.
+    #[track_caller]
+    pub fn start_daemon_on(&mut self, listener: impl Into<OwnedFd>) {
+        self.launch_daemon(Some(listener.into()));
+    }
+
+    #[track_caller]
+    fn launch_daemon(&mut self, listener: Option<OwnedFd>) {
         assert!(self.daemon.is_none(), "the engine runs already");
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut enter = self
-            .engine_command()
-            .stdin(Stdio::null())
+            .engine_command(listener.is_some())
+            .stdin(listener.map_or_else(Stdio::null, Stdio::from))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -400,15 +421,24 @@ impl Host {
         }
     }
 
-    fn engine_command(&self) -> Command {
+    /// The engine's command line; with `activated`, what it has as standard input is a listener for it.
+    fn engine_command(&self, activated: bool) -> Command {
+        let enter = |program: &OsStr| {
+            if !activated {
+                return self.enter(program);
+            }
+            let mut c = self.enter("sh");
+            c.args(["-c", ACTIVATE, "sh"]).arg(program);
+            c
+        };
         let mut c = match self.engine {
             Engine::Wharf => {
-                let mut c = self.enter(tools::wharf());
+                let mut c = enter(tools::wharf().as_os_str());
                 c.arg("daemon");
                 c
             }
             Engine::Dockerd => {
-                let mut c = self.enter("dockerd");
+                let mut c = enter("dockerd".as_ref());
                 c.args([
                     "--storage-driver",
                     "overlay2",
@@ -454,7 +484,8 @@ impl Drop for Host {
 }
 
 /// The single child of `pid`.
-fn child_of(pid: u32) -> Option<u32> {
+/// The first child of a process: what an nsenter or unshare waits for.
+pub fn child_of(pid: u32) -> Option<u32> {
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(candidate) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;

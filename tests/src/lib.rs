@@ -21,6 +21,7 @@ pub mod image;
 pub mod namespace;
 pub mod program;
 pub mod registry;
+pub mod relay;
 pub mod terminal;
 pub mod tools;
 pub mod world;

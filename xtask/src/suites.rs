@@ -24,7 +24,8 @@ const SUITES: &[Suite] = &[
     Suite { name: "acceptance", engine: true, run: |s| suite(s, &["acceptance"]) },
     Suite { name: "cli", engine: true, run: |s| suite(s, &["cli"]) },
     Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
-    Suite { name: "clients", engine: true, run: |s| suite(s, &["clients"]) },
+    Suite { name: "clients", engine: true, run: |s| suite(s, &["clients", "bollard"]) },
+    Suite { name: "ship", engine: true, run: |s| suite(s, &["ship"]) },
     Suite { name: "buildkit", engine: true, run: |s| suite(s, &["buildkit"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
@@ -116,6 +117,7 @@ fn prepare() -> Result<()> {
     tools::buildx()?;
     tools::nginx()?;
     tools::peers()?;
+    tools::ship()?;
     tools::kernel()?;
     build().map(|_| ())
 }

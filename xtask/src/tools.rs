@@ -26,6 +26,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("peers") {
         peers()?;
     }
+    if want("ship") {
+        ship()?;
+    }
     if want("vm") {
         kernel()?;
     }
@@ -128,6 +131,18 @@ pub(crate) fn peers() -> Result<()> {
         "gzip",
     ];
     debian::folder(&dir, "peers", Suite::Configured, &stable, |_| true)?;
+    Ok(())
+}
+
+/// A registry and a client of registries that are not ours.
+pub(crate) fn ship() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let packages = ["skopeo", "docker-registry", "ca-certificates"];
+    let root = debian::folder(&dir, "ship", Suite::Configured, &packages, |_| true)?;
+    for program in ["skopeo", "docker-registry"] {
+        launcher(&dir.join(program), &root, &format!("usr/bin/{program}"), &[])?;
+    }
     Ok(())
 }
 

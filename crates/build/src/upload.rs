@@ -51,7 +51,10 @@ pub fn read_small(tree: &Tree, path: &str) -> Result<Option<Vec<u8>>, ContextErr
     Ok(Some(bytes))
 }
 
-fn unpack(store: &ImageStore, reader: &mut dyn std::io::Read) -> Result<Tree, ContextError> {
+fn unpack(
+    store: &ImageStore,
+    reader: &mut (dyn std::io::Read + Send),
+) -> Result<Tree, ContextError> {
     let scratch = scratch(store)?;
     let tree = tree(scratch)?;
     wharf_engine::tar_in::unpack(tree.root(), Path::new("/"), Some((0, 0)), reader)

@@ -154,8 +154,7 @@ impl Output<'_> {
         let mut answer = answer(&image, &names);
         if push {
             for name in &names {
-                let digest =
-                    self.kit.push(self.build, &*self.session().await?, &image, name).await?;
+                let digest = self.kit.push(self.build, self.session().await?, name).await?;
                 answer.insert("containerimage.digest".to_owned(), digest);
             }
         }

@@ -14,9 +14,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 use wharf_base::clock::Clock;
-use wharf_build::{Builder, Built, Tree};
+use wharf_build::{Builder, Built, Credentials as _, Tree};
 use wharf_engine::images::Images;
-use wharf_image::Image;
+use wharf_image::PushOptions;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
@@ -30,7 +30,7 @@ use crate::proto::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServ
 use crate::proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
 use crate::proto::moby::buildkit::v1::{SolveRequest, types};
 use crate::proto::pb;
-use crate::remote;
+use crate::remote::{self, Remote};
 use crate::session::{Offer, OfferError, Session, Sessions};
 
 /// The BuildKit whose services these are.
@@ -187,15 +187,27 @@ impl BuildKit {
         Err(Status::unimplemented("a target as the build context is not supported by wharf"))
     }
 
-    /// Pushes an image; gives the digest that the registry knows it by.
+    /// Pushes an image by one of its names; gives the digest that the registry knows it by.
     pub(crate) async fn push(
         &self,
-        _build: &Build,
-        _session: &Session,
-        _image: &Image,
+        build: &Build,
+        session: Arc<Session>,
         name: &Reference,
     ) -> Result<String, Status> {
-        Err(Status::unimplemented(format!("{name}: --push is not supported by wharf yet")))
+        let task = build.journal.task(format!("pushing {}", name.familiar()));
+        let push = async {
+            let auth = Remote(session).auth(name.domain()).await.map_err(Status::unknown)?;
+            let options = PushOptions { auth, ..PushOptions::default() };
+            self.images().store().push(name, options).await.map_err(|e| {
+                let text = wharf_base::error::chain(&e).to_string();
+                Status::unknown(format!("failed to push {}: {text}", name.familiar()))
+            })
+        };
+        let pushed = push.await;
+        let pushed = task.end(pushed)?;
+        let (name, repository) = (name.familiar(), name.familiar_name());
+        self.images().tell("push", &name, &repository, Some(&pushed.image));
+        Ok(pushed.manifest.digest.to_string())
     }
 
     /// Whether the cache is to be embedded in the image. Other exports of the cache are refused.

@@ -78,7 +78,8 @@ fn flag_values(session: &Session, flag: &str) -> Vec<(String, String)> {
 
 fn arguments_of(session: &Session, verb: &Verb, given: usize) -> Vec<(String, String)> {
     match verb.paths[0] {
-        "run" | "create" | "rmi" | "save" | "history" | "tag" | "image inspect" | "images"
+        "run" | "create" | "rmi" | "save" | "push" | "history" | "tag" | "image inspect"
+        | "images"
             if given == 0 =>
         {
             names(session, What::Images)

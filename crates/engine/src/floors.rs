@@ -1,6 +1,6 @@
 //! Which answer the errors of the lower floors deserve.
 
-use wharf_image::{ArchiveError, LoginError, PullError, RegistryError, StoreError};
+use wharf_image::{ArchiveError, LoginError, PullError, PushError, RegistryError, StoreError};
 use wharf_net::NetError;
 
 use crate::error::{EngineError, Kind};
@@ -13,6 +13,12 @@ impl From<StoreError> for EngineError {
 
 impl From<PullError> for EngineError {
     fn from(e: PullError) -> EngineError {
+        flat(image_kind(e.kind()), &e)
+    }
+}
+
+impl From<PushError> for EngineError {
+    fn from(e: PushError) -> EngineError {
         flat(image_kind(e.kind()), &e)
     }
 }

@@ -230,6 +230,18 @@ pub fn pull_name(from: &str, tag: &str) -> Result<Reference> {
     Ok(name)
 }
 
+/// The name that a push asks for. `None`: no tag at all, which means all tags.
+pub fn push_name(name: &str, tag: &str) -> Result<Reference> {
+    let name = parse(name)?;
+    if name.digest().is_some() || tag.parse::<wharf_spec::digest::Digest>().is_ok() {
+        return Err(EngineError::invalid("cannot push a digest reference"));
+    }
+    match tag {
+        "" => Ok(name),
+        tag => name.with_tag(tag).map_err(|e| EngineError::invalid(e.to_string())),
+    }
+}
+
 fn parse(name: &str) -> Result<Reference> {
     Reference::parse(name).map_err(|e| EngineError::invalid(e.to_string()))
 }

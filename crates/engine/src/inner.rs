@@ -16,6 +16,7 @@ use wharf_image::ImageStore;
 use wharf_keeper::Launcher;
 use wharf_net::Net;
 use wharf_runtime::HostFacts;
+use wharf_runtime::seccomp::Filters;
 
 use crate::container::Container;
 use crate::engine::{Config, Parts};
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) facts: Facts,
     pub(crate) host: HostFacts,
+    pub(crate) filters: Filters,
     pub(crate) volumes: Volumes,
     pub(crate) execs: Execs,
     pub(crate) accounts: AccountCache,
@@ -77,6 +79,7 @@ impl Inner {
             clock: parts.clock,
             facts: Facts::read()?,
             host,
+            filters: Filters::default(),
             volumes,
             execs: Execs::default(),
             accounts: AccountCache::default(),

@@ -267,7 +267,8 @@ impl Inner {
             defaults: self.defaults(),
         })?;
         let dir = self.dir(&record.id);
-        let context = PlanContext::new(record.id.as_str(), &dir, root, &self.host);
+        let mut context = PlanContext::new(record.id.as_str(), &dir, root, &self.host);
+        context.filters = Some(&self.filters);
         let mut plan = Plan::compile(&spec, &context)
             .map_err(|e| EngineError::invalid("the container cannot be set up").because(e))?;
         plan.reaper = self.wants_init(record);

@@ -22,7 +22,7 @@ pub fn unpack(
     root: &Root,
     target: &Path,
     owner: Option<(u32, u32)>,
-    source: impl Read,
+    source: impl Read + Send,
 ) -> Result<()> {
     let owner = owner.map_or(Owner::AsArchived, |(uid, gid)| Owner::Fixed { uid, gid });
     Unpack { root, target: target.to_owned(), owner, strict: false }.run(source)
@@ -49,8 +49,9 @@ pub(crate) struct Unpack<'a> {
 
 impl Unpack<'_> {
     /// Reads the archive to its end, so that a client that still sends does not see a broken connection.
-    pub(crate) fn run(&self, source: impl Read) -> Result<()> {
-        let mut source = plain(source)?;
+    pub(crate) fn run(&self, source: impl Read + Send) -> Result<()> {
+        let mut source = wharf_image::decompress(source)
+            .map_err(|e| EngineError::invalid("the archive cannot be read").because(e))?;
         let mut archive = Archive::new(&mut source);
         let broken = |e| EngineError::invalid("the archive cannot be read").because(e);
         let mut times = Vec::new();
@@ -247,30 +248,6 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, dir: &Dir, name: &OsStr) -> io:
         }
     }
     Ok(())
-}
-
-/// The tar inside what the client sends.
-fn plain<'a>(mut source: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
-    let broken = |e| EngineError::invalid("the archive cannot be read").because(e);
-    let mut head = [0; 6];
-    let mut got = 0;
-    while got < head.len() {
-        match source.read(&mut head[got..]).map_err(broken)? {
-            0 => break,
-            n => got += n,
-        }
-    }
-    let whole = io::Cursor::new(head[..got].to_vec()).chain(source);
-    match head {
-        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::read::MultiGzDecoder::new(whole))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            Ok(Box::new(zstd::stream::read::Decoder::new(whole).map_err(broken)?))
-        }
-        [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(EngineError::invalid(
-            "bzip2 and xz archives are not supported by wharf: send it plain, gzip or zstd",
-        )),
-        _ => Ok(Box::new(whole)),
-    }
 }
 
 #[cfg(test)]

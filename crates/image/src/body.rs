@@ -41,7 +41,7 @@ pub(crate) fn reader() -> (BodySender, BodyReader) {
 /// with an error.
 pub async fn read_blocking<T: Send + 'static>(
     body: ByteStream,
-    work: impl FnOnce(&mut dyn Read) -> T + Send + 'static,
+    work: impl FnOnce(&mut (dyn Read + Send)) -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, mut reader) = reader();
     let work = tokio::task::spawn_blocking(move || work(&mut reader));

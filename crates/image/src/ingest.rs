@@ -61,8 +61,9 @@ impl Taken {
 }
 
 impl Inner {
-    /// Stores and unpacks what `input` yields, as it is: plain, gzip or zstd.
+    /// Stores and unpacks what `input` yields: as it is when it is plain, gzip or zstd, which a manifest can name.
     pub(crate) fn take_layer(&self, input: impl Read + Send) -> Result<Taken, LayerError> {
+        let input = unpack::for_a_layer(input).map_err(UnpackError::Read)?;
         let mut tee = Tee { input, blob: self.blobs.writer()?, failed: None, head: Vec::new() };
         let unpacked = self.unpack_temp(&mut tee);
         if let Some(error) = tee.failed.take() {

@@ -28,6 +28,19 @@ pub enum Progress {
     Digest(Digest),
     /// `Status: …`
     Status(String),
+    /// `The push refers to repository [{0}]`
+    PushingTo(String),
+    /// `{tag}: digest: {digest} size: {size}`, and the same as `aux`.
+    Pushed {
+        /// Tag, or digest where there is no tag.
+        tag: String,
+        /// Digest of the manifest.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+    },
+    /// Some other line.
+    Note(String),
 }
 
 /// What happens to a layer.
@@ -71,6 +84,23 @@ pub enum LayerStep {
         /// Bytes in all, 0 if unknown.
         total: u64,
     },
+    /// `Preparing`
+    Preparing,
+    /// `Pushing`
+    Pushing {
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// `Pushed`
+    Pushed,
+    /// `Layer already exists`
+    AlreadyThere,
+    /// `Mounted from {0}`
+    Mounted(String),
+    /// `Skipped foreign layer`
+    Foreign,
 }
 
 impl Progress {
@@ -83,6 +113,13 @@ impl Progress {
             Self::Layer { id, step } => (step.text(), Some(id)),
             Self::Digest(digest) => (format!("Digest: {digest}"), None),
             Self::Status(text) => (format!("Status: {text}"), None),
+            Self::PushingTo(repository) => {
+                (format!("The push refers to repository [{repository}]"), None)
+            }
+            Self::Pushed { tag, digest, size } => {
+                (format!("{tag}: digest: {digest} size: {size}"), None)
+            }
+            Self::Note(text) => (text.clone(), None),
         }
     }
 
@@ -93,7 +130,8 @@ impl Progress {
                 step:
                     LayerStep::Downloading { current, total }
                     | LayerStep::Extracting { current, total }
-                    | LayerStep::Loading { current, total },
+                    | LayerStep::Loading { current, total }
+                    | LayerStep::Pushing { current, total },
                 ..
             } => Some((*current, *total)),
             _ => None,
@@ -115,6 +153,12 @@ impl LayerStep {
             Self::Complete => "Pull complete".into(),
             Self::Exists => "Already exists".into(),
             Self::Loading { .. } => "Loading layer".into(),
+            Self::Preparing => "Preparing".into(),
+            Self::Pushing { .. } => "Pushing".into(),
+            Self::Pushed => "Pushed".into(),
+            Self::AlreadyThere => "Layer already exists".into(),
+            Self::Mounted(from) => format!("Mounted from {from}"),
+            Self::Foreign => "Skipped foreign layer".into(),
         }
     }
 }

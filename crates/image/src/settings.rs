@@ -13,6 +13,8 @@ pub struct Settings {
     pub platform: Platform,
     /// Layers downloaded at the same time per pull (`max-concurrent-downloads`). Default 3, at least 1.
     pub concurrent_downloads: usize,
+    /// Blobs uploaded at the same time per push (`max-concurrent-uploads`). Default 5, at least 1.
+    pub concurrent_uploads: usize,
     /// Attempts per download before giving up (`max-download-attempts`). Default 5, at least 1.
     pub download_attempts: u32,
     /// Threads that create files while a layer is unpacked. Default: the number of cores, 2 to 4.
@@ -33,6 +35,7 @@ impl Default for Settings {
         Self {
             platform: Platform::host(),
             concurrent_downloads: 3,
+            concurrent_uploads: 5,
             download_attempts: 5,
             unpack_threads: cores.clamp(2, 4),
             limits: UnpackLimits::default(),

@@ -40,7 +40,8 @@ pub(crate) struct Inner {
     pub(crate) registries: crate::registry::Client,
     pub(crate) pulls: crate::pull::Flights,
     pub(crate) flusher: Flusher,
-    db: Db,
+    pub(crate) offers: crate::content::Offers,
+    pub(crate) db: Db,
     pub(crate) index: Mutex<Index>,
 }
 
@@ -53,6 +54,8 @@ pub(crate) struct Index {
     /// By chain id.
     pub(crate) layers: BTreeMap<Digest, LayerRecord>,
     pins: BTreeMap<String, Pin>,
+    /// What others than images have.
+    pub(crate) links: crate::content::Links,
 }
 
 #[derive(Debug, Clone)]
@@ -144,6 +147,7 @@ impl ImageStore {
             pulls: crate::pull::Flights::default(),
             settings,
             flusher: Flusher::new(root, db.clone()),
+            offers: crate::content::Offers::default(),
             db,
             index: Mutex::new(Index::default()),
         };
@@ -367,6 +371,7 @@ impl Inner {
             }
         }
         index.pins = self.db.scan::<Pin>(PINS)?.into_iter().collect();
+        self.load_links(&mut index)?;
         Ok(self.db.write(broken, Durability::Process)?)
     }
 
@@ -627,11 +632,26 @@ impl Index {
         self.names.values().filter(|n| n.image == *id).map(|n| n.reference.clone()).collect()
     }
 
+    /// The tags of the repository of `name`.
+    pub(crate) fn tags_of(&self, name: &Reference) -> Vec<Reference> {
+        let all = self.names.values().map(|n| &n.reference);
+        all.filter(|r| r.tag().is_some() && r.name_only() == name.name_only()).cloned().collect()
+    }
+
+    /// The row of a name.
+    pub(crate) fn put_name(
+        batch: &mut Batch,
+        name: &Reference,
+        image: &Digest,
+    ) -> Result<(), StoreError> {
+        Ok(batch.put(NAMES, &name.to_string(), &NameRecord { image: image.clone() })?)
+    }
+
     pub(crate) fn children_of(&self, id: &Digest) -> bool {
         self.images.values().any(|i| i.parent() == Some(id))
     }
 
-    fn add_name(&mut self, reference: Reference, image: Digest) {
+    pub(crate) fn add_name(&mut self, reference: Reference, image: Digest) {
         self.names.insert(reference.to_string(), Name { reference, image });
     }
 
@@ -657,7 +677,8 @@ impl Index {
 
     fn live_blobs(&self) -> BTreeSet<Digest> {
         let images = self.images.values().flat_map(|i| owned_by(i.id(), i.record()));
-        images.chain(self.layers.values().map(|l| l.blob.clone())).collect()
+        let linked = self.links.values().flat_map(|blobs| blobs.keys().cloned());
+        images.chain(self.layers.values().map(|l| l.blob.clone())).chain(linked).collect()
     }
 
     fn shared_sizes(&self) -> BTreeMap<Digest, u64> {

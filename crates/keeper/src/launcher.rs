@@ -6,6 +6,7 @@
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
+use wharf_sys::scratch::forget_code;
 use wharf_sys::{channel, child};
 
 use crate::process;
@@ -22,6 +23,8 @@ pub fn main() -> ExitCode {
     child::ignore_children(true);
     let daemon = std::io::stdin();
     loop {
+        // It sleeps nearly always. A fork inherits no code pages anyway.
+        forget_code();
         let mut byte = [0; 1];
         let Ok(mut got) = channel::recv(daemon.as_fd(), &mut byte) else {
             return ExitCode::FAILURE;

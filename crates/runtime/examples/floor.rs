@@ -68,7 +68,8 @@ fn once(rootfs: &Path, groups: &[PathBuf]) {
 
 fn become_true(rootfs: &Path, groups: &[PathBuf]) -> ! {
     for group in groups {
-        fs::write(group.join("cgroup.procs"), "0").unwrap();
+        // Not by cgroup.procs, which waits for a grace period of RCU.
+        fs::write(group.join("tasks"), "0").unwrap();
     }
     let private = Attr { propagation: propagation::PRIVATE, ..Attr::default() };
     mount::set_attr_at(c"/", true, private).unwrap();

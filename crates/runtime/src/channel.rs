@@ -31,7 +31,7 @@ pub(crate) enum Up {
 pub(crate) enum Down {
     /// Identity maps are written.
     Mapped = 1,
-    /// The process is in its cgroup and has its limits.
+    /// The cgroup has its limits; the files to enter it by are attached.
     Placed = 2,
     /// Hooks of the runtime have run.
     HooksRan = 3,
@@ -65,9 +65,14 @@ impl Child {
 
     /// Waits for exactly that word. The end of the socket means that the parent has given up.
     pub(crate) fn hear(&self, word: Down) -> io::Result<()> {
+        self.take(word).map(drop)
+    }
+
+    /// As [`Child::hear`], for a word that descriptors come with.
+    pub(crate) fn take(&self, word: Down) -> io::Result<Vec<OwnedFd>> {
         let mut byte = [0];
         match socket::recv(&self.0, &mut byte)? {
-            (1, _) if byte[0] == word as u8 => Ok(()),
+            (1, fds) if byte[0] == word as u8 => Ok(fds),
             (0, _) => Err(io::Error::other("the creating process is gone")),
             _ => Err(io::Error::other(format!("word {} instead of {word:?}", byte[0]))),
         }
@@ -75,28 +80,46 @@ impl Child {
 }
 
 impl Parent {
-    pub(crate) fn say(&self, word: Down) -> io::Result<()> {
-        socket::send(&self.0, &[word as u8], &[])
+    pub(crate) fn say(&self, word: Down, fds: &[OwnedFd]) -> io::Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        socket::send(&self.0, &[word as u8], &fds)
     }
 
     /// The next message; `None` at the end.
     pub(crate) fn hear(&self) -> io::Result<Option<(Up, Option<OwnedFd>)>> {
         let mut buffer = [0; 4096];
-        let (length, fd) = match socket::recv(&self.0, &mut buffer) {
-            // The other end was closed with a word of ours unread: the end all the same.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        let (length, mut fds) = match socket::recv(&self.0, &mut buffer) {
+            // The other end was closed with a word of ours unread. The kernel says so once, before what came in time.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
+                socket::recv(&self.0, &mut buffer)?
+            }
             other => other?,
         };
         if length == 0 {
             return Ok(None);
         }
         let message = postcard::from_bytes(&buffer[..length]).map_err(io::Error::other)?;
-        Ok(Some((message, fd)))
+        Ok(Some((message, fds.pop())))
     }
 }
 
 impl AsFd for Parent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_heard_although_ours_were_not() {
+        let (parent, child) = pair().unwrap();
+        child.say(&Up::Ready, None).unwrap();
+        parent.say(Down::Placed, &[]).unwrap();
+        drop(child);
+        assert!(matches!(parent.hear().unwrap(), Some((Up::Ready, None))));
+        assert!(parent.hear().unwrap().is_none());
     }
 }

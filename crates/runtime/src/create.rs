@@ -394,7 +394,7 @@ fn user_namespace(maps: &UserMaps) -> io::Result<OwnedFd> {
             let opened = write_maps(pid, maps)
                 .and_then(|()| File::open(format!("/proc/{pid}/ns/user")))
                 .map(OwnedFd::from);
-            let told = parent.say(Down::Mapped);
+            let told = parent.say(Down::Mapped, &[]);
             process::wait(pidfd.as_fd())?;
             told?;
             opened
@@ -416,11 +416,10 @@ fn write_maps(pid: i32, maps: &UserMaps) -> io::Result<()> {
 fn raise(plan: &Plan, pid: i32, channel: &Parent) -> Result<Option<OwnedFd>, CreateError> {
     if let Some(maps) = &plan.namespaces.maps {
         write_maps(pid, maps).map_err(sys("write identity maps"))?;
-        channel.say(Down::Mapped).map_err(sys("speak to the container's process"))?;
+        channel.say(Down::Mapped, &[]).map_err(sys("speak to the container's process"))?;
     }
     limit_process(pid, &plan.process)?;
-    place(plan, pid)?;
-    say(channel, Down::Placed)?;
+    say_with(channel, Down::Placed, &place(plan)?)?;
     let mut console = None;
     let mut devices_limited = false;
     let mut limit_devices = || match std::mem::replace(&mut devices_limited, true) {
@@ -460,7 +459,12 @@ fn raise(plan: &Plan, pid: i32, channel: &Parent) -> Result<Option<OwnedFd>, Cre
 
 /// A closed channel is no news here: the next message, or its absence, tells why.
 pub(crate) fn say(channel: &Parent, word: Down) -> Result<(), CreateError> {
-    match channel.say(word) {
+    say_with(channel, word, &[])
+}
+
+/// As [`say`], with descriptors.
+pub(crate) fn say_with(channel: &Parent, word: Down, fds: &[OwnedFd]) -> Result<(), CreateError> {
+    match channel.say(word, fds) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(sys("speak to the container's process")),
     }
@@ -491,11 +495,11 @@ pub(crate) fn limit_process(pid: i32, plan: &ProcessPlan) -> Result<(), CreateEr
     }
 }
 
-fn place(plan: &Plan, pid: i32) -> Result<(), CreateError> {
+/// Makes the cgroup ready; the process enters by the files that this returns.
+fn place(plan: &Plan) -> Result<Vec<OwnedFd>, CreateError> {
     plan.cgroup.create_if_late()?;
     plan.cgroup.set_early(&plan.limits)?;
-    plan.cgroup.attach_if_late(pid)?;
-    Ok(())
+    Ok(plan.cgroup.doors()?)
 }
 
 fn run_runtime_hooks(plan: &Plan, pid: i32) -> Result<(), Failure> {

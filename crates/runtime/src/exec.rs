@@ -10,7 +10,7 @@ use wharf_sys::fs::{self, Mode, OFlags};
 use wharf_sys::process::{self, Fork};
 use wharf_sys::{security, tuning};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::channel::{self, Child, Down, Parent, Up};
 use crate::create::{self, CreateError, Exit, Io, StartError, sys};
 use crate::failure::Failure;
@@ -122,8 +122,8 @@ fn finish(
     channel: &Parent,
 ) -> Result<ExecProcess, StartError> {
     let mut console = None;
-    let outcome = place(target, plan, pid).and_then(|()| {
-        create::say(channel, Down::Placed)?;
+    let outcome = place(target, plan, pid).and_then(|doors| {
+        create::say_with(channel, Down::Placed, &doors)?;
         supervise(channel, &mut console)
     });
     match outcome {
@@ -132,11 +132,11 @@ fn finish(
     }
 }
 
-fn place(target: &Target, plan: &ExecPlan, pid: i32) -> Result<(), CreateError> {
+fn place(target: &Target, plan: &ExecPlan, pid: i32) -> Result<Vec<OwnedFd>, CreateError> {
     create::limit_process(pid, &plan.process)?;
-    match target.cgroup.attach_if_late(pid) {
+    match target.cgroup.doors() {
         // A container without a cgroup directory (it was deleted under it) has nothing to enter.
-        Err(_) if !target.cgroup.exists() => Ok(()),
+        Err(_) if !target.cgroup.exists() => Ok(Vec::new()),
         other => Ok(other?),
     }
 }
@@ -190,7 +190,8 @@ fn prepare(
     if kinds != 0 {
         process::setns(target, kinds).map_err(step("join the container's namespaces"))?;
     }
-    channel.hear(Down::Placed).map_err(step("wait for the cgroup"))?;
+    let doors = channel.take(Down::Placed).map_err(step("wait for the cgroup"))?;
+    cgroup::enter(doors)?;
     if plan.process.userns {
         init::become_root_of_userns().map_err(step("become root of the user namespace"))?;
     }

@@ -13,6 +13,7 @@ use wharf_sys::process;
 use wharf_sys::security::{self, CapSets};
 use wharf_sys::{errno, host, tty, tuning};
 
+use crate::cgroup;
 use crate::channel::{Child, Down, Up};
 use crate::create::ConsoleSize;
 use crate::failure::{ExecFault, Failure};
@@ -145,7 +146,7 @@ fn prepare(
     Ok(program)
 }
 
-/// Waits, once, until the parent has put this process into its cgroup.
+/// Waits, once, for the cgroup to be there, and enters it.
 struct Placed<'a> {
     channel: &'a Child,
     done: bool,
@@ -157,7 +158,9 @@ impl Placed<'_> {
         if self.done {
             return Ok(());
         }
-        self.channel.hear(Down::Placed).map_err(|e| Failure::step("wait for the cgroup", &e))?;
+        let doors = self.channel.take(Down::Placed);
+        let doors = doors.map_err(|e| Failure::step("wait for the cgroup", &e))?;
+        cgroup::enter(doors)?;
         if self.new_ns {
             // Only now: the namespace's root is the cgroup its maker is in.
             process::unshare(process::NEWCGROUP)

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use wharf_sys::tuning::SchedAttr;
 use crate::cgroup::{Cgroup, CgroupError, Limits};
 use crate::hooks::HookPlan;
 use crate::host::HostFacts;
-use crate::seccomp::SeccompError;
+use crate::seccomp::{Filters, SeccompError};
 
 mod compile;
 mod mounts;
@@ -210,8 +211,8 @@ pub(crate) struct CapPlan {
 /// A compiled system call filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
-    /// The program.
-    pub program: Vec<Insn>,
+    /// The program, shared by all that have it.
+    pub program: Arc<[Insn]>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u64,
     /// Where to send the notification descriptor.
@@ -237,12 +238,23 @@ pub struct PlanContext<'a> {
     pub keyring: bool,
     /// How the root becomes `/`.
     pub pivot: Pivot,
+    /// Where compiled filters are kept, for who makes many plans.
+    pub filters: Option<&'a Filters>,
 }
 
 impl<'a> PlanContext<'a> {
     /// A context with the usual choices: no further descriptors, a new session keyring, `pivot_root`.
     pub fn new(id: &'a str, bundle: &'a Path, root: Root, host: &'a HostFacts) -> Self {
-        Self { id, bundle, root, host, preserve_fds: 0, keyring: true, pivot: Pivot::Root }
+        Self {
+            id,
+            bundle,
+            root,
+            host,
+            preserve_fds: 0,
+            keyring: true,
+            pivot: Pivot::Root,
+            filters: None,
+        }
     }
 }
 

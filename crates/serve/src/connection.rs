@@ -50,10 +50,18 @@ pub(crate) trait Answers: Send + Sync + 'static {
 
     /// Serves a connection whose client speaks HTTP/2 from its first byte.
     fn http2(self: Arc<Self>, client: Hijacked) -> BoxFuture<'static, ()>;
+
+    /// Takes note that a connection has ended.
+    fn left(&self) {}
 }
 
 /// Serves a connection until it closes. After `shutdown` the current request is finished and no other is taken.
 pub(crate) async fn serve<A: Answers>(socket: Socket, door: Arc<A>, shutdown: CancellationToken) {
+    speak(socket, &door, shutdown).await;
+    door.left();
+}
+
+async fn speak<A: Answers>(socket: Socket, door: &Arc<A>, shutdown: CancellationToken) {
     let client = tokio::select! {
         client = tokio::time::timeout(HEAD_TIMEOUT, first_bytes(socket)) => client,
         () = shutdown.cancelled() => return,
@@ -61,15 +69,14 @@ pub(crate) async fn serve<A: Answers>(socket: Socket, door: Arc<A>, shutdown: Ca
     let Ok(Ok(client)) = client else { return };
     if PREFACE.starts_with(&client.early) && !client.early.is_empty() {
         tokio::select! {
-            () = door.http2(client) => (),
+            () = door.clone().http2(client) => (),
             () = shutdown.cancelled() => (),
         }
-        return;
-    }
-    let Some((take_over, hijacked)) = http(client, door, shutdown.clone()).await else { return };
-    tokio::select! {
-        () = take_over(hijacked) => (),
-        () = shutdown.cancelled() => (),
+    } else if let Some((take_over, hijacked)) = http(client, door.clone(), shutdown.clone()).await {
+        tokio::select! {
+            () = take_over(hijacked) => (),
+            () = shutdown.cancelled() => (),
+        }
     }
 }
 

@@ -30,6 +30,14 @@ pub(crate) fn channel() -> (ProgressSink, mpsc::UnboundedSender<Bytes>, Lines) {
         if is_due(&step, &mut told.lock()) {
             // A client that left takes no more lines; the operation is dropped with it.
             let _gone = sender.send(encode(&line(&step)));
+            if let Progress::Pushed { tag, digest, size } = &step {
+                let aux = serde_json::json!({ "Tag": tag, "Digest": digest, "Size": size });
+                let _gone = sender.send(encode(&ProgressLine {
+                    progress_detail: Some(ProgressDetail::default()),
+                    aux: Some(aux),
+                    ..ProgressLine::default()
+                }));
+            }
         }
     });
     (sink, lines, receiver)
@@ -146,7 +154,8 @@ fn is_due(step: &Progress, told: &mut HashMap<String, Instant>) -> bool {
     let (current, total) = match step {
         LayerStep::Downloading { current, total }
         | LayerStep::Extracting { current, total }
-        | LayerStep::Loading { current, total } => (*current, *total),
+        | LayerStep::Loading { current, total }
+        | LayerStep::Pushing { current, total } => (*current, *total),
         _ => {
             told.remove(id);
             return true;

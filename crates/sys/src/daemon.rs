@@ -65,3 +65,9 @@ pub fn tune_heap() {
         let _accepted = unsafe { libc::mallopt(parameter, value) };
     }
 }
+
+/// Gives back to the kernel what this process has but does not need while it waits: free heap and code pages.
+pub fn rest() {
+    crate::child::trim_heap();
+    crate::scratch::forget_code();
+}

@@ -11,6 +11,9 @@ use rustix::net::{
     sendmsg, socket_with, socketpair,
 };
 
+/// The most descriptors that one message carries.
+const MOST: usize = 32;
+
 /// Two ends of a channel: each send is one receive, and a closed end reads as length zero.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
@@ -25,7 +28,7 @@ pub fn connect_stream(path: &Path) -> io::Result<OwnedFd> {
 
 /// Sends one message with descriptors.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::other("more descriptors than one message carries"));
@@ -38,9 +41,9 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     }
 }
 
-/// Receives one message and the first descriptor it carries. Length zero is the end.
-pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+/// Receives one message and the descriptors it carries. Length zero is the end.
+pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let bytes = loop {
         let mut parts = [IoSliceMut::new(buffer)];
@@ -49,9 +52,11 @@ pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<O
             other => break other?.bytes,
         }
     };
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    Ok((bytes, fd))
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            fds.extend(more);
+        }
+    }
+    Ok((bytes, fds))
 }

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod man;
+mod registry;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
         Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
         Part::Man => man::main(&args[2..]),
+        Part::Registry => registry::main(args.into_iter().skip(1)),
         Part::CommandLine => {
             // The programs of the builtin images, which run as pid 1 of a container.
             let builtin = args.get(1).and_then(|verb| wharf_image::builtin::main(verb.to_str()?));
@@ -36,6 +38,7 @@ enum Part {
         from: usize,
     },
     Man,
+    Registry,
     CommandLine,
 }
 
@@ -50,6 +53,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
         (_, "daemon") => Part::Daemon { from: 1 },
         (_, "oci") => Part::Oci { from: 2 },
         (_, "man") => Part::Man,
+        (_, "registry") => Part::Registry,
         _ => Part::CommandLine,
     }
 }
@@ -69,6 +73,7 @@ mod tests {
         check("/proc/self/exe", "launcher", Part::Launcher);
         check("wharf", "oci", Part::Oci { from: 2 });
         check("wharf", "man", Part::Man);
+        check("wharf", "registry", Part::Registry);
         check("wharf", "pause", Part::CommandLine);
         check("wharf", "--version", Part::CommandLine);
         assert_eq!(part(None, None), Part::CommandLine);

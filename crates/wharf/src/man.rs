@@ -52,7 +52,11 @@ fn command() -> clap::Command {
         .about("Write the manual pages")
         .disable_help_flag(true)
         .arg(clap::Arg::new("dir").value_name("DIR").required(true));
-    wharf_cli::command().subcommand(daemon::command()).subcommand(oci).subcommand(man)
+    wharf_cli::command()
+        .subcommand(daemon::command())
+        .subcommand(oci)
+        .subcommand(man)
+        .subcommand(crate::registry::command())
 }
 
 #[cfg(test)]
@@ -61,7 +65,9 @@ mod tests {
     fn every_verb_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         super::write(dir.path()).unwrap();
-        for page in ["wharf", "wharf-daemon", "wharf-oci", "wharf-man", "wharf-run"] {
+        for page in
+            ["wharf", "wharf-daemon", "wharf-oci", "wharf-man", "wharf-registry-serve", "wharf-run"]
+        {
             assert!(dir.path().join(format!("{page}.1")).exists(), "{page}");
         }
         let run = std::fs::read_to_string(dir.path().join("wharf-container-run.1")).unwrap();

@@ -160,3 +160,14 @@ fn details_show_labels_and_environment_that_were_asked_for() {
     let line = host.docker(["logs", "--details", "box"]).ok();
     assert!(line.contains("ZONE=eu") && line.contains("tier=db") && line.ends_with(" x"), "{line}");
 }
+
+#[test]
+fn a_log_that_nobody_waits_for_is_read_back() {
+    let host = Host::with_busybox();
+    let options = ["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=4m"];
+    let command = ["--name", "box", "busybox", "sh", "-c", "seq 1 1000"];
+    host.docker([&["run"], &options[..], &command[..]].concat()).ok();
+    let numbers: Vec<String> = (1..=1000).map(|n| n.to_string()).collect();
+    assert_eq!(host.docker(["logs", "box"]).lines(), numbers);
+    assert_eq!(host.docker(["logs", "--follow", "--tail", "1", "box"]).ok(), "1000");
+}

@@ -5,6 +5,7 @@ use super::lab::{Lab, must};
 use super::table::{Aim, Row};
 use anyhow::Result;
 use std::fs;
+use std::time::Duration;
 use wharf_test::Host;
 
 /// Containers over which the weight of one is averaged.
@@ -57,9 +58,14 @@ fn per_container_podman(lab: &Lab) -> f64 {
     more / CONTAINERS as f64
 }
 
+/// How long an engine is left alone before it is weighed: what it keeps at hand for the next request is not what it
+/// idles with.
+const LULL: Duration = Duration::from_secs(6);
+
 /// Megabytes (proportional share) of all processes of a host but its first. The processes of
 /// containers live in process namespaces below and do not count.
 fn weight(host: &Host) -> f64 {
+    std::thread::sleep(LULL);
     let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let own = space(&host.init().to_string());
     let mut kilobytes = 0.0;

@@ -1,5 +1,6 @@
 //! What verbs print: tables, templates, JSON, progress.
 
+pub mod copying;
 pub mod progress;
 pub mod shape;
 pub mod table;

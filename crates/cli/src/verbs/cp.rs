@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +18,7 @@ use super::{Outcome, text};
 use crate::api::{ApiError, Client, Payload, next, segment, url};
 use crate::app::{Call, say, warn};
 use crate::failure::{Failure, os_text};
+use crate::out::copying::Copying;
 use crate::parse::{absolute, clean_path, size};
 
 /// `cp [OPTIONS] SRC DEST`
@@ -109,15 +112,20 @@ async fn from(call: &Call, container: &str, source: &str, local: &str) -> Outcom
     let place = choose(call, local, &stat, contents)?;
     let (sender, receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(16);
     let unpacking = tokio::task::spawn_blocking(move || unpack(Pipe::new(receiver), &place));
+    let copying = Copying::start("Copying from container - ", call.given.on("quiet"));
+    let count = copying.count();
     let mut body = response.into_body();
     while let Some(bytes) = next(&mut body).await? {
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if sender.send(bytes).await.is_err() {
             // The unpacker has failed and says why below.
             break;
         }
     }
     drop(sender);
-    let bytes = unpacking.await.map_err(|e| Failure::new(format!("unpacking stopped: {e}")))??;
+    let unpacked = unpacking.await;
+    drop(copying);
+    let bytes = unpacked.map_err(|e| Failure::new(format!("unpacking stopped: {e}")))??;
     announce(call, bytes, local);
     Ok(())
 }
@@ -203,12 +211,16 @@ impl Read for Pipe {
 }
 
 /// A writer that blocks, for the connection.
-struct Sender(tokio::sync::mpsc::Sender<bytes::Bytes>);
+struct Sender {
+    to: tokio::sync::mpsc::Sender<bytes::Bytes>,
+    sent: Arc<AtomicU64>,
+}
 
 impl std::io::Write for Sender {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let sent = self.0.blocking_send(bytes::Bytes::copy_from_slice(bytes));
+        let sent = self.to.blocking_send(bytes::Bytes::copy_from_slice(bytes));
         sent.map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
+        self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes.len())
     }
 
@@ -265,8 +277,10 @@ async fn into(call: &Call, container: &str, local: &str, target: &str) -> Outcom
     };
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     let keep_owner = call.given.on("archive");
+    let copying = Copying::start("Copying to container - ", call.given.on("quiet"));
+    let counted = Sender { to: sender, sent: copying.count() };
     let packing = tokio::task::spawn_blocking(move || {
-        let writer = std::io::BufWriter::with_capacity(128 << 10, Sender(sender));
+        let writer = std::io::BufWriter::with_capacity(128 << 10, counted);
         pack(writer, &source, &name, keep_owner)
     });
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
@@ -275,7 +289,9 @@ async fn into(call: &Call, container: &str, local: &str, target: &str) -> Outcom
     });
     let reader = tokio_util::io::StreamReader::new(Box::pin(pieces));
     let sent = put(call, client, container, &dir, Box::pin(reader)).await;
-    let packed = packing.await.map_err(|e| Failure::new(format!("packing stopped: {e}")))?;
+    let packed = packing.await;
+    drop(copying);
+    let packed = packed.map_err(|e| Failure::new(format!("packing stopped: {e}")))?;
     sent?;
     announce(call, packed?, &format!("{container}:{target}"));
     Ok(())

@@ -22,6 +22,7 @@ pub mod port;
 pub mod prune;
 pub mod ps;
 pub mod pull;
+pub mod push;
 pub mod run;
 pub mod start;
 pub mod stats;

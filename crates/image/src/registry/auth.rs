@@ -10,7 +10,7 @@ use http::{Method, StatusCode, header};
 use serde::Deserialize;
 use wharf_base::sync::Mutex;
 
-use super::{Ask, RegistryError, Remote, failure, read};
+use super::{Ask, Payload, RegistryError, Remote, failure, read};
 
 /// Largest answer of a token server.
 const TOKEN_MAX: usize = 1 << 20;
@@ -141,10 +141,12 @@ async fn fetch(
     let client = if offline.is_empty() { "" } else { "wharf" };
     let account = remote.auth.basic().map(|(user, _)| user).unwrap_or_default();
     let account = if login { account.as_str() } else { "" };
-    let fields = [("service", service), ("scope", scope)];
+    // One parameter per scope by GET; one list by POST (distribution's token and OAuth2 specifications).
+    let scopes = scope.split_ascii_whitespace().map(|one| ("scope", one));
     let ask = if remote.auth.identitytoken.is_empty() {
-        let query: Vec<_> = fields
+        let query: Vec<_> = [("service", service)]
             .into_iter()
+            .chain(scopes)
             .chain([("account", account), ("offline_token", offline), ("client_id", client)])
             .collect();
         let mark = if realm.contains('?') { '&' } else { '?' };
@@ -152,15 +154,16 @@ async fn fetch(
         ask.authorization = remote.auth.basic().map(|(user, password)| basic(&user, &password));
         ask
     } else {
-        let mut fields = fields.to_vec();
-        fields.extend([
+        let fields = [
+            ("service", service),
+            ("scope", scope),
             ("grant_type", "refresh_token"),
             ("client_id", "wharf"),
             ("refresh_token", &remote.auth.identitytoken),
-        ]);
+        ];
         let form = "application/x-www-form-urlencoded";
         let mut ask = Ask::new(Method::POST, realm)?.header(header::CONTENT_TYPE, form);
-        ask.body = Bytes::from(encode(&fields));
+        ask.body = Payload::Whole(Bytes::from(encode(&fields)));
         ask
     };
     let response = remote.client.send(&ask).await?;

@@ -7,13 +7,15 @@ mod auth;
 mod dns;
 mod endpoint;
 mod hosts;
+mod payload;
 mod transport;
+mod upload;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use wharf_base::backoff::Backoff;
@@ -25,6 +27,8 @@ use wharf_spec::reference::Reference;
 use crate::settings::Settings;
 
 pub(crate) use endpoint::Endpoint;
+use payload::Payload;
+pub(crate) use upload::{Begun, Blob};
 
 /// Largest manifest that is read; the distribution specification's limit.
 const MANIFEST_MAX: usize = 4 << 20;
@@ -210,6 +214,15 @@ impl Client {
     /// One exchange, without retries; follows redirects. `Authorization` stays with the origin it was meant
     /// for (CVE-2020-15157).
     async fn exchange(&self, request: &Ask) -> Result<Response<Incoming>, RegistryError> {
+        self.exchange_within(request, Some(self.settings.registries.stall)).await
+    }
+
+    /// The same, with as much patience for the head of the answer; `None` is without end.
+    async fn exchange_within(
+        &self,
+        request: &Ask,
+        patience: Option<Duration>,
+    ) -> Result<Response<Incoming>, RegistryError> {
         let mut uri = request.uri.clone();
         let mut authorization = request.authorization.clone();
         for _ in 0..REDIRECTS_MAX {
@@ -223,12 +236,16 @@ impl Client {
             if let Some(value) = &authorization {
                 builder = builder.header(header::AUTHORIZATION, value);
             }
+            if request.body.is_empty() && matches!(request.method, Method::POST | Method::PUT) {
+                // hyper leaves it out, and some registries insist.
+                builder = builder.header(header::CONTENT_LENGTH, 0);
+            }
             let wrong =
                 |what: &str| RegistryError::Protocol { host: host.clone(), what: what.into() };
             let built = builder
-                .body(Full::new(request.body.clone()))
+                .body(request.body.body())
                 .map_err(|_| wrong("with an address that is none"))?;
-            let response = self.http.send(built, self.settings.registries.stall).await?;
+            let response = self.http.send(built, patience).await?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED
             {
                 return Ok(response);
@@ -278,13 +295,18 @@ struct Ask {
     uri: Uri,
     headers: HeaderMap,
     authorization: Option<String>,
-    body: Bytes,
+    body: Payload,
 }
 
 impl Ask {
     fn new(method: Method, url: &str) -> Result<Self, RegistryError> {
         let uri = url.parse().map_err(|_| RegistryError::Setting { what: url.to_owned() })?;
-        Ok(Self { method, uri, headers: HeaderMap::new(), authorization: None, body: Bytes::new() })
+        Ok(Self::to(method, uri))
+    }
+
+    fn to(method: Method, uri: Uri) -> Self {
+        let body = Payload::Whole(Bytes::new());
+        Self { method, uri, headers: HeaderMap::new(), authorization: None, body }
     }
 
     fn header(mut self, name: header::HeaderName, value: &str) -> Self {

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use http::{Request, Response, Uri};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -28,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wharf_base::sync::Mutex;
 
+use super::payload::PayloadBody;
 use super::{RegistryError, dns, endpoint, host_of, hosts};
 use crate::settings::{RegistrySettings, Settings};
 
@@ -37,7 +36,7 @@ const CONNECT: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(15);
 
 /// Sends requests; keeps connections for a while.
-pub(super) struct Http(hyper_util::client::legacy::Client<Connector, Full<Bytes>>);
+pub(super) struct Http(hyper_util::client::legacy::Client<Connector, PayloadBody>);
 
 impl Http {
     pub(super) fn new(settings: &Settings) -> Self {
@@ -52,14 +51,19 @@ impl Http {
         Self(client)
     }
 
-    /// Sends one request; `patience` is for the head of the answer.
+    /// Sends one request; `patience` is for the head of the answer, without it the caller watches.
     pub(super) async fn send(
         &self,
-        request: Request<Full<Bytes>>,
-        patience: Duration,
+        request: Request<PayloadBody>,
+        patience: Option<Duration>,
     ) -> Result<Response<Incoming>, RegistryError> {
         let host = host_of(request.uri());
-        match tokio::time::timeout(patience + CONNECT, self.0.request(request)).await {
+        let request = self.0.request(request);
+        let answer = match patience {
+            Some(patience) => tokio::time::timeout(patience + CONNECT, request).await,
+            None => Ok(request.await),
+        };
+        match answer {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if is_plain_http(&error) => Err(RegistryError::PlainHttp { host }),
             Ok(Err(error)) => Err(RegistryError::Connect { host, source: error.into() }),

@@ -2,7 +2,9 @@
 
 use std::io::{self, BufRead as _, BufReader, Read};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +31,11 @@ impl Compression {
     }
 }
 
-/// A reader of the plain bytes of `input`.
-pub(crate) fn open<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+/// The most memory that an xz stream may ask for, in KiB: twice the dictionary of `xz -9`.
+const XZ_MEMORY: u32 = 128 << 10;
+
+/// A reader of the plain bytes of `input`: plain, gzip, zstd, bzip2 or xz.
+pub fn open<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut input = BufReader::with_capacity(128 << 10, Whole(input));
     match Compression::sniff(input.fill_buf()?) {
         Compression::None => Ok(Box::new(input)),
@@ -41,14 +46,20 @@ pub(crate) fn open<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read 
             decoder.window_log_max(27)?;
             Ok(Box::new(decoder))
         }
-        Compression::Bzip2 => Err(unsupported("bzip2")),
-        Compression::Xz => Err(unsupported("xz")),
+        Compression::Bzip2 => Ok(Box::new(MultiBzDecoder::new(input))),
+        Compression::Xz => Ok(Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY))),
     }
 }
 
-fn unsupported(what: &str) -> io::Error {
-    let text = format!("{what} compression is not supported; use gzip or zstd");
-    io::Error::new(io::ErrorKind::Unsupported, text)
+/// `input` as it is, unless its compression is one that layers of an image cannot have: then its plain bytes.
+pub(crate) fn for_a_layer<'a>(
+    input: impl Read + Send + 'a,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut input = BufReader::with_capacity(128 << 10, Whole(input));
+    match Compression::sniff(input.fill_buf()?) {
+        Compression::Bzip2 | Compression::Xz => open(input),
+        _ => Ok(Box::new(input)),
+    }
 }
 
 /// Fills each read as far as the stream goes, so that the first buffer is long enough to sniff.

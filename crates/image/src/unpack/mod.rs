@@ -23,7 +23,8 @@ use wharf_sys::root::Root;
 
 use crate::settings::UnpackLimits;
 
-pub(crate) use decompress::{Compression, open as decompress};
+pub use decompress::open as decompress;
+pub(crate) use decompress::{Compression, for_a_layer};
 #[cfg(test)]
 pub(crate) use entries::Entry;
 pub(crate) use entries::{Entries, EntryKind};

@@ -354,7 +354,13 @@ fn compression_is_recognised_by_content() {
     let plain = Tar::default().file("f", &[7; 100_000]).end();
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(&plain).unwrap();
-    for packed in [gz.finish().unwrap(), zstd::encode_all(&plain[..], 3).unwrap()] {
+    let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bz.write_all(&plain).unwrap();
+    let options = lzma_rust2::XzOptions::with_preset(1);
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    xz.write_all(&plain).unwrap();
+    let zstd = zstd::encode_all(&plain[..], 3).unwrap();
+    for packed in [gz.finish().unwrap(), zstd, bz.finish().unwrap(), xz.finish().unwrap()] {
         let world = World::new();
         assert_eq!(world.unpack(&packed).unwrap().diff_id, Digest::sha256(&plain));
         assert_eq!(fs::metadata(world.root.join("f")).unwrap().len(), 100_000);

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 
 use crate::client::{KeeperError, LogSignal};
 use crate::log::{LogReader, LogRender, Progress};
@@ -13,11 +14,28 @@ const CHUNK: usize = 256 << 10;
 /// Yields a log in chunks; with a [`LogSignal`] it goes on until the log is complete.
 #[derive(Debug)]
 pub struct LogStream {
-    /// `None` only while a thread has it, or after such a call was dropped half-way.
-    reader: Option<LogReader>,
+    reader: Reading,
     signal: Option<LogSignal>,
     render: LogRender,
     done: bool,
+}
+
+/// Where the reader is.
+#[derive(Debug)]
+enum Reading {
+    Idle(Box<LogReader>),
+    /// On a thread that may block, making the next chunk.
+    Busy(JoinHandle<Filled>),
+    /// That thread panicked.
+    Lost,
+}
+
+/// A reader that comes back with a chunk.
+#[derive(Debug)]
+struct Filled {
+    reader: Box<LogReader>,
+    chunk: Vec<u8>,
+    progress: io::Result<Progress>,
 }
 
 /// A log could not be read.
@@ -29,7 +47,7 @@ pub enum LogError {
     /// The keeper could not be asked for news of the log.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
-    /// An earlier call was dropped while it was reading.
+    /// An earlier read did not come back.
     #[error("an interrupted log stream cannot go on")]
     Interrupted,
 }
@@ -37,12 +55,13 @@ pub enum LogError {
 impl LogStream {
     /// A stream of what `reader` finds; `signal` makes it wait for more at the end, without polling.
     pub fn new(reader: LogReader, render: LogRender, signal: Option<LogSignal>) -> LogStream {
-        LogStream { reader: Some(reader), signal, render, done: false }
+        LogStream { reader: Reading::Idle(Box::new(reader)), signal, render, done: false }
     }
 
     /// The next chunk of whole records, never empty, or `None` at the end.
     ///
-    /// Not cancel-safe while it reads; drop the stream with the call.
+    /// A client takes a chunk while the next is made, as long as there is more. Not cancel-safe while it waits for
+    /// the keeper; drop the stream with the call.
     pub async fn next(&mut self) -> Result<Option<Bytes>, LogError> {
         loop {
             if self.done {
@@ -71,16 +90,31 @@ impl LogStream {
         if self.done {
             return Ok(None);
         }
-        let mut reader = self.reader.take().ok_or(LogError::Interrupted)?;
+        self.begin();
+        let Reading::Busy(work) = &mut self.reader else { return Err(LogError::Interrupted) };
+        let filled = work.await;
+        self.reader = Reading::Lost;
+        let Filled { reader, chunk, progress } = filled.map_err(io::Error::other)?;
+        self.reader = Reading::Idle(reader);
+        match progress? {
+            Progress::More => self.begin(),
+            Progress::Finished => self.done = true,
+            Progress::Caught => {}
+        }
+        Ok((!chunk.is_empty()).then(|| chunk.into()))
+    }
+
+    /// Sets the reader to work, unless it is.
+    fn begin(&mut self) {
         let render = self.render;
-        let work = tokio::task::spawn_blocking(move || {
-            let mut out = Vec::new();
-            let progress = reader.fill(&mut out, CHUNK, render);
-            (reader, out, progress)
-        });
-        let (reader, out, progress) = work.await.map_err(io::Error::other)?;
-        self.reader = Some(reader);
-        self.done = progress? == Progress::Finished;
-        Ok((!out.is_empty()).then(|| out.into()))
+        self.reader = match std::mem::replace(&mut self.reader, Reading::Lost) {
+            Reading::Idle(mut reader) => Reading::Busy(tokio::task::spawn_blocking(move || {
+                // A record may cross the mark: room for it, so that the chunk is not moved as it grows.
+                let mut chunk = Vec::with_capacity(CHUNK + (32 << 10));
+                let progress = reader.fill(&mut chunk, CHUNK, render);
+                Filled { reader, chunk, progress }
+            })),
+            other => other,
+        };
     }
 }

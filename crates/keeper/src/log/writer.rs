@@ -5,7 +5,7 @@ use std::io;
 use crate::log::file::LogFile;
 use crate::log::local::Piece;
 use crate::log::time::Stamper;
-use crate::log::{LogConfig, LogFormat, LogMode, Stream, json, local};
+use crate::log::{LogConfig, LogFormat, Stream, json, local};
 
 /// Longest text of one record; a longer line continues in the next.
 pub(crate) const LONGEST_TEXT: usize = 16 << 10;
@@ -60,12 +60,6 @@ struct Carry {
 impl LogWriter {
     /// Opens the log. Refuses attrs that would dwarf the lines.
     pub(crate) fn open(config: &LogConfig) -> io::Result<LogWriter> {
-        if config.mode != LogMode::Blocking {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "log option mode=non-blocking is not implemented: leave it out, the log then takes every line",
-            ));
-        }
         let file = match config.format {
             LogFormat::None => None,
             _ => Some(LogFile::open(config)?),
@@ -128,6 +122,15 @@ impl LogWriter {
             self.record(stream, &text, false, now);
         }
         *self.carry(stream) = Carry::default();
+        self.flush();
+    }
+
+    /// Drops the beginning of a line whose end is lost: what follows is a line of its own.
+    pub(crate) fn forget(&mut self, stream: Stream, now: i64) {
+        self.carry(stream).text.clear();
+        if self.carry(stream).pieces > 0 {
+            self.record(stream, b"", true, now);
+        }
         self.flush();
     }
 

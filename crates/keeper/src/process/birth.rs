@@ -10,7 +10,7 @@ use wharf_runtime::{CreateError, Created, Failure, StartError};
 use wharf_sys::events::{Events, Interest, signal_fd};
 use wharf_sys::{channel, child};
 
-use crate::log::writer::LogWriter;
+use crate::process::logging::Log;
 use crate::process::pump::{Pump, Streams, streams};
 use crate::process::token::Token;
 use crate::protocol::{
@@ -28,7 +28,7 @@ pub(super) struct Born {
     pub(super) pidfd: OwnedFd,
     pub(super) cgroup: Cgroup,
     pub(super) pump: Pump,
-    pub(super) log: LogWriter,
+    pub(super) log: Log,
     pub(super) events: Events,
     pub(super) signals: OwnedFd,
     pub(super) listener: OwnedFd,
@@ -50,10 +50,15 @@ pub(super) fn bear(launch: &Launch, clients: Vec<FirstClient>) -> Result<Born, F
 }
 
 fn try_bear(launch: &Launch, clients: Vec<FirstClient>) -> Result<Born, Fault> {
-    let log = LogWriter::open(&launch.log)
+    let log = Log::open(&launch.log)
         .map_err(|e| fault(format!("open log {}: {e}", launch.log.path.display())))?;
     let (events, signals, listener) =
         station(&launch.dir).map_err(|e| fault(format!("set up the keeper: {e}")))?;
+    if let Some(news) = log.news() {
+        events
+            .add(news, Token::Log.pack(), Interest::READ)
+            .map_err(|e| fault(format!("set up the log: {e}")))?;
+    }
     let (ours, theirs) = streams(launch.io).map_err(|e| fault(format!("make pipes: {e}")))?;
     let mut created = wharf_runtime::create(&launch.plan, theirs).map_err(|e| create_fault(&e))?;
     let console = created.take_console();

@@ -5,20 +5,20 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wharf_base::clock::Clock;
 use wharf_runtime::cgroup::Cgroup;
-use wharf_sys::channel;
 use wharf_sys::child::{self, Ended as ChildEnded};
 use wharf_sys::events::{Events, Interest, Ready, next_signal};
 use wharf_sys::scratch::{Scratch, forget_code};
+use wharf_sys::{channel, process};
 
 use crate::log::Stream;
-use crate::log::writer::LogWriter;
 use crate::process::birth::{Born, SIGCHLD, fault};
 use crate::process::connection::{Connection, Follow, Topic};
 use crate::process::execs::{Execs, no_log};
+use crate::process::logging::Log;
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
 use crate::protocol::{EXIT_FILE, Exit, Fault, MAX_CONNECTIONS, Reply, SOCKET, Started};
@@ -28,6 +28,12 @@ use crate::{record, remains};
 const LINGER: Duration = Duration::from_millis(500);
 /// A burst is what dirties more memory than this.
 const BURST: usize = 16 << 10;
+/// Output that comes again so soon is written faster than each piece is worth a wake-up.
+const RUSH: Duration = Duration::from_micros(300);
+/// How long such output then gathers in its pipe, which holds far more.
+const GATHER: Duration = Duration::from_micros(500);
+/// Less than this at once is a conversation, not a flood.
+const FLOOD: usize = 2 << 10;
 
 /// A container being kept.
 pub(super) struct Keep {
@@ -42,13 +48,15 @@ pub(super) struct Keep {
     spare: Option<OwnedFd>,
     oom: Option<File>,
     oom_kills: u64,
-    pub(super) log: LogWriter,
+    pub(super) log: Log,
     pub(super) pump: Pump,
     pub(super) execs: Execs,
     pub(super) connections: Vec<Connection>,
     next_connection: u32,
     buffer: Scratch,
     burst: bool,
+    /// When output was last read.
+    read: Instant,
     pub(super) exit: Option<Exit>,
     pub(super) acknowledged: bool,
 }
@@ -77,6 +85,7 @@ impl Keep {
             buffer,
             // The birth of the container was one: it needed most of the code that this process has.
             burst: true,
+            read: Clock::system().instant(),
             exit: None,
             acknowledged: false,
         };
@@ -127,6 +136,7 @@ impl Keep {
             Token::Listener => self.accept(),
             Token::Signals => self.signalled(),
             Token::Oom => self.oom_event(),
+            Token::Log => self.log_news(),
             Token::Connection(id) => self.talk(id),
             Token::Output(0, stream) => self.output(stream, &mut ended),
             Token::Output(id, stream) => {
@@ -152,16 +162,28 @@ impl Keep {
 
     fn output(&mut self, stream: Stream, ended: &mut Vec<Ended>) {
         let now = Clock::system().unix_nanos();
-        let (log, mut len) = (&mut self.log, 0);
+        let (log, mut len, mut grew) = (&mut self.log, 0, false);
         let mut write = |stream, bytes: &[u8]| {
             len = bytes.len();
-            log.write(stream, bytes, now);
+            grew = log.write(stream, bytes, now);
         };
         self.pump.output(&self.events, stream, &mut self.buffer, &mut write, ended);
         self.burst |= len > BURST;
-        if len > 0 {
+        if grew {
             self.log_grew();
         }
+        self.pace(len);
+    }
+
+    /// Lets a flood of output gather, so that it is read in large blocks: the writer, the keeper and the disk
+    /// then do not take turns for every page. `len` is what was just read.
+    fn pace(&mut self, len: usize) {
+        let now = Clock::system().instant();
+        let rush = now.duration_since(self.read) < RUSH;
+        if rush && (FLOOD..pump::BLOCK).contains(&len) {
+            process::pause_for(GATHER);
+        }
+        self.read = Clock::system().instant();
     }
 
     /// Tells of each attachment that is over to whoever wants to know.
@@ -192,11 +214,11 @@ impl Keep {
         let mut ended = Vec::new();
         let now = Clock::system().unix_nanos();
         let log = &mut self.log;
-        let mut write = |stream, bytes: &[u8]| log.write(stream, bytes, now);
+        let mut write = |stream, bytes: &[u8]| {
+            log.write(stream, bytes, now);
+        };
         self.pump.finish(&self.events, &mut self.buffer, &mut write, &mut ended);
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            self.log.finish(stream, now);
-        }
+        self.log.finish(now);
         self.check_oom();
         let exit = exit_of(how, self.oom_kills > 0);
         // Without a file the daemon still hears of it, unless it is away; then `bury` says 137.
@@ -239,6 +261,16 @@ impl Keep {
             self.oom_kills = kills;
             self.tell(&Topic::Container, &Reply::Oom);
         }
+    }
+
+    fn log_news(&mut self) {
+        if !self.log.hear()
+            && let Some(news) = self.log.news()
+        {
+            // The writer has ended; it has told what it had to tell.
+            drop(self.events.remove(news));
+        }
+        self.log_grew();
     }
 
     fn log_grew(&mut self) {

@@ -7,6 +7,7 @@ mod client;
 mod connection;
 mod execs;
 mod keep;
+mod logging;
 mod pump;
 mod requests;
 mod token;

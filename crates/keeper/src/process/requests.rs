@@ -86,7 +86,7 @@ impl Keep {
             execs: self.execs.states(),
             attached: u32::try_from(self.pump.attached()).unwrap_or(u32::MAX),
             log_lines_lost: trouble.lost,
-            log_error: trouble.error.clone(),
+            log_error: trouble.error,
         }
     }
 

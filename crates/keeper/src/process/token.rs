@@ -9,6 +9,8 @@ pub(super) enum Token {
     Listener,
     Signals,
     Oom,
+    /// The process apart that writes the log.
+    Log,
     Connection(u32),
     Output(u32, Stream),
     Input(u32),
@@ -27,6 +29,7 @@ impl Token {
             Token::Output(pump, Stream::Stderr) => (5, pump, 0),
             Token::Input(pump) => (6, pump, 0),
             Token::Client(pump, client) => (7, pump, client),
+            Token::Log => (8, 0, 0),
         };
         kind << 56 | u64::from(high) << 32 | u64::from(low)
     }
@@ -43,6 +46,7 @@ impl Token {
             5 => Token::Output(high, Stream::Stderr),
             6 => Token::Input(high),
             7 => Token::Client(high, low),
+            8 => Token::Log,
             _ => return None,
         })
     }
@@ -58,6 +62,7 @@ mod tests {
             Token::Listener,
             Token::Signals,
             Token::Oom,
+            Token::Log,
             Token::Connection(u32::MAX),
             Token::Output(0xff_ffff, Stream::Stdout),
             Token::Output(1, Stream::Stderr),

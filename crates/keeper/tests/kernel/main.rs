@@ -45,6 +45,8 @@ const TESTS: &[Test] = tests![
     survival::a_dead_keeper_takes_its_container_along,
     logs::following_survives_rotation_and_compression,
     logs::a_full_disk_does_not_stop_a_container,
+    logs::a_log_apart_is_whole_where_there_is_room,
+    logs::a_stuck_log_apart_holds_nobody_up,
     measure::memory_of_an_idle_keeper,
 ];
 

@@ -5,13 +5,14 @@
 //! without I/O, so that both are tested on any host.
 
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
 use crate::host::{HostFacts, Layout};
 
 mod devices;
@@ -161,14 +162,6 @@ impl Cgroup {
         self.set(&limits)
     }
 
-    /// Moves a process in.
-    pub fn attach(&self, pid: i32) -> Result<(), CgroupError> {
-        match self {
-            Self::V1(trees) => trees.attach(pid),
-            Self::V2(tree) => files::write(&tree.dir().join("cgroup.procs"), &pid.to_string()),
-        }
-    }
-
     /// The v2 directory, into which `clone3` can put a process.
     pub fn open_for_clone(&self) -> Result<Option<OwnedFd>, CgroupError> {
         match self {
@@ -199,11 +192,11 @@ impl Cgroup {
         }
     }
 
-    /// See [`Cgroup::open_for_clone_after_create`].
-    pub(crate) fn attach_if_late(&self, pid: i32) -> Result<(), CgroupError> {
+    /// The files by which a process of one thread enters, see [`enter`]; none on v2, where it is born inside.
+    pub(crate) fn doors(&self) -> Result<Vec<OwnedFd>, CgroupError> {
         match self {
-            Self::V1(trees) => trees.attach(pid),
-            Self::V2(_) => Ok(()),
+            Self::V1(trees) => trees.doors(),
+            Self::V2(_) => Ok(Vec::new()),
         }
     }
 
@@ -329,6 +322,23 @@ impl Cgroup {
             Self::V2(tree) => tree.dir(),
         }
     }
+}
+
+/// Moves the calling thread, its process's only one, through the doors of a cgroup.
+///
+/// Moving another process takes a lock of the kernel that waits for a grace period of RCU, up to 20 ms on a
+/// busy machine. A thread that moves itself by `tasks` does not (`cgroup_procs_write_start` in
+/// kernel/cgroup/cgroup.c, since Linux 5.2). Rights are those of who opened the files.
+pub(crate) fn enter(doors: Vec<OwnedFd>) -> Result<(), Failure> {
+    for door in doors {
+        let mut door = fs::File::from(door);
+        if let Err(e) = door.write_all(b"0") {
+            let path = fs::read_link(format!("/proc/self/fd/{}", door.as_raw_fd()));
+            let path = path.unwrap_or_default();
+            return Err(Failure::step(format!("write \"0\" to {}", path.display()), &e));
+        }
+    }
+    Ok(())
 }
 
 /// `cgroupsPath` must not climb, and an absolute one stays absolute.

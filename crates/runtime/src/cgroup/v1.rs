@@ -94,11 +94,13 @@ impl Trees {
         Ok(())
     }
 
-    pub(super) fn attach(&self, pid: i32) -> Result<(), CgroupError> {
-        for tree in &self.0 {
-            files::write(&tree.dir.join("cgroup.procs"), &pid.to_string())?;
-        }
-        Ok(())
+    pub(super) fn doors(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let open = |tree: &Tree| {
+            let tasks = tree.dir.join("tasks");
+            let file = OpenOptions::new().write(true).open(&tasks);
+            file.map(OwnedFd::from).map_err(files::failed("open", &tasks))
+        };
+        self.0.iter().map(open).collect()
     }
 
     pub(super) fn delete(&self) -> Result<(), CgroupError> {

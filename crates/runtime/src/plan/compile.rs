@@ -6,19 +6,19 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
     Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxMemoryPolicy,
-    LinuxNamespaceType, LinuxPersonalityDomain, LinuxResources, MemoryPolicyFlagType,
+    LinuxNamespaceType, LinuxPersonalityDomain, LinuxResources, LinuxSeccomp, MemoryPolicyFlagType,
     MemoryPolicyModeType, Spec,
 };
 use wharf_sys::mount::propagation;
 use wharf_sys::process as ns;
 
 use super::{
-    DeviceKind, DevicePlan, Identity, MountKind, Namespaces, Plan, PlanContext, PlanError, Root,
-    Rootfs, UserMaps, mounts, process,
+    DeviceKind, DevicePlan, Filter, Identity, MountKind, Namespaces, Plan, PlanContext, PlanError,
+    Root, Rootfs, UserMaps, mounts, process,
 };
 use crate::cgroup::{Cgroup, Limits};
 use crate::hooks::HookPlan;
-use crate::seccomp;
+use crate::seccomp::{self, SeccompError};
 
 pub(super) fn plan(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Plan, PlanError> {
     let empty = Linux::default();
@@ -43,12 +43,19 @@ pub(super) fn plan(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Plan, PlanError
         identity: identity(spec, linux, &namespaces)?,
         hooks: HookPlan::compile(spec, ctx)?.map(Box::new),
         keyring: if ctx.keyring { Some(keyring(ctx.id)?) } else { None },
-        seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
+        seccomp: linux.seccomp().as_ref().map(|profile| filter(profile, ctx)).transpose()?,
         namespaces,
         process,
         cgroup,
         reaper: false,
     })
+}
+
+fn filter(profile: &LinuxSeccomp, ctx: &PlanContext<'_>) -> Result<Filter, SeccompError> {
+    match ctx.filters {
+        Some(filters) => filters.compile(profile),
+        None => seccomp::compile(profile),
+    }
 }
 
 /// What runc allows whatever the spec says: to make nodes, to use those every container has, and

@@ -1,6 +1,6 @@
 //! System call filters: Docker's default profile, custom profiles, and their compilation to BPF.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use oci_spec::runtime::{
     Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
@@ -8,6 +8,7 @@ use oci_spec::runtime::{
     LinuxSyscallBuilder,
 };
 use serde::Deserialize;
+use wharf_base::sync::Mutex;
 use wharf_sys::security::{Insn, NEW_LISTENER};
 
 use crate::plan::Filter;
@@ -288,11 +289,33 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
         return Err(SeccompError::Profile(problem.into()));
     }
     Ok(Filter {
-        program: program(profile)?,
+        program: program(profile)?.into(),
         flags: flags(profile) | if uses_notify { NEW_LISTENER } else { 0 },
         listener,
         metadata: profile.listener_metadata().clone().unwrap_or_default(),
     })
+}
+
+/// The profiles compiled last: nearly all containers of an engine have the same one, and compiling it is a good part
+/// of making a plan.
+#[derive(Debug, Default)]
+pub struct Filters(Mutex<VecDeque<(LinuxSeccomp, Filter)>>);
+
+impl Filters {
+    /// How many are kept: one per set of capabilities that is in use.
+    const MOST: usize = 4;
+
+    /// As [`compile`].
+    pub fn compile(&self, profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
+        if let Some((_, known)) = self.0.lock().iter().find(|(of, _)| of == profile) {
+            return Ok(known.clone());
+        }
+        let filter = compile(profile)?;
+        let mut known = self.0.lock();
+        known.truncate(Self::MOST - 1);
+        known.push_front((profile.clone(), filter.clone()));
+        Ok(filter)
+    }
 }
 
 fn flags(profile: &LinuxSeccomp) -> u64 {
@@ -410,7 +433,7 @@ mod tests {
     const X86: u32 = 0x4000_0003;
 
     fn default_filter(caps: &[Capability]) -> Vec<Insn> {
-        compile(&docker_default(caps, Arch::ScmpArchX86_64, (6, 1))).unwrap().program
+        compile(&docker_default(caps, Arch::ScmpArchX86_64, (6, 1))).unwrap().program.to_vec()
     }
 
     fn nr(name: &str) -> u32 {
@@ -563,5 +586,17 @@ mod tests {
             compile(&serde_json::from_str(&json).unwrap()).unwrap().flags & NEW_LISTENER,
             NEW_LISTENER
         );
+    }
+
+    #[test]
+    fn a_profile_is_compiled_once() {
+        let filters = Filters::default();
+        let profile = |caps: &[Capability]| docker_default(caps, Arch::ScmpArchX86_64, (6, 1));
+        let first = filters.compile(&profile(&[])).unwrap();
+        assert_eq!(first, compile(&profile(&[])).unwrap());
+        let other = filters.compile(&profile(&[Capability::SysAdmin])).unwrap();
+        assert_ne!(first, other);
+        let again = filters.compile(&profile(&[])).unwrap();
+        assert!(std::sync::Arc::ptr_eq(&first.program, &again.program));
     }
 }

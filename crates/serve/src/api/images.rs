@@ -9,7 +9,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use wharf_engine::EngineError;
 use wharf_engine::filters::{IMAGES, PRUNE_IMAGES};
 use wharf_engine::images::{self as ops, Images, ListImages, RemoveImage};
-use wharf_image::{ImportOptions, LoadOptions, Loaded, PullError, PullOptions, Pulled};
+use wharf_image::{
+    ImportOptions, LoadOptions, Loaded, PullError, PullOptions, Pulled, PushOptions, Pushed,
+};
 use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
@@ -63,9 +65,7 @@ pub(super) async fn image(
             Ok(reply::status(CREATED))
         }
         Image::Remove(name) => remove(&door, name, &call).await,
-        Image::Push(_) => Err(Fault::not_implemented(
-            "this version of wharf does not push images yet; use docker save and a registry tool",
-        )),
+        Image::Push(name) => push(&door, &name, &call).await,
         Image::Search => Err(Fault::not_implemented(
             "this version of wharf does not search Docker Hub; use https://hub.docker.com/search",
         )),
@@ -174,6 +174,35 @@ async fn pull_work(images: Images, name: Reference, options: PullOptions) -> Res
     };
     for Pulled { image, name, .. } in &pulled {
         images.tell("pull", &name.familiar(), &name.familiar_name(), Some(image));
+    }
+    Ok(())
+}
+
+async fn push(door: &Door, name: &str, call: &Call) -> Result<Reply, Fault> {
+    let name = ops::push_name(name, &call.query.text("tag"))?;
+    let platform = platform(&call.query, call.version >= v(46))?;
+    let header = call.header("X-Registry-Auth");
+    // Unlike at a pull, nobody pushes by mistake without credentials.
+    let auth = match header {
+        "" => AuthConfig::default(),
+        text => AuthConfig::from_header(text).ok_or_else(|| {
+            Fault::invalid("invalid X-Registry-Auth header: it is not base64url of JSON")
+        })?,
+    };
+    let (sink, _, lines) = progress::channel();
+    let options = PushOptions { platform, auth, progress: sink };
+    let work = push_work(door.images.clone(), name, options);
+    Ok(reply::stream("application/json", progress::run(work, lines).await?))
+}
+
+async fn push_work(images: Images, name: Reference, options: PushOptions) -> Result<(), Fault> {
+    let store = images.store();
+    let pushed = match name.is_name_only() {
+        true => store.push_all_tags(&name, options).await.map_err(EngineError::from)?,
+        false => vec![store.push(&name, options).await.map_err(EngineError::from)?],
+    };
+    for Pushed { image, name, .. } in &pushed {
+        images.tell("push", &name.familiar(), &name.familiar_name(), Some(image));
     }
     Ok(())
 }

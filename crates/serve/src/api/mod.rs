@@ -17,6 +17,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use wharf_base::sync::Mutex;
 use wharf_build::Builder;
 use wharf_buildkit::BuildKit;
@@ -44,6 +45,7 @@ pub struct Door {
     buildkit: BuildKit,
     system: Mutex<Arc<System>>,
     headers: Headers,
+    traffic: Arc<Notify>,
 }
 
 impl Door {
@@ -58,7 +60,23 @@ impl Door {
     ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
         let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
-        Arc::new(Door { engine, images, networks, builder, builds, buildkit, system, headers })
+        let traffic = Arc::default();
+        Arc::new(Door {
+            engine,
+            images,
+            networks,
+            builder,
+            builds,
+            buildkit,
+            system,
+            headers,
+            traffic,
+        })
+    }
+
+    /// Is notified when a request comes and when a connection ends.
+    pub fn traffic(&self) -> Arc<Notify> {
+        self.traffic.clone()
     }
 
     /// Replaces the settings that `docker info` shows, after a reload; the id stays. Returns the new ones.
@@ -142,11 +160,16 @@ impl Door {
 
 impl Answers for Door {
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
+        self.traffic.notify_one();
         self.decode(request).boxed()
     }
 
     fn http2(self: Arc<Self>, client: Hijacked) -> BoxFuture<'static, ()> {
         buildkit::http2(self.buildkit.clone(), client).boxed()
+    }
+
+    fn left(&self) {
+        self.traffic.notify_one();
     }
 }
 

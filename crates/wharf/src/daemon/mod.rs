@@ -2,6 +2,7 @@
 
 mod doors;
 mod log;
+mod lull;
 mod pidfile;
 mod settings;
 mod table;
@@ -57,6 +58,11 @@ pub(crate) fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     }
 }
 
+/// For parts of the binary that have no settings of their own for it.
+pub(crate) fn log_to_stderr(level: tracing::level_filters::LevelFilter) {
+    drop(log::init(settings::Log { level, json: false, colour: true }));
+}
+
 /// The daemon's flags.
 pub(crate) fn command() -> clap::Command {
     written::command().version(info::VERSION)
@@ -109,6 +115,7 @@ struct House {
     engine: Engine,
     door: Arc<Door>,
     events: Events,
+    registry: Option<wharf_registry::Registry>,
 }
 
 async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherited)>) -> Result<()> {
@@ -119,6 +126,10 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
     open_dir(&settings.exec_root)?;
     let _pidfile = Pidfile::create(&settings.pidfile)?;
     let house = build(settings, daemon.launcher.clone()).await?;
+    let registry = match (&settings.registry, &house.registry) {
+        (Some(how), Some(registry)) => Some((registry.clone(), how.listen().await?)),
+        _ => None,
+    };
     let listeners = doors::open(settings, inherited).await?;
     let hosts: Vec<String> = settings.hosts.iter().map(ToString::to_string).collect();
     tracing::info!(version = info::VERSION, hosts = hosts.join(" "), "daemon is up");
@@ -130,13 +141,22 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
         shutdown.clone(),
         settings.shutdown_timeout,
     ));
+    let resting = tokio::spawn(lull::watch(house.door.traffic()));
+    let ships = registry.map(|(registry, (listener, tls))| {
+        let (shutdown, grace) = (shutdown.clone(), settings.shutdown_timeout);
+        tokio::spawn(wharf_registry::serve(registry, listener, tls, shutdown, grace))
+    });
     wait_for_end(&mut signals, &daemon, &house).await;
+    resting.abort();
     doors::tell_service_manager("STOPPING=1");
     shutdown.cancel();
     // A second signal does not wait for clients.
     tokio::select! {
         served = serving => served.context("serve")?,
         () = signals.end() => tracing::warn!("second signal, clients cut off"),
+    }
+    if let Some(ships) = ships {
+        ships.await.context("serve the registry")?;
     }
     house.engine.shutdown().await;
     tracing::info!("daemon has ended, containers go on");
@@ -162,6 +182,10 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let events = Events::new(clock.clone());
     let mut system = settings.system.clone();
     system.id = info::engine_id(&db)?;
+    let registry = match &settings.registry {
+        Some(how) => Some(how.open(&images, db.clone())?),
+        None => None,
+    };
     let parts = Parts {
         db: db.clone(),
         images: images.clone(),
@@ -184,7 +208,7 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let buildkit = BuildKit::open(builder.clone(), images.clone(), buildkit)
         .context("open BuildKit's directory")?;
     let door = Door::new(engine.clone(), images, networks, builder, buildkit, system);
-    Ok(House { engine, door, events })
+    Ok(House { engine, door, events, registry })
 }
 
 async fn wait_for_end(signals: &mut Signals, daemon: &Daemon, house: &House) {

@@ -34,6 +34,8 @@ pub(super) struct Settings {
     pub(super) engine: wharf_engine::Config,
     pub(super) net: NetConfig,
     pub(super) images: wharf_image::Settings,
+    /// A registry over the engine's images, if one is asked for.
+    pub(super) registry: Option<crate::registry::Resolved>,
     /// For `docker info`; its id is filled in once the database is open.
     pub(super) system: System,
 }
@@ -82,6 +84,7 @@ pub(super) fn resolve(written: Written) -> Result<Settings, ConfigError> {
         engine: engine(&written, &root, &exec_root)?,
         net: net(&written, &root)?,
         images: images(&written)?,
+        registry: registry(&written)?,
         system: system(&written, &root),
         root,
         exec_root,
@@ -241,6 +244,9 @@ fn images(written: &Written) -> Result<wharf_image::Settings, ConfigError> {
     if let Some(n) = positive("max-concurrent-downloads", written.max_concurrent_downloads)? {
         settings.concurrent_downloads = usize::try_from(n).unwrap_or(usize::MAX);
     }
+    if let Some(n) = positive("max-concurrent-uploads", written.max_concurrent_uploads)? {
+        settings.concurrent_uploads = usize::try_from(n).unwrap_or(usize::MAX);
+    }
     if let Some(n) = positive("max-download-attempts", written.max_download_attempts)? {
         settings.download_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
@@ -248,6 +254,21 @@ fn images(written: &Written) -> Result<wharf_image::Settings, ConfigError> {
     settings.registries.insecure.clone_from(&written.insecure_registries);
     settings.registries.proxy = proxies(written);
     Ok(settings)
+}
+
+fn registry(written: &Written) -> Result<Option<crate::registry::Resolved>, ConfigError> {
+    use crate::registry::{Written as Registry, resolve};
+    let Some(addr) = &written.registry_addr else {
+        return match &written.registry_config {
+            Some(path) => {
+                let why = "it has no effect without registry-addr";
+                Err(value("registry-config", path.to_string_lossy(), why))
+            }
+            None => Ok(None),
+        };
+    };
+    let resolved = resolve(Registry::at(addr), written.registry_config.as_deref());
+    resolved.map(Some).map_err(|e| value("registry-addr", addr, &format!("{e:#}")))
 }
 
 fn proxies(written: &Written) -> ProxySettings {

@@ -22,6 +22,26 @@ pub(super) const VERBS: &[Verb] = &[
         run: |call| Box::pin(verbs::pull::pull(call)),
     },
     Verb {
+        paths: &["push", "image push"],
+        aliases: &["image push", "push"],
+        usage: &["[OPTIONS] NAME[:TAG]"],
+        about: "Upload an image to a registry",
+        args: Args::Exactly(1),
+        interspersed: true,
+        flags: &[&[
+            flag(Bool, "a", "all-tags", "Push all tags of an image to the repository"),
+            flag(Bool, "", "disable-content-trust", "Skip image signing (default true)"),
+            flag(
+                Str,
+                "",
+                "platform",
+                "Push a platform-specific manifest as a single-platform image to the registry.\n'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)",
+            ),
+            flag(Bool, "q", "quiet", "Suppress verbose output"),
+        ]],
+        run: |call| Box::pin(verbs::push::push(call)),
+    },
+    Verb {
         paths: &["images", "image ls", "image list"],
         aliases: &["image ls", "image list", "images"],
         usage: &["[OPTIONS] [REPOSITORY[:TAG]]"],

@@ -85,14 +85,16 @@ pub const GROUPS: &[Group] = &[
 ];
 
 /// The verbs that the help shows first.
-pub const COMMON: &[&str] =
-    &["run", "exec", "ps", "pull", "images", "login", "logout", "search", "version", "info"];
+pub const COMMON: &[&str] = &[
+    "run", "exec", "ps", "pull", "push", "images", "login", "logout", "search", "version", "info",
+];
 
 /// What the binary can be besides a command line; a program named `docker` is only that.
 pub const PARTS: &[(&str, &str)] = &[
     ("daemon", "Run the engine that containers live in"),
     ("man", "Write the manual pages into a directory"),
     ("oci", "Run one container without an engine, with runc's command line"),
+    ("registry", "Serve a registry"),
 ];
 
 /// Docker's words that wharf does not have yet, and what to say about each.
@@ -109,7 +111,6 @@ const LATER: &[(&str, &str)] = &[
     ("manifest", "manifest lists are not implemented yet"),
     ("node", "it belongs to Swarm, which wharf does not implement"),
     ("plugin", "engine plugins are not implemented"),
-    ("push", "pushing images is not implemented yet; save the image to a file instead"),
     ("secret", "it belongs to Swarm, which wharf does not implement"),
     ("service", "it belongs to Swarm, which wharf does not implement"),
     ("stack", "it belongs to Swarm, which wharf does not implement"),
@@ -117,7 +118,7 @@ const LATER: &[(&str, &str)] = &[
     ("trust", "Notary signatures are not implemented"),
 ];
 
-const LATER_PATHS: &[(&str, &str)] = &[("image build", "build"), ("image push", "push")];
+const LATER_PATHS: &[(&str, &str)] = &[("image build", "build")];
 
 fn all() -> impl Iterator<Item = &'static Verb> {
     [

@@ -1,0 +1,18 @@
+//! Gives memory back when nothing has been asked of the daemon for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// How long it has to be quiet. By then the threads for what blocks have gone too.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Rests once in each lull of `traffic`. A daemon that nobody talks to is not woken by this.
+pub(super) async fn watch(traffic: Arc<Notify>) {
+    loop {
+        while tokio::time::timeout(QUIET, traffic.notified()).await.is_ok() {}
+        wharf_sys::daemon::rest();
+        traffic.notified().await;
+    }
+}
