@@ -263,7 +263,10 @@ fn history(kit: &BuildKit, request: BuildHistoryRequest) -> Messages<BuildHistor
         for event in first {
             yield Ok(event);
         }
-        while !early_exit {
+        if early_exit {
+            return;
+        }
+        loop {
             match news.recv().await {
                 Ok(event) => {
                     let reference = event.record.as_ref().map_or("", |r| r.r#ref.as_str());

@@ -5,6 +5,7 @@
 //! it is the server, of files, secrets and agents (`session`). No build graph is ever executed: results travel as
 //! graphs that name them (`graph`).
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write files as they like"))]
 
 mod bridge;
 mod builds;

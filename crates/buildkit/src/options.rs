@@ -320,9 +320,7 @@ fn ulimits(value: &str) -> Result<Vec<Ulimit>, OptionError> {
         let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
         let [soft, hard] = [soft, hard].map(str::parse);
         match (soft, hard) {
-            (Ok(soft), Ok(hard)) => {
-                Ok(Ulimit { name: name.to_owned(), soft, hard, ..Ulimit::default() })
-            }
+            (Ok(soft), Ok(hard)) => Ok(Ulimit { name: name.to_owned(), soft, hard }),
             _ => Err(wrong()),
         }
     };
