@@ -28,6 +28,8 @@ const MODULES: &[&str] = &[
     "br_netfilter",
     "dummy",
     "macvlan",
+    "ipvlan",
+    "8021q",
     "nf_tables",
     "nft_nat",
     "nft_masq",
@@ -116,7 +118,21 @@ oom() { wharf run --name oom --memory 16m --memory-swap 16m busybox sh -c 'x=$(h
     [ "$(wharf inspect -f '{{.State.OOMKilled}}' oom)" = true ]; }
 paused() { wharf pause web && wharf ps | grep -q Paused && wharf unpause web; }
 devices() { wharf run --rm busybox sh -c 'mknod /x c 1 8 && ! head -c1 /x; mknod /y c 10 200; ! head -c1 /y'; }
+# What the machine at hand may lack: 802.1Q and ipvlan.
+ip link add lan0 type dummy && ip link set lan0 up
+children() { wharf network create -d "$1" --subnet "$2" -o parent=lan0"$3" "$1$3" &&
+    wharf run -d --name "on-$1" --stop-timeout 0 --network "$1$3" busybox sleep 1000 &&
+    wharf run --rm --network "$1$3" busybox ping -c1 -W10 "on-$1" &&
+    wharf rm -f "on-$1" && wharf network rm "$1$3"; }
+vlan() { children macvlan 10.6.0.0/24 .50 && ! [ -e /sys/class/net/lan0.50 ]; }
+ipvlan() { children ipvlan 10.7.0.0/24 "" && wharf network create -d ipvlan -o parent=lan0 -o ipvlan_mode=l3 l3; }
+tagged() { wharf run -d --name tagged --stop-timeout 0 busybox sleep 1000 &&
+    wharf network attach --parent lan0 --vlan 7 --ip 10.8.0.2/24 tagged &&
+    wharf exec tagged ip -o addr show eth1.7 | grep -q 10.8.0.2 && wharf rm -f tagged; }
 check import busybox_image
+check vlan vlan
+check tagged tagged
+check ipvlan ipvlan
 check hello wharf run --rm hello-world
 check serve wharf run -d --name web -p 91:80 wharf/welcome
 check page page
@@ -197,7 +213,7 @@ fn pack(to: &Path, programs: &[PathBuf], wharf: &Path, filter: &str) -> Result<(
     cpio.add("etc/resolv.conf", 0o100_644, b"")?;
     cpio.add("bin/busybox", 0o100_755, &busybox)?;
     cpio.add("etc/image/bin/busybox", 0o100_755, &busybox)?;
-    for applet in ["sh", "cat", "head", "tr", "grep", "mknod"] {
+    for applet in ["sh", "cat", "head", "tr", "grep", "mknod", "sleep", "ping", "ip"] {
         cpio.add(&format!("etc/image/bin/{applet}"), 0o120_777, b"busybox")?;
     }
     cpio.add("bin/wharf", 0o100_755, &fs::read(wharf)?)?;

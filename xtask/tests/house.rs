@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-registry", 4),
     ("wharf-etcd", 5),
     ("wharf-build", 5),
+    ("wharf-compose", 5),
     ("wharf-buildkit", 7),
     ("wharf-serve", 8),
     ("wharf-cli", 8),

@@ -1,5 +1,6 @@
 //! What a build asks of its client, over the client's session.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -359,8 +360,12 @@ async fn forward(session: &Session, id: &str, stream: UnixStream) -> Result<(), 
         }
         Ok(())
     };
-    let ((), answered) = tokio::join!(asking, answering);
-    answered
+    let mut answering = pin!(answering);
+    // The agent's end is the end, whatever the program still has to say: it waits for that.
+    tokio::select! {
+        answered = &mut answering => answered,
+        () = asking => answering.await,
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub struct Call {
     pub path: String,
     /// Its flags and arguments.
     pub given: Given,
+    /// The flags between a group's name and the verb, where the group has any.
+    pub group: Given,
     /// What it shares with others.
     pub session: Rc<Session>,
 }
@@ -164,6 +166,9 @@ fn check_level(globals: &Given) -> Result<(), Failure> {
 
 fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
     let first = rest[0].as_str();
+    if first == "compose" {
+        return find_in_compose(&rest[1..], session);
+    }
     if let Some(group) = tree::group(first) {
         let name = prog();
         let second = rest.get(1).map_or("", String::as_str);
@@ -185,7 +190,10 @@ fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
             return Err(not_yet(&format!("{first} {second}"), why));
         }
         return match tree::verb(&format!("{first} {second}")) {
-            Some(verb) => prepare(verb, format!("{first} {second}"), &rest[2..], session),
+            Some(verb) => {
+                let path = format!("{first} {second}");
+                prepare(verb, path, (Given::default(), &rest[2..]), session)
+            }
             None => Err(Failure::new(format!(
                 "{name}: unknown command: {name} {first} {second}\n\n{}",
                 usage.replace(" COMMAND\n", "\n")
@@ -196,11 +204,45 @@ fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
         return Err(not_yet(first, why));
     }
     match tree::verb(first) {
-        Some(verb) => prepare(verb, first.to_owned(), &rest[1..], session),
+        Some(verb) => prepare(verb, first.to_owned(), (Given::default(), &rest[1..]), session),
         None => Err(Failure::new(format!(
             "{0}: unknown command: {0} {first}\n\nRun '{0} --help' for more information",
             prog()
         ))),
+    }
+}
+
+/// `compose` has flags of its own before its verb.
+fn find_in_compose(words: &[String], session: Session) -> Result<Option<Call>, Failure> {
+    let name = prog();
+    let usage = format!(
+        "Usage:  {name} compose [OPTIONS] COMMAND\n\nRun '{name} compose --help' for more information on a command"
+    );
+    let group = parse::parse(&tree::COMPOSE, words)
+        .map_err(|why| Failure::new(format!("{why}\n\n{usage}")).with_status(16))?;
+    let rest = group.args.clone();
+    let second = rest.first().map_or("", String::as_str);
+    if group.on("version") {
+        let Some(verb) = tree::verb("compose version") else { return Ok(None) };
+        return prepare(verb, "compose version".to_owned(), (group, &[]), session);
+    }
+    if group.help || matches!(second, "" | "help") {
+        say(help::compose())?;
+        return Ok(None);
+    }
+    let path = format!("compose {second}");
+    if let Some(why) = tree::later(&path) {
+        return Err(not_yet(&path, why));
+    }
+    match tree::verb(&path) {
+        Some(verb) => {
+            let shown = verb.paths.first().map_or(path.clone(), |p| (*p).to_owned());
+            prepare(verb, shown, (group, &rest[1..]), session)
+        }
+        None => {
+            Err(Failure::new(format!("unknown {name} command: \"compose {second}\"\n\n{usage}"))
+                .with_status(16))
+        }
     }
 }
 
@@ -212,7 +254,7 @@ fn not_yet(path: &str, why: &str) -> Failure {
 fn prepare(
     verb: &'static Verb,
     path: String,
-    words: &[String],
+    (group, words): (Given, &[String]),
     session: Session,
 ) -> Result<Option<Call>, Failure> {
     let given = parse::parse(verb, words).map_err(|why| {
@@ -232,7 +274,7 @@ fn prepare(
             "{name}: '{name} {path}' {wrong}\n\nUsage:  {usage}\n\n{see} '{name} {path} --help' for more information"
         )));
     }
-    Ok(Some(Call { verb, path, given, session: Rc::new(session) }))
+    Ok(Some(Call { verb, path, given, group, session: Rc::new(session) }))
 }
 
 fn help_for(words: &[String]) -> Result<(), Failure> {

@@ -59,6 +59,7 @@ impl Inner {
         self: &Arc<Self>,
         network: &str,
         c: &Arc<Container>,
+        force: bool,
     ) -> Result<()> {
         let _turn = c.turn.lock().await;
         let info = self.net.network(network).map_err(EngineError::from)?;
@@ -74,13 +75,38 @@ impl Inner {
         }
         if c.state().run().is_some() {
             let (of, name) = (old.clone(), info.name.clone());
-            self.blocking(move |inner| inner.leave_one(&of, &name)).await?;
+            let left = self.blocking(move |inner| inner.leave_one(&of, &name)).await;
+            // By force the record forgets the network whatever became of the interface.
+            match left {
+                Err(e) if force => {
+                    tracing::warn!(container = %c.id, error = %e.message(), "network was left by force");
+                }
+                left => left?,
+            }
         }
         let mut record = Record::clone(&old);
         record.networks.remove(&info.name);
         self.keep(c, record)?;
         self.network_event("disconnect", &old, &info.name);
         Ok(())
+    }
+
+    /// Takes an endpoint off a network whose container the engine does not know, by the container's name or id.
+    pub(crate) async fn disconnect_remains(
+        self: &Arc<Self>,
+        network: &str,
+        container: &str,
+    ) -> Result<()> {
+        let (network, name) = (network.to_owned(), container.to_owned());
+        self.blocking(move |inner| {
+            let info = inner.net.network(&network).map_err(EngineError::from)?;
+            let of = |e: &&Endpoint| e.container_name == name || e.sandbox.as_str() == name;
+            let Some(found) = info.endpoints.iter().find(of) else {
+                return Err(EngineError::not_found(format!("endpoint {name} not found")));
+            };
+            inner.net.detach(&found.sandbox, info.id.as_str()).map_err(EngineError::from)
+        })
+        .await
     }
 
     fn leave_one(&self, record: &Record, network: &str) -> Result<()> {

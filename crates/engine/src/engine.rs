@@ -298,9 +298,28 @@ impl Engine {
         self.0.connect_network(network, &self.0.find(id)?, settings).await
     }
 
-    /// Takes it off a network.
-    pub async fn disconnect(&self, network: &str, id: &str) -> Result<()> {
-        self.0.disconnect_network(network, &self.0.find(id)?).await
+    /// Takes it off a network. By `force` what is left of a container that does not exist goes as well.
+    pub async fn disconnect(&self, network: &str, id: &str, force: bool) -> Result<()> {
+        match self.0.find(id) {
+            Ok(c) => self.0.disconnect_network(network, &c, force).await,
+            Err(_) if force => self.0.disconnect_remains(network, id).await,
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Adds an interface to it while it runs: a port of a bridge, an interface of the host, a child of one. The
+    /// interface is gone when the container ends.
+    pub async fn plug(
+        &self,
+        id: &str,
+        request: docker::InterfaceAttachRequest,
+    ) -> Result<docker::InterfaceAttachResponse> {
+        self.0.plug(&self.0.find(id)?, request).await
+    }
+
+    /// Takes an interface away that [`Engine::plug`] added.
+    pub async fn unplug(&self, id: &str, ifname: &str) -> Result<()> {
+        self.0.unplug(&self.0.find(id)?, ifname).await
     }
 
     /// Makes an image of it; returns the image id.

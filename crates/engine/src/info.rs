@@ -249,7 +249,7 @@ fn plugins() -> docker::PluginsInfo {
     let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     docker::PluginsInfo {
         volume: list(&["local"]),
-        network: list(&["bridge", "host", "macvlan", "null"]),
+        network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
         authorization: None,
         log: list(&["json-file", "local", "none"]),
     }

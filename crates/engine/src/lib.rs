@@ -34,6 +34,7 @@ pub mod networks;
 mod open;
 pub mod options;
 mod pipe;
+mod plug;
 mod populate;
 pub mod ports;
 pub mod preflight;

@@ -1,7 +1,9 @@
 //! `docker ps`: which containers a list shows.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use wharf_base::Id;
 use wharf_spec::docker;
 
 use crate::container::Container;
@@ -32,12 +34,15 @@ impl Inner {
         let every = options.all
             || limit.is_some()
             || ["status", "exited", "before", "since"].iter().any(|key| f.contains(key));
+        let links = link_names(&all);
         let mut out = Vec::new();
         for c in all {
             let visible =
                 every || c.state().run().is_some() || matches!(c.state(), State::Restarting(_));
             if visible && self.passes(&c, f, &context)? {
-                out.push(self.row(&c, options.size));
+                let mut row = self.row(&c, options.size);
+                row.names.extend(links.get(&c.id).into_iter().flatten().cloned());
+                out.push(row);
             }
             if limit.is_some_and(|n| out.len() >= n) {
                 break;
@@ -154,6 +159,18 @@ impl Inner {
                 exposed.iter().any(|e| e.private_port == p && e.kind == proto.as_str())
             })?)
     }
+}
+
+/// Names that containers have by links of others, `/parent/alias`.
+fn link_names(all: &[Arc<Container>]) -> HashMap<Id, Vec<String>> {
+    let mut out: HashMap<Id, Vec<String>> = HashMap::new();
+    for record in all.iter().map(|c| c.record()) {
+        for link in &record.links {
+            let name = format!("/{}/{}", record.name, link.alias);
+            out.entry(link.child.clone()).or_default().push(name);
+        }
+    }
+    out
 }
 
 /// A filter error as the engine's.

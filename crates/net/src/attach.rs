@@ -10,8 +10,7 @@ use wharf_base::Id;
 use wharf_base::db::Batch as Changes;
 use wharf_sys::netlink::Batch;
 use wharf_sys::netlink::route::{
-    Address, BridgePort, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, MacvlanMode, Neighbour,
-    NewLink, Route,
+    Address, BridgePort, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, Neighbour, NewLink, Route,
 };
 use wharf_sys::nft::Transaction;
 
@@ -22,7 +21,7 @@ use crate::mac::Mac;
 use crate::namespace::Namespace;
 use crate::net::{ENDPOINTS, Member, Net, State, endpoint_key, warn};
 use crate::network::Network;
-use crate::options::{EndpointOptions, MacvlanMode as Mode};
+use crate::options::EndpointOptions;
 use crate::spec::{Driver, Endpoint, EndpointConfig};
 use crate::subnet::Subnet;
 
@@ -185,7 +184,10 @@ impl Net {
     fn connect(&self, w: &Wiring) -> Result<(), NetError> {
         let Some(parent) = self.ensure_cheaply(&w.network)? else { return Ok(()) };
         self.create_interface(w, &parent)?;
-        let done = self.configure_interface(w).and_then(|()| self.settle(w));
+        let done = self
+            .configure_interface(w)
+            .and_then(|()| self.settle(w))
+            .and_then(|()| self.shim_routes(&w.network, std::iter::once(&w.endpoint)));
         if done.is_err()
             && let Err(e) = self.disconnect(&w.endpoint)
         {
@@ -217,14 +219,9 @@ impl Net {
             kind: LinkKind::Peer,
         };
         let mut batch = Batch::new();
-        if w.network.record.driver == Driver::Macvlan {
-            let mode = match w.network.options.macvlan {
-                Mode::Private => MacvlanMode::Private,
-                Mode::Vepa => MacvlanMode::Vepa,
-                Mode::Bridge => MacvlanMode::Bridge,
-                Mode::Passthru => MacvlanMode::Passthru,
-            };
-            batch.add_link(&NewLink { kind: LinkKind::Macvlan { parent, mode }, ..inside });
+        if w.network.record.driver.has_parent() {
+            let kind = w.network.options.child(w.network.record.driver, parent);
+            batch.add_link(&NewLink { kind, mtu: w.network.options.mtu, ..inside });
         } else {
             let mtu = Some(w.network.options.mtu.unwrap_or(on.mtu));
             let inside = NewLink { mtu, ..inside };
@@ -293,6 +290,16 @@ impl Net {
         if let Some((_, via)) = w.gateways.v6.as_ref().filter(|(n, _)| own(n)) {
             batch.replace_route(&default_route((*via).into(), link.index));
         }
+        if w.network.options.is_layer3() && !w.network.record.internal {
+            for own in [e.ipv4, e.ipv6].into_iter().flatten() {
+                let taken =
+                    if own.is_ipv4() { w.gateways.v4.is_some() } else { w.gateways.v6.is_some() };
+                if !taken {
+                    let any = unspecified(own.addr());
+                    batch.replace_route(&Route { via: None, ..default_route(any, link.index) });
+                }
+            }
+        }
         let done = w.ns.route().lock().execute(batch);
         done.map_err(kernel(what))
     }
@@ -353,7 +360,7 @@ impl Net {
         self.commit(t)
     }
 
-    fn gateways(&self, sandbox: &Id) -> Gateways {
+    pub(crate) fn gateways(&self, sandbox: &Id) -> Gateways {
         let state = self.state.lock();
         state.sandboxes.get(sandbox).map(|m| gateways(&m.endpoints)).unwrap_or_default()
     }
@@ -376,7 +383,12 @@ impl State {
             let container = config.container_name.clone();
             return Err(NetError::AlreadyConnected { container, network: name });
         }
-        let wired = matches!(network.record.driver, Driver::Bridge | Driver::Macvlan);
+        let driver = network.record.driver;
+        let wired = driver.is_wired();
+        if driver == Driver::Ipvlan && config.mac.is_some() {
+            let why = "containers on an ipvlan network have the MAC address of their parent";
+            return Err(NetError::invalid("MAC address", why));
+        }
         if wired && member.ns.is_none() {
             return Err(NetError::NoSandbox(sandbox.to_string()));
         }
@@ -388,7 +400,8 @@ impl State {
             Driver::Bridge => format!("veth{}", &eid.as_str()[..7]),
             _ => String::new(),
         };
-        let gateway = |v4: bool| network.gateway(v4).filter(|_| network.routes_out(v4));
+        let routes = |v4: bool| network.routes_out(v4) && !network.options.is_layer3();
+        let gateway = |v4: bool| network.gateway(v4).filter(|_| routes(v4));
         Ok(Endpoint {
             id: eid,
             sandbox: sandbox.clone(),
@@ -398,7 +411,8 @@ impl State {
             network_name: name,
             ifname,
             host_ifname,
-            mac: wired.then(|| config.mac.unwrap_or_else(|| mac_for(ipv4))),
+            mac: (wired && driver != Driver::Ipvlan)
+                .then(|| config.mac.unwrap_or_else(|| mac_for(ipv4))),
             ipv4,
             ipv6,
             gateway4: gateway(true).and_then(v4_of),
@@ -429,7 +443,7 @@ fn gateways(endpoints: &BTreeMap<Id, Endpoint>) -> Gateways {
 }
 
 /// Adds what turns the default routes of one state into those of another.
-fn default_routes(
+pub(crate) fn default_routes(
     ns: &Namespace,
     batch: &mut Batch,
     before: &Gateways,
@@ -450,13 +464,9 @@ fn default_routes(
     Ok(())
 }
 
-fn default_route(via: IpAddr, link: u32) -> Route {
-    let to = match via {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
+pub(crate) fn default_route(via: IpAddr, link: u32) -> Route {
     Route {
-        to,
+        to: unspecified(via),
         prefix: 0,
         via: Some(via),
         link: Some(link),
@@ -464,6 +474,14 @@ fn default_route(via: IpAddr, link: u32) -> Route {
         metric: None,
         table: MAIN_TABLE,
         kind: 1,
+    }
+}
+
+/// The address `0.0.0.0` or `::`, of the family of another.
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

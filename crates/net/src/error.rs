@@ -82,6 +82,14 @@ pub enum NetError {
         /// What to do instead.
         why: String,
     },
+    /// The kernel lacks a driver.
+    #[error("this kernel has no {what}: load the module {module}, or boot a kernel that has it")]
+    MissingDriver {
+        /// What is missing.
+        what: &'static str,
+        /// The module that would bring it.
+        module: &'static str,
+    },
     /// The subnet is in use.
     #[error(
         "invalid pool request: Pool overlaps with other one on this address space: {subnet} is used by {by}"
@@ -177,7 +185,7 @@ impl NetError {
             | Self::AddressTaken(_)
             | Self::Overlap { .. } => ErrorKind::Forbidden,
             Self::Publish { source, .. } => source.kind(),
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Unsupported { .. } | Self::MissingDriver { .. } => ErrorKind::Unsupported,
             Self::PoolsExhausted
             | Self::AddressesExhausted(_)
             | Self::PortAllocated { .. }
@@ -190,6 +198,17 @@ impl NetError {
 
     pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> NetError {
         NetError::Invalid { what: what.into(), why: why.into() }
+    }
+}
+
+/// Names the driver that a kernel lacks; other refusals as [`kernel`] does.
+pub(crate) fn missing_driver(
+    what: &'static str,
+    module: &'static str,
+) -> impl FnOnce(wharf_sys::netlink::NetlinkError) -> NetError {
+    move |e| match e.is_unsupported() {
+        true => NetError::MissingDriver { what, module },
+        false => kernel(format!("use {what}"))(e),
     }
 }
 

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 
 use wharf_base::Id;
 use wharf_sys::netlink::route::{
-    Address, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, NewLink,
+    Address, Link, LinkChange, LinkKind, LinkRef, MAIN_TABLE, NewLink, Route,
 };
 use wharf_sys::netlink::{Batch, netns};
 
-use crate::error::{NetError, kernel};
+use crate::error::{NetError, kernel, missing_driver};
 use crate::mac::Mac;
 use crate::net::Net;
 use crate::network::Network;
-use crate::spec::Driver;
+use crate::spec::{Driver, Endpoint};
 use crate::subnet::Subnet;
 
 impl Net {
@@ -21,14 +21,24 @@ impl Net {
     pub(crate) fn ensure_interface(&self, network: &Network) -> Result<Option<Link>, NetError> {
         match network.record.driver {
             Driver::Bridge => self.ensure_bridge(network).map(Some),
-            Driver::Macvlan => self.ensure_parent(network).map(Some),
+            Driver::Macvlan | Driver::Ipvlan => {
+                let parent = self.ensure_parent(network)?;
+                self.ensure_shim(network, &parent)?;
+                Ok(Some(parent))
+            }
             Driver::Host | Driver::Null => Ok(None),
         }
     }
 
-    /// Removes the interface of a network if wharf made it.
+    /// Removes the interfaces of a network that wharf made.
     pub(crate) fn remove_interface(&self, network: &Network) -> Result<(), NetError> {
-        let name = &network.ifname;
+        if network.options.shim.is_some() {
+            self.remove_own(network, &shim_name(network))?;
+        }
+        self.remove_own(network, &network.ifname)
+    }
+
+    fn remove_own(&self, network: &Network, name: &str) -> Result<(), NetError> {
         let mut route = self.route.lock();
         let found = route.link(LinkRef::Name(name)).map_err(kernel("look up interface"))?;
         let own = self.alias(&network.record.id);
@@ -200,39 +210,122 @@ impl Net {
         Ok(())
     }
 
-    /// The interface that macvlan children hang from; `eth0.50` is made if it is missing.
+    /// The interface that children hang from. `eth0.50` is made if it is missing, and where no parent is named, one
+    /// that leads nowhere.
     fn ensure_parent(&self, network: &Network) -> Result<Link, NetError> {
         let name = &network.ifname;
-        if name.is_empty() {
-            return Err(NetError::Unsupported {
-                what: "a macvlan network without a parent".into(),
-                why: "name an interface of the host with -o parent=".into(),
-            });
+        let found = self.host_link(name)?;
+        let link = match found {
+            Some(link) => link,
+            None => self.create_parent(network)?,
+        };
+        if network.record.driver == Driver::Ipvlan {
+            self.try_ipvlan(network, &link)?;
         }
-        if let Some(link) = self.host_link(name)? {
-            return Ok(link);
-        }
+        Ok(link)
+    }
+
+    fn create_parent(&self, network: &Network) -> Result<Link, NetError> {
+        let name = &network.ifname;
         let no_parent = || NetError::invalid("parent", format!("the host has no interface {name}"));
-        let (parent, vid) = name.rsplit_once('.').ok_or_else(no_parent)?;
-        let id: u16 = vid.parse().ok().filter(|v| (1..=4094).contains(v)).ok_or_else(no_parent)?;
-        let parent = self.host_link(parent)?.ok_or_else(no_parent)?.index;
+        let kind = match &network.options.parent {
+            // Docker takes a dummy here. A bridge without ports does the same, on every kernel that runs containers at all.
+            None => LinkKind::Bridge,
+            Some(_) => {
+                let (parent, vid) = name.rsplit_once('.').ok_or_else(no_parent)?;
+                let id =
+                    vid.parse().ok().filter(|v| (1..=4094).contains(v)).ok_or_else(no_parent)?;
+                let parent = self.host_link(parent)?.ok_or_else(no_parent)?.index;
+                LinkKind::Vlan { parent, id }
+            }
+        };
         let mut batch = Batch::new();
-        batch.add_link(&NewLink {
-            name,
-            mac: None,
-            mtu: None,
-            master: None,
-            ns: None,
-            up: false,
-            kind: LinkKind::Vlan { parent, id },
-        });
+        batch.add_link(&plain(name, kind));
         batch.set_alias(LinkRef::Name(name), &self.alias(&network.record.id));
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         batch.change_link(LinkRef::Name(name), &up);
         let done = self.route.lock().execute(batch);
-        done.map_err(kernel(format!("create VLAN interface {name} (is 802.1Q in the kernel?)")))?;
+        done.map_err(missing_driver("802.1Q VLANs", "8021q"))?;
         self.host_link(name)?.ok_or_else(no_parent)
     }
+
+    /// Finds out whether the kernel has ipvlan when a network is made, and not when the first container starts on it.
+    fn try_ipvlan(&self, network: &Network, parent: &Link) -> Result<(), NetError> {
+        let name = format!("try-{}", &network.record.id.as_str()[..10]);
+        let mut batch = Batch::new();
+        batch.add_link(&plain(&name, network.options.child(Driver::Ipvlan, parent.index)));
+        let mut route = self.route.lock();
+        let made = route.execute(batch);
+        if made.is_ok() {
+            let mut batch = Batch::new();
+            batch.delete_link(LinkRef::Name(&name));
+            route.execute(batch).map_err(kernel("try ipvlan"))?;
+        }
+        made.map_err(missing_driver("ipvlan", "ipvlan"))
+    }
+
+    /// The host's own child of the parent: the kernel lets no packet pass between a parent and its children.
+    fn ensure_shim(&self, network: &Network, parent: &Link) -> Result<(), NetError> {
+        let Some(ip) = network.shim() else { return Ok(()) };
+        let name = shim_name(network);
+        if self.host_link(&name)?.is_none() {
+            let kind = network.options.child(network.record.driver, parent.index);
+            let mut batch = Batch::new();
+            batch.add_link(&plain(&name, kind));
+            batch.set_alias(LinkRef::Name(&name), &self.alias(&network.record.id));
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            batch.change_link(LinkRef::Name(&name), &up);
+            let done = self.route.lock().execute(batch);
+            done.map_err(kernel(format!("make {name} for the host")))?;
+            let Some(link) = self.host_link(&name)? else { return Ok(()) };
+            let mut batch = Batch::new();
+            let prefix = if ip.is_ipv4() { 32 } else { 128 };
+            batch.add_address(&Address { link: link.index, ip, prefix, scope: 0 });
+            let done = self.route.lock().execute(batch);
+            done.map_err(kernel(format!("configure {name}")))?;
+        }
+        let endpoints: Vec<Endpoint> = {
+            let state = self.state.lock();
+            let members = state.sandboxes.values();
+            members.filter_map(|m| m.endpoints.get(&network.record.id)).cloned().collect()
+        };
+        self.shim_routes(network, endpoints.iter())
+    }
+
+    /// Leads the host's packets for containers through its own child. Each address by itself: the others of the
+    /// subnet are machines outside, which the host reaches as before.
+    pub(crate) fn shim_routes<'a>(
+        &self,
+        network: &Network,
+        endpoints: impl Iterator<Item = &'a Endpoint>,
+    ) -> Result<(), NetError> {
+        let Some(source) = network.shim() else { return Ok(()) };
+        let Some(link) = self.host_link(&shim_name(network))? else { return Ok(()) };
+        let mut batch = Batch::new();
+        let addresses = endpoints.flat_map(|e| [e.ipv4, e.ipv6]).flatten().map(|s| s.addr());
+        for to in addresses.filter(|ip| ip.is_ipv4() == source.is_ipv4()) {
+            batch.replace_route(&Route {
+                to,
+                prefix: if to.is_ipv4() { 32 } else { 128 },
+                via: None,
+                link: Some(link.index),
+                source: Some(source),
+                metric: None,
+                table: MAIN_TABLE,
+                kind: 1,
+            });
+        }
+        let done = self.route.lock().execute(batch);
+        done.map_err(kernel(format!("route through {}", link.name)))
+    }
+}
+
+fn shim_name(network: &Network) -> String {
+    format!("shim-{}", &network.record.id.as_str()[..10])
+}
+
+fn plain<'a>(name: &'a str, kind: LinkKind<'a>) -> NewLink<'a> {
+    NewLink { name, mac: None, mtu: None, master: None, ns: None, up: false, kind }
 }
 
 /// Whether frames on bridges pass the IP hooks, so that a translated frame may have to leave where it came in.

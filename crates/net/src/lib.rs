@@ -14,6 +14,7 @@ mod namespace;
 mod net;
 mod network;
 mod options;
+mod plug;
 mod ports;
 mod publish;
 mod reconcile;
@@ -28,6 +29,7 @@ pub use dns::NameService;
 pub use error::{ErrorKind, NetError};
 pub use mac::{Mac, MacError};
 pub use net::Net;
+pub use plug::{Plug, Source};
 pub use sandbox::Sandbox;
 pub use spec::{
     Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, Link, NetworkInfo,

@@ -16,7 +16,7 @@ use wharf_base::sync::Mutex;
 use wharf_sys::netlink::route::{LinkChange, LinkRef};
 use wharf_sys::netlink::{Batch, Family, Socket, netns};
 
-use crate::dns::Sockets;
+use crate::dns::{Rules, Sockets};
 
 /// A network namespace, with a socket for its interfaces, addresses and routes.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Namespace {
             for (name, value) in SYSCTLS {
                 write_if_there(name, value)?;
             }
-            let resolver = Mutex::new(Some(Sockets::open()?));
+            let resolver = Mutex::new(Some(Sockets::open(Rules::Fresh)?));
             Ok(Namespace { fd: netns::current()?, route: Mutex::new(route), resolver })
         })
     }

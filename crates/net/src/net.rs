@@ -44,6 +44,8 @@ pub struct Net {
     pub(crate) nft_port: u32,
     /// Held while released sandboxes are taken apart; who waits for it waits for their addresses.
     pub(crate) reaper: Mutex<()>,
+    /// The network namespace of the host, to which borrowed interfaces go back.
+    pub(crate) home: std::os::fd::OwnedFd,
     /// The host's name servers.
     pub(crate) resolver: HostResolver,
 }
@@ -67,6 +69,8 @@ pub(crate) struct Member {
     pub(crate) ns: Option<Arc<Namespace>>,
     /// By network.
     pub(crate) endpoints: BTreeMap<Id, Endpoint>,
+    /// Interfaces of the host are in it.
+    pub(crate) borrows: bool,
     /// Its resolver, if it has one.
     pub(crate) names: Option<Service>,
 }

@@ -9,7 +9,7 @@ use wharf_base::Id;
 use crate::config::{NetConfig, Pool};
 use crate::error::NetError;
 use crate::ipam::{self, Addresses};
-use crate::options::{GatewayMode, Options};
+use crate::options::{GatewayMode, Options, Shim};
 use crate::spec::{Driver, Endpoint, IpamConfig, NetworkInfo, NetworkSpec};
 use crate::subnet::Subnet;
 
@@ -77,9 +77,43 @@ impl Record {
             labels: spec.labels,
             predefined: false,
         };
-        Options::parse(driver, &record.options)?;
+        let options = Options::parse(driver, &record.options)?;
         record.resolve_ipam(around)?;
+        if driver == Driver::Bridge && options.bridge.is_none() {
+            record.check_routes(around)?;
+        }
+        if let Some(shim) = options.shim {
+            record.place_shim(shim)?;
+        }
         Ok(record)
+    }
+
+    /// A bridge whose subnet the host already has a route to, or to a part of it, would cut the host off from there. A
+    /// wider route is no reason to refuse: the bridge's own is more exact.
+    fn check_routes(&self, around: &Surroundings<'_>) -> Result<(), NetError> {
+        for subnet in self.ipam.iter().filter_map(|c| c.subnet) {
+            if let Some(route) = around.routes.iter().find(|r| subnet.covers(r)) {
+                let by = format!("a route of this host ({})", route.network());
+                return Err(NetError::Overlap { subnet: subnet.to_string(), by });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets an address aside for the host: the chosen one, or the last of those that containers would get.
+    fn place_shim(&mut self, shim: Shim) -> Result<(), NetError> {
+        let of = |c: &IpamConfig| match shim {
+            Shim::At(ip) => c.subnet.is_some_and(|s| s.contains(ip)),
+            Shim::Any => c.subnet.is_some_and(|s| s.is_ipv4() == self.ipv4),
+        };
+        let none = || NetError::invalid("host_shim", "no subnet of the network has room for it");
+        let config = self.ipam.iter_mut().find(|c| of(c)).ok_or_else(none)?;
+        let ip = match shim {
+            Shim::At(ip) => ip,
+            Shim::Any => last_free(config).ok_or_else(none)?,
+        };
+        config.aux.insert(SHIM.to_owned(), ip);
+        Ok(())
     }
 
     /// Chooses subnets and gateways that are not given, and checks those that are.
@@ -151,7 +185,10 @@ impl Network {
             Driver::Bridge => {
                 options.bridge.clone().unwrap_or_else(|| format!("br-{}", record.id.short()))
             }
-            Driver::Macvlan => options.parent.clone().unwrap_or_default(),
+            // Without a parent the children have a switch of their own, which leads nowhere.
+            Driver::Macvlan | Driver::Ipvlan => {
+                options.parent.clone().unwrap_or_else(|| format!("dm-{}", record.id.short()))
+            }
             Driver::Host | Driver::Null => String::new(),
         };
         let pool = |v4: bool| {
@@ -190,6 +227,12 @@ impl Network {
         Subnet::new(self.gateway(v4)?, subnet.prefix())
     }
 
+    /// The host's own address on a macvlan or ipvlan network, if it has one.
+    pub(crate) fn shim(&self) -> Option<IpAddr> {
+        self.options.shim?;
+        self.record.ipam.iter().find_map(|c| c.aux.get(SHIM)).copied()
+    }
+
     /// Frees what an endpoint holds.
     pub(crate) fn free(&mut self, endpoint: &Endpoint) {
         if let (Some(pool), Some(ip)) = (&mut self.v4, endpoint.ipv4) {
@@ -221,6 +264,20 @@ impl Network {
     }
 }
 
+/// Under this name the host's own address is among those that containers never get.
+const SHIM: &str = "host-shim";
+
+fn last_free(config: &IpamConfig) -> Option<IpAddr> {
+    let subnet = config.subnet?;
+    let range = config.range.unwrap_or(subnet);
+    let edges = [subnet.network().addr(), subnet.last_addr()];
+    let free = |ip: &IpAddr| {
+        !edges.contains(ip) && config.gateway != Some(*ip) && !config.aux.values().any(|a| a == ip)
+    };
+    let tries = range.span().min(config.aux.len() as u128 + 3);
+    (0..=tries).filter_map(|n| range.nth(range.span() - n)).find(free)
+}
+
 fn check_name(name: &str) -> Result<(), NetError> {
     let start = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
@@ -235,12 +292,13 @@ fn driver(name: &str) -> Result<Driver, NetError> {
     match name {
         "" | "default" | "bridge" => Ok(Driver::Bridge),
         "macvlan" => Ok(Driver::Macvlan),
+        "ipvlan" => Ok(Driver::Ipvlan),
         "host" | "null" => {
             Err(NetError::Predefined(name.to_owned(), "created again: one of its kind exists"))
         }
         other => Err(NetError::Unsupported {
             what: format!("network driver {other:?}"),
-            why: "use bridge or macvlan".into(),
+            why: "use bridge, macvlan or ipvlan".into(),
         }),
     }
 }
@@ -330,6 +388,34 @@ mod tests {
         assert_eq!(resolve(spec).unwrap().ipam[0].gateway, Some("10.5.0.254".parse().unwrap()));
         let only6 = NetworkSpec { ipv4: Some(false), ipv6: Some(true), ..with("fd77::/64") };
         assert_eq!(resolve(only6).unwrap().ipam.len(), 1);
+    }
+
+    #[test]
+    fn the_host_gets_an_address_beside_the_containers() {
+        let shim = |value: &str, range: Option<&str>| {
+            let mut spec = NetworkSpec { driver: "macvlan".into(), ..with("192.0.2.0/24") };
+            spec.options.insert("host_shim".into(), value.into());
+            spec.ipam[0].range = range.map(s);
+            Network::new(resolve(spec)?).map(|n| n.shim().map(|ip| ip.to_string()))
+        };
+        assert_eq!(shim("true", None).unwrap().as_deref(), Some("192.0.2.254"));
+        assert_eq!(shim("1", Some("192.0.2.64/26")).unwrap().as_deref(), Some("192.0.2.127"));
+        assert_eq!(shim("192.0.2.9", None).unwrap().as_deref(), Some("192.0.2.9"));
+        assert_eq!(shim("false", None).unwrap(), None);
+        assert!(shim("10.0.0.1", None).unwrap_err().to_string().contains("host_shim"));
+    }
+
+    #[test]
+    fn a_route_to_the_subnet_or_a_part_of_it_is_in_the_way() {
+        let check = |subnet: &str, free: bool| {
+            let got = resolve(with(subnet)).map_err(|e| e.to_string());
+            assert_eq!(got.is_ok(), free, "{subnet}: {got:?}");
+            assert!(free || got.unwrap_err().contains("a route of this host (172.18.0.0/16)"));
+        };
+        check("172.18.0.0/16", false);
+        check("172.18.0.0/15", false);
+        check("172.18.5.0/24", true);
+        check("10.0.0.0/8", true);
     }
 
     #[test]

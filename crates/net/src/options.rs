@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use wharf_sys::netlink::route::{IpvlanFlag, IpvlanMode, LinkKind, MacvlanMode};
+
 use crate::error::NetError;
 use crate::spec::Driver;
 
@@ -19,13 +21,13 @@ pub(crate) enum GatewayMode {
     Isolated,
 }
 
-/// How the children of a macvlan parent reach one another.
+/// The host's own place on a macvlan or ipvlan network, whose children cannot reach their parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MacvlanMode {
-    Private,
-    Vepa,
-    Bridge,
-    Passthru,
+pub(crate) enum Shim {
+    /// At an address that wharf chooses.
+    Any,
+    /// At this address.
+    At(IpAddr),
 }
 
 /// The options of a network.
@@ -46,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) source6: Option<Ipv6Addr>,
     pub(crate) parent: Option<String>,
     pub(crate) macvlan: MacvlanMode,
+    pub(crate) ipvlan: (IpvlanMode, IpvlanFlag),
+    pub(crate) shim: Option<Shim>,
 }
 
 /// The options of an endpoint.
@@ -80,11 +84,14 @@ impl Options {
             source6: None,
             parent: None,
             macvlan: MacvlanMode::Bridge,
+            ipvlan: (IpvlanMode::L2, IpvlanFlag::Bridge),
+            shim: None,
         };
         for (key, value) in map {
             let known = match driver {
                 Driver::Bridge => o.bridge_option(key, value)?,
-                Driver::Macvlan => o.macvlan_option(key, value)?,
+                Driver::Macvlan => o.macvlan_option(key, value)? || o.child_option(key, value)?,
+                Driver::Ipvlan => o.ipvlan_option(key, value)? || o.child_option(key, value)?,
                 Driver::Host | Driver::Null => false,
             };
             if !known && !o.common_option(key, value)? {
@@ -130,19 +137,67 @@ impl Options {
 
     fn macvlan_option(&mut self, key: &str, value: &str) -> Result<bool, NetError> {
         match key {
-            "parent" => self.parent = Some(interface_name(key, value)?),
-            "macvlan_mode" => {
-                self.macvlan = match value {
-                    "private" => MacvlanMode::Private,
-                    "vepa" => MacvlanMode::Vepa,
-                    "" | "bridge" => MacvlanMode::Bridge,
-                    "passthru" => MacvlanMode::Passthru,
-                    _ => return Err(wrong(key, value, "private, vepa, bridge or passthru")),
+            "macvlan_mode" => self.macvlan = macvlan_mode(key, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn ipvlan_option(&mut self, key: &str, value: &str) -> Result<bool, NetError> {
+        match key {
+            "ipvlan_mode" => {
+                self.ipvlan.0 = match value {
+                    "" | "l2" => IpvlanMode::L2,
+                    "l3" => IpvlanMode::L3,
+                    "l3s" => IpvlanMode::L3s,
+                    _ => return Err(wrong(key, value, "l2, l3 or l3s")),
+                }
+            }
+            "ipvlan_flag" => {
+                self.ipvlan.1 = match value {
+                    "" | "bridge" => IpvlanFlag::Bridge,
+                    "private" => IpvlanFlag::Private,
+                    "vepa" => IpvlanFlag::Vepa,
+                    _ => return Err(wrong(key, value, "bridge, private or vepa")),
                 }
             }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// What macvlan and ipvlan have in common.
+    fn child_option(&mut self, key: &str, value: &str) -> Result<bool, NetError> {
+        match key {
+            "parent" => self.parent = Some(interface_name(key, value)?).filter(|p| p != "lo"),
+            "host_shim" => {
+                self.shim = match boolean(key, value) {
+                    Ok(true) => Some(Shim::Any),
+                    Ok(false) => None,
+                    Err(_) => Some(Shim::At(
+                        value
+                            .parse()
+                            .map_err(|_| wrong(key, value, "true, false or an address"))?,
+                    )),
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The kind of interface that a container on a network of `driver` gets.
+    pub(crate) fn child(&self, driver: Driver, parent: u32) -> LinkKind<'static> {
+        let (mode, flag) = self.ipvlan;
+        match driver {
+            Driver::Ipvlan => LinkKind::Ipvlan { parent, mode, flag },
+            _ => LinkKind::Macvlan { parent, mode: self.macvlan },
+        }
+    }
+
+    /// Whether packets are routed rather than bridged, so that there is no gateway to name.
+    pub(crate) fn is_layer3(&self) -> bool {
+        self.ipvlan.0 != IpvlanMode::L2
     }
 
     fn common_option(&mut self, key: &str, value: &str) -> Result<bool, NetError> {
@@ -194,6 +249,17 @@ pub(crate) fn interface_name(what: &str, name: &str) -> Result<String, NetError>
         return Err(wrong(what, name, "an interface name of 1 to 15 characters"));
     }
     Ok(name.to_owned())
+}
+
+/// Reads a mode of macvlan; empty is `bridge`.
+pub(crate) fn macvlan_mode(key: &str, value: &str) -> Result<MacvlanMode, NetError> {
+    match value {
+        "private" => Ok(MacvlanMode::Private),
+        "vepa" => Ok(MacvlanMode::Vepa),
+        "" | "bridge" => Ok(MacvlanMode::Bridge),
+        "passthru" => Ok(MacvlanMode::Passthru),
+        _ => Err(wrong(key, value, "private, vepa, bridge or passthru")),
+    }
 }
 
 fn sysctls(key: &str, value: &str) -> Result<Vec<(String, String)>, NetError> {

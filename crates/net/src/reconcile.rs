@@ -10,7 +10,7 @@ use wharf_base::clock::Clock;
 use wharf_base::db::{Batch as Changes, Db};
 use wharf_base::sync::Mutex;
 use wharf_sys::netlink::route::{Link, LinkRef};
-use wharf_sys::netlink::{Batch, Family, Socket};
+use wharf_sys::netlink::{Batch, Family, Socket, netns};
 
 use crate::config::{DefaultBridge, NetConfig};
 use crate::error::{NetError, kernel};
@@ -36,6 +36,7 @@ impl Net {
         let route = Socket::open(Family::Route).map_err(kernel("open route socket"))?;
         let nft = Socket::open(Family::Netfilter)
             .map_err(kernel("open netfilter socket (is nf_tables in the kernel?)"))?;
+        let home = netns::current().map_err(kernel("hold the host's network namespace"))?;
         let state = load(&db)?;
         let net = Arc::new_cyclic(|me| Net {
             me: me.clone(),
@@ -50,6 +51,7 @@ impl Net {
             nft_port: nft.port(),
             nft: Mutex::new(nft),
             reaper: Mutex::new(()),
+            home,
             resolver: crate::dns::HostResolver::default(),
         });
         net.reconcile()?;

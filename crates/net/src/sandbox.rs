@@ -75,8 +75,11 @@ impl Net {
             kept.push(id.clone());
             match Namespace::adopt(fd) {
                 Ok(ns) => {
-                    self.state.lock().sandboxes.entry(id.clone()).or_default().ns =
-                        Some(Arc::new(ns));
+                    let borrows = Net::borrows(&ns);
+                    let mut state = self.state.lock();
+                    let member = state.sandboxes.entry(id.clone()).or_default();
+                    (member.ns, member.borrows) = (Some(Arc::new(ns)), borrows);
+                    drop(state);
                     failed = failed.and(self.reconnect(&id));
                 }
                 Err(e) => {
@@ -118,6 +121,9 @@ impl Net {
         let mut t = Transaction::new();
         self.tables.remove(&mut t, rules);
         let done = self.commit(t);
+        if let Some(ns) = member.ns.as_ref().filter(|_| member.borrows) {
+            self.give_all_back(ns);
+        }
         self.reap_soon();
         // Here the last descriptor may go, and the kernel starts to take the namespace apart.
         drop(member);

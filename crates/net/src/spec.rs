@@ -19,6 +19,8 @@ pub enum Driver {
     Bridge,
     /// Child interfaces of a host interface, with MAC addresses of their own.
     Macvlan,
+    /// Child interfaces of a host interface, with its MAC address.
+    Ipvlan,
     /// The host's own network; nothing to attach.
     Host,
     /// Loopback only.
@@ -252,11 +254,22 @@ pub struct InterfaceStats {
 }
 
 impl Driver {
+    /// Whether containers on it have an interface.
+    pub fn is_wired(self) -> bool {
+        self == Driver::Bridge || self.has_parent()
+    }
+
+    /// Whether its interfaces are children of one of the host's.
+    pub fn has_parent(self) -> bool {
+        matches!(self, Driver::Macvlan | Driver::Ipvlan)
+    }
+
     /// As the Engine API writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Driver::Bridge => "bridge",
             Driver::Macvlan => "macvlan",
+            Driver::Ipvlan => "ipvlan",
             Driver::Host => "host",
             Driver::Null => "null",
         }

@@ -109,6 +109,10 @@ pub(crate) enum OneContainer {
     ArchiveOut,
     /// `PUT /archive`
     ArchiveIn,
+    /// `POST /interfaces`: an extension of wharf's.
+    Plug,
+    /// `DELETE /interfaces`: an extension of wharf's.
+    Unplug,
     /// `DELETE`
     Remove,
 }
@@ -263,6 +267,7 @@ fn container(method: &Method, parts: &[&str]) -> Option<Action> {
         ("GET", [name @ .., "attach", "ws"]) => (One::AttachWebSocket, name),
         ("HEAD", [name @ .., "archive"]) => (One::ArchiveStat, name),
         ("PUT", [name @ .., "archive"]) => (One::ArchiveIn, name),
+        ("DELETE", [name @ .., "interfaces"]) => (One::Unplug, name),
         ("DELETE", name) => (One::Remove, name),
         ("GET", [name @ .., verb]) => (container_get(verb)?, name),
         ("POST", [name @ .., verb]) => (container_post(verb)?, name),
@@ -298,6 +303,7 @@ fn container_post(verb: &str) -> Option<OneContainer> {
         "update" => OneContainer::Update,
         "attach" => OneContainer::Attach,
         "exec" => OneContainer::ExecCreate,
+        "interfaces" => OneContainer::Plug,
         _ => return None,
     })
 }

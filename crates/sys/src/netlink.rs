@@ -79,6 +79,11 @@ impl NetlinkError {
         )
     }
 
+    /// The kernel has no such thing as was asked for.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno() == Some(libc::EOPNOTSUPP)
+    }
+
     /// It was there already.
     pub fn is_present(&self) -> bool {
         self.errno() == Some(libc::EEXIST)

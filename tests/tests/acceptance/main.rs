@@ -21,6 +21,7 @@ mod limits;
 mod logs;
 mod names;
 mod network;
+mod networks;
 mod pull;
 mod races;
 mod run;

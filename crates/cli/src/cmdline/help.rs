@@ -46,6 +46,19 @@ pub fn group(group: &Group) -> String {
     )
 }
 
+/// The help of `compose`, which has flags of its own.
+pub fn compose() -> String {
+    let verbs = tree::verbs_of("compose");
+    let lines: Vec<(String, String)> =
+        verbs.into_iter().map(|(name, verb)| (name.to_owned(), sentence(verb.about))).collect();
+    let name = prog();
+    format!(
+        "Usage:  {name} compose [OPTIONS] COMMAND\n\nDefine and run multi-container applications\n\nOptions:\n{}\nCommands:\n{}\nRun '{name} compose COMMAND --help' for more information on a command.\n",
+        flag_lines(&tree::COMPOSE.sorted_flags()),
+        command_lines(&lines)
+    )
+}
+
 /// The help of the whole program.
 pub fn root() -> String {
     let name = prog();

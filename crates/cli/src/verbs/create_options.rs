@@ -1,5 +1,7 @@
 //! From the flags of `run` and `create` to the body of the create request.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::Outcome;
@@ -156,13 +158,26 @@ fn environment(call: &Call) -> Result<Vec<String>, Failure> {
     let given = &call.given;
     let lookup: files::Lookup = |name| std::env::var(name).ok();
     let own = files::read(given.all("env-file"), given.all("env"), lookup)?;
+    let mut env = Vec::new();
+    for (name, value) in proxies(call)? {
+        let set = |e: &String| *e == name || e.starts_with(&format!("{name}="));
+        if !own.iter().any(set) {
+            env.push(format!("{name}={}", value.unwrap_or_default()));
+        }
+    }
+    env.extend(own);
+    Ok(env)
+}
+
+/// The variables of the proxies that the configuration names for the call's engine.
+pub fn proxies(call: &Call) -> Result<BTreeMap<String, Option<String>>, Failure> {
     let proxies = &call.session.config().json["proxies"];
     let host = call.client()?.host();
     let proxies = match &proxies[&host] {
         Value::Null => &proxies["default"],
         specific => specific,
     };
-    let mut env = Vec::new();
+    let mut env = BTreeMap::new();
     for (key, name) in [
         ("httpProxy", "HTTP_PROXY"),
         ("httpsProxy", "HTTPS_PROXY"),
@@ -172,13 +187,9 @@ fn environment(call: &Call) -> Result<Vec<String>, Failure> {
     ] {
         let Some(value) = proxies[key].as_str().filter(|v| !v.is_empty()) else { continue };
         for name in [name.to_owned(), name.to_lowercase()] {
-            let set = |e: &String| *e == name || e.starts_with(&format!("{name}="));
-            if !own.iter().any(set) {
-                env.push(format!("{name}={value}"));
-            }
+            env.insert(name, Some(value.to_owned()));
         }
     }
-    env.extend(own);
     Ok(env)
 }
 
@@ -431,7 +442,8 @@ fn security(given: &Given) -> Result<(Vec<String>, bool), Failure> {
     Ok((options, unconfined))
 }
 
-fn seccomp_profile(file: &str) -> Result<String, Failure> {
+/// A seccomp profile as the engine takes it.
+pub fn seccomp_profile(file: &str) -> Result<String, Failure> {
     let text = std::fs::read_to_string(file).map_err(|e| {
         let why = crate::failure::os_text(&e);
         Failure::new(format!("opening seccomp profile ({file}) failed: open {file}: {why}"))

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod attach;
 pub mod commit;
 pub mod completion;
+pub mod compose;
 pub mod context;
 pub mod cp;
 pub mod create_options;

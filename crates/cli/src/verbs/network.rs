@@ -1,4 +1,4 @@
-//! `network create`, `ls`, `rm`, `connect` and `disconnect`.
+//! `network create`, `ls`, `rm`, `connect`, `disconnect`, and wharf's own `attach` and `detach`.
 
 use serde_json::{Map, Value, json};
 
@@ -225,6 +225,50 @@ pub async fn disconnect(call: Call) -> Outcome {
     let body = json!({"Container": call.args()[1], "Force": call.given.on("force")});
     let path = format!("/networks/{}/disconnect", segment(&call.args()[0]));
     call.client()?.post(&path, Payload::Json(body)).await?;
+    Ok(())
+}
+
+/// `network attach CONTAINER`
+pub async fn attach(call: Call) -> Outcome {
+    let body = interface(&call);
+    let path = format!("/containers/{}/interfaces", segment(&call.args()[0]));
+    let made = call.client()?.post(&path, Payload::Json(body)).await?;
+    say_line(text(&made, "Name"))
+}
+
+fn interface(call: &Call) -> Value {
+    let given = &call.given;
+    let number = |flag: &str| given.last(flag).and_then(|n| n.parse::<u16>().ok()).unwrap_or(0);
+    let (mut addresses, mut gateways) = (Vec::new(), given.all("gateway").to_vec());
+    for ip in given.all("ip") {
+        let (address, gateway) = ip.split_once('@').unwrap_or((ip, ""));
+        addresses.push(address.to_owned());
+        gateways.extend(Some(gateway.to_owned()).filter(|g| !g.is_empty()));
+    }
+    let route = |text: &String| {
+        let (destination, via) = text.split_once('=').unwrap_or((text, ""));
+        json!({"Destination": destination, "Via": via})
+    };
+    json!({
+        "Bridge": given.text("bridge"),
+        "Physical": given.text("interface"),
+        "Parent": given.text("parent"),
+        "Mode": given.text("mode"),
+        "Name": given.text("ifname"),
+        "MacAddress": given.text("mac-address"),
+        "Mtu": number("mtu"),
+        "Vlan": number("vlan"),
+        "Addresses": addresses,
+        "Gateways": gateways,
+        "Routes": given.all("route").iter().map(route).collect::<Vec<_>>(),
+    })
+}
+
+/// `network detach CONTAINER INTERFACE`
+pub async fn detach(call: Call) -> Outcome {
+    let path = format!("/containers/{}/interfaces", segment(&call.args()[0]));
+    let path = url(&path, &[("name", &call.args()[1])]);
+    call.client()?.delete(&path).await?;
     Ok(())
 }
 

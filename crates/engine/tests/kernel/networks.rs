@@ -54,10 +54,10 @@ async fn networks_come_and_go_live(h: Host) {
     drop(engine);
     let engine = h.open().await;
     assert_eq!(address(&engine, &id, "side").await, ip, "lost by the restart of the daemon");
-    engine.disconnect("side", &id).await.unwrap();
+    engine.disconnect("side", &id, false).await.unwrap();
     assert!(!run(&engine, &id, "cat /etc/hosts").await.contains(&ip));
     assert!(!run(&engine, &id, "ip -4 addr").await.contains(&ip));
-    let e = engine.disconnect("side", &id).await.unwrap_err();
+    let e = engine.disconnect("side", &id, false).await.unwrap_err();
     assert!(e.message().contains("is not connected to network side"), "{e}");
     engine.remove(&id, RemoveOptions { force: true, ..Default::default() }).await.unwrap();
     engine.shutdown().await;
@@ -77,7 +77,7 @@ async fn ports_follow_the_gateway(h: Host) {
     };
     let before = port(engine.inspect(&id, false).await.unwrap());
     engine.connect("second", &id, Default::default()).await.unwrap();
-    engine.disconnect("bridge", &id).await.unwrap();
+    engine.disconnect("bridge", &id, false).await.unwrap();
     assert_eq!(port(engine.inspect(&id, false).await.unwrap()), before);
     let reply = crate::lifecycle::fetch(&format!("127.0.0.1:{before}")).await;
     assert!(reply.ends_with("from the image\n"), "{reply}");
@@ -92,7 +92,7 @@ async fn stopped_containers_change_networks(h: Host) {
     r.host_config.network_mode = "bridge".into();
     let id = engine.create(None, r, None).await.unwrap().id;
     engine.connect("later", &id, Default::default()).await.unwrap();
-    engine.disconnect("bridge", &id).await.unwrap();
+    engine.disconnect("bridge", &id, false).await.unwrap();
     engine.start(&id).await.unwrap();
     let shown = engine.inspect(&id, false).await.unwrap().network_settings.networks;
     assert_eq!(shown.keys().collect::<Vec<_>>(), ["later"]);

@@ -63,7 +63,7 @@ impl Net {
         };
         let sockets = match ns.take_resolver() {
             Some(made_ahead) => made_ahead,
-            None => netns::within(ns.fd(), Sockets::open)
+            None => netns::within(ns.fd(), || Sockets::open(Rules::Replace))
                 .flatten()
                 .map_err(kernel("open the container's resolver"))?,
         };
@@ -95,13 +95,13 @@ impl Net {
 
 impl Sockets {
     /// Opens them in the network namespace of the calling thread.
-    pub(crate) fn open() -> io::Result<Sockets> {
+    pub(crate) fn open(rules: Rules) -> io::Result<Sockets> {
         let udp = UdpSocket::bind((ADDRESS, 0))?;
         let tcp = TcpListener::bind((ADDRESS, 0))?;
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
         let ports = [(UDP, udp.local_addr()?.port()), (TCP, tcp.local_addr()?.port())];
-        Socket::open(Family::Netfilter)?.commit(rules(ports))?;
+        Socket::open(Family::Netfilter)?.commit(rules.lead_to(ports))?;
         Ok(Sockets { udp, tcp })
     }
 }
@@ -112,13 +112,31 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const DNS_PORT: u16 = 53;
 
-/// Port 53 of 127.0.0.11 is where the sockets are; whatever an earlier daemon set is replaced.
-fn rules(ports: [(u8, u16); 2]) -> Transaction {
+/// What the rules in a namespace take the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// Nothing: the namespace is new. Taking away what is not there costs milliseconds.
+    Fresh,
+    /// Whatever an earlier daemon set.
+    Replace,
+}
+
+impl Rules {
+    /// Port 53 of 127.0.0.11 is where the sockets are.
+    fn lead_to(self, ports: [(u8, u16); 2]) -> Transaction {
+        let mut t = Transaction::new();
+        if self == Rules::Replace {
+            t.drop_table(TABLE);
+        }
+        t.add_table(TABLE);
+        add_rules(&mut t, ports);
+        t
+    }
+}
+
+fn add_rules(t: &mut Transaction, ports: [(u8, u16); 2]) {
     const BEFORE_ALL: i32 = -300;
     const CHAIN: &str = "output";
-    let mut t = Transaction::new();
-    t.drop_table(TABLE);
-    t.add_table(TABLE);
     let base = Base { kind: ChainKind::Filter, hook: Hook::Output, priority: BEFORE_ALL };
     t.add_chain(TABLE, CHAIN, Some(base));
     for (proto, port) in ports {
@@ -129,7 +147,6 @@ fn rules(ports: [(u8, u16); 2]) -> Transaction {
         t.add_rule(TABLE, CHAIN, "answers", &answer);
     }
     t.add_rule(TABLE, CHAIN, "no daemon: wait", &unreachable());
-    t
 }
 
 fn r(n: u32) -> Register {

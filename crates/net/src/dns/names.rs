@@ -30,7 +30,13 @@ impl State {
         if let Some(data) = self.known(&own, q) {
             return Verdict::Known(data);
         }
-        let leaves = own.iter().any(|e| e.gateway4.is_some() || e.gateway6.is_some());
+        // An ipvlan network of layer 3 has a way out without a gateway.
+        let routed = |e: &Endpoint| {
+            let n = self.networks.get(&e.network);
+            n.is_some_and(|n| n.options.is_layer3() && !n.record.internal)
+        };
+        let leaves = |e: &&Endpoint| e.gateway4.is_some() || e.gateway6.is_some() || routed(e);
+        let leaves = own.iter().any(leaves);
         if leaves { Verdict::Outside } else { Verdict::Nowhere }
     }
 

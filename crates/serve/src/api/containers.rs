@@ -111,6 +111,11 @@ pub(super) async fn one(
         }
         One::Update => update(door, name, call).await,
         One::Remove => remove(door, name, call).await,
+        One::Plug => super::networks::plug(door, name, call).await,
+        One::Unplug => {
+            let ifname = call.query.text("name");
+            bare(async move { door.engine.unplug(&name, &ifname).await }).await
+        }
         One::ExecCreate => exec::create(door, name, call).await,
         One::ArchiveStat => archive::stat(&door, &name, &call).await,
         One::ArchiveOut => archive::fetch(&door, &name, &call).await,

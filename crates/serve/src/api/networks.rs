@@ -57,11 +57,20 @@ pub(super) async fn network(
         }
         NetworkAction::Disconnect(name) => {
             let request: docker::NetworkDisconnectRequest = body(&mut call).await?;
-            complete(async move { door.engine.disconnect(&name, &request.container).await })
-                .await?;
+            complete(async move {
+                door.engine.disconnect(&name, &request.container, request.force).await
+            })
+            .await?;
             Ok(reply::status(StatusCode::OK))
         }
     }
+}
+
+/// Adds an interface to a container that runs.
+pub(super) async fn plug(door: Arc<Door>, name: String, mut call: Call) -> Result<Reply, Fault> {
+    let request: docker::InterfaceAttachRequest = body(&mut call).await?;
+    let made = complete(async move { door.engine.plug(&name, request).await }).await?;
+    Ok(reply::json(CREATED, &made))
 }
 
 /// A body that must be there.

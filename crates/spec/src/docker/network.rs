@@ -106,6 +106,29 @@ go_struct! { NetworkDisconnectRequest {
     force: bool = "Force";
 } }
 
+go_struct! { InterfaceAttachRequest {
+    bridge: String = "Bridge";
+    physical: String = "Physical";
+    parent: String = "Parent";
+    mode: String = "Mode";
+    name: String = "Name";
+    mac_address: String = "MacAddress";
+    mtu: i64 = "Mtu";
+    vlan: i64 = "Vlan";
+    addresses: Option<Vec<String>> = "Addresses";
+    gateways: Option<Vec<String>> = "Gateways";
+    routes: Option<Vec<InterfaceRoute>> = "Routes";
+} }
+
+go_struct! { InterfaceRoute {
+    destination: String = "Destination";
+    via: String = "Via";
+} }
+
+go_struct! { InterfaceAttachResponse {
+    name: String = "Name";
+} }
+
 go_struct! { NetworksPruneReport {
     networks_deleted: Option<Vec<String>> = "NetworksDeleted";
 } }

@@ -54,6 +54,15 @@ pub enum LinkKind<'a> {
         /// How children reach one another.
         mode: MacvlanMode,
     },
+    /// A child of interface `parent` with the parent's MAC address.
+    Ipvlan {
+        /// Index of the parent.
+        parent: u32,
+        /// On which layer packets find their child.
+        mode: IpvlanMode,
+        /// How children reach one another.
+        flag: IpvlanFlag,
+    },
     /// 802.1Q sub-interface of `parent`.
     Vlan {
         /// Index of the parent.
@@ -87,6 +96,28 @@ pub enum MacvlanMode {
     Bridge = 4,
     /// There is one child only, which takes the parent over.
     Passthru = 8,
+}
+
+/// On which layer packets find the children of an ipvlan parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// Children answer to ARP.
+    L2 = 0,
+    /// The parent routes; nothing is broadcast.
+    L3 = 1,
+    /// As [`IpvlanMode::L3`], and packets pass the host's firewall.
+    L3s = 2,
+}
+
+/// How children of one ipvlan parent reach one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvlanFlag {
+    /// Directly.
+    Bridge = 0,
+    /// Not at all.
+    Private = 1,
+    /// Through the switch outside.
+    Vepa = 2,
 }
 
 /// Changes of an interface; `None` leaves a thing as it is.
@@ -524,9 +555,9 @@ fn link_attributes(a: &mut Attributes<'_>, link: &NewLink<'_>) {
         a.u32(IFLA_NET_NS_FD, ns.as_raw_fd().cast_unsigned());
     }
     match link.kind {
-        LinkKind::Macvlan { parent, .. } | LinkKind::Vlan { parent, .. } => {
-            a.u32(IFLA_LINK, parent)
-        }
+        LinkKind::Macvlan { parent, .. }
+        | LinkKind::Ipvlan { parent, .. }
+        | LinkKind::Vlan { parent, .. } => a.u32(IFLA_LINK, parent),
         _ => (),
     }
     let Some(name) = kind_name(link.kind) else { return };
@@ -542,6 +573,7 @@ fn kind_name(kind: LinkKind<'_>) -> Option<&'static str> {
         LinkKind::Dummy => Some("dummy"),
         LinkKind::Veth(_) => Some("veth"),
         LinkKind::Macvlan { .. } => Some("macvlan"),
+        LinkKind::Ipvlan { .. } => Some("ipvlan"),
         LinkKind::Vlan { .. } => Some("vlan"),
         LinkKind::Vxlan { .. } => Some("vxlan"),
         LinkKind::Peer => None,
@@ -556,6 +588,10 @@ fn kind_attributes(data: &mut Attributes<'_>, kind: LinkKind<'_>) {
             data.flat_nest(1 | 0x8000, &head, |p| link_attributes(p, peer));
         }
         LinkKind::Macvlan { mode, .. } => data.u32(1, mode as u32),
+        LinkKind::Ipvlan { mode, flag, .. } => {
+            data.u16(1, mode as u16);
+            data.u16(2, flag as u16);
+        }
         LinkKind::Vlan { id, .. } => data.u16(1, id),
         LinkKind::Vxlan { vni, port, local, parent, learning } => {
             data.u32(1, vni);

@@ -1,5 +1,6 @@
 //! The tree of verbs, and finding one in it.
 
+mod compose;
 mod containers;
 mod contexts;
 mod images;
@@ -10,6 +11,8 @@ mod volumes;
 use super::Kind::*;
 use super::{Args, Group, Verb, flag};
 use crate::verbs;
+
+pub use compose::GLOBAL as COMPOSE;
 
 /// The flags before the verb.
 pub const GLOBAL: Verb = Verb {
@@ -76,6 +79,7 @@ const OWN: &[Verb] = &[
 
 /// The words that introduce other words.
 pub const GROUPS: &[Group] = &[
+    Group { name: "compose", about: "Define and run multi-container applications" },
     Group { name: "container", about: "Manage containers" },
     Group { name: "context", about: "Manage contexts" },
     Group { name: "image", about: "Manage images" },
@@ -103,10 +107,11 @@ const LATER: &[(&str, &str)] = &[
     ("builder", "building images is not implemented yet"),
     ("buildx", "building images is not implemented yet; load or pull an image instead"),
     ("checkpoint", "checkpoints are not implemented"),
-    (
-        "compose",
-        "Compose projects are not implemented yet; start the containers one by one with run",
-    ),
+    ("compose bridge", "it turns projects into other formats, which wharf does not do"),
+    ("compose publish", "publishing projects to a registry is not implemented"),
+    ("compose push", "pushing images is not implemented yet; save the image to a file instead"),
+    ("compose viz", "drawing projects is not implemented"),
+    ("compose watch", "following file changes is not implemented yet"),
     ("config", "it belongs to Swarm, which wharf does not implement"),
     ("manifest", "manifest lists are not implemented yet"),
     ("node", "it belongs to Swarm, which wharf does not implement"),
@@ -128,6 +133,7 @@ fn all() -> impl Iterator<Item = &'static Verb> {
         volumes::VERBS,
         networks::VERBS,
         contexts::VERBS,
+        compose::VERBS,
         OWN,
     ]
     .into_iter()

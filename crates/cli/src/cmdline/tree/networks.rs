@@ -7,6 +7,58 @@ use crate::verbs;
 /// The verbs that act on networks.
 pub(super) const VERBS: &[Verb] = &[
     Verb {
+        paths: &["network attach"],
+        aliases: &[],
+        usage: &["[OPTIONS] CONTAINER"],
+        about: "Add an interface to a running container",
+        args: Args::Exactly(1),
+        interspersed: true,
+        flags: &[&[
+            flag(Str, "", "bridge", "Bridge of the host to connect to"),
+            flag(Strings, "", "gateway", "Default gateway"),
+            flag(Str, "", "ifname", "Name in the container (default: the next free ethN)"),
+            flag(
+                Str,
+                "",
+                "interface",
+                "Interface of the host, by name or MAC address, to move into the container",
+            ),
+            flag(
+                Strings,
+                "",
+                "ip",
+                "Address with prefix length (e.g., \"10.1.2.3/24\" or \"10.1.2.3/24@10.1.2.1\" with its gateway)",
+            ),
+            flag(Str, "", "mac-address", "MAC address"),
+            flag(
+                Str,
+                "",
+                "mode",
+                "How children of the parent reach one another (\"bridge\", \"private\", \"vepa\", \"passthru\") (default \"bridge\")",
+            ),
+            flag(Uint16, "", "mtu", "MTU in bytes"),
+            flag(Str, "", "parent", "Interface of the host to make a macvlan child of"),
+            flag(
+                Strings,
+                "",
+                "route",
+                "Route (e.g., \"192.0.2.0/24\" or \"192.0.2.0/24=10.1.2.254\" with its gateway)",
+            ),
+            flag(Uint16, "", "vlan", "802.1Q VLAN id of the addresses and routes"),
+        ]],
+        run: |call| Box::pin(verbs::network::attach(call)),
+    },
+    Verb {
+        paths: &["network detach"],
+        aliases: &[],
+        usage: &["CONTAINER INTERFACE"],
+        about: "Take an interface away that attach added",
+        args: Args::Exactly(2),
+        interspersed: true,
+        flags: &[],
+        run: |call| Box::pin(verbs::network::detach(call)),
+    },
+    Verb {
         paths: &["network connect"],
         aliases: &[],
         usage: &["[OPTIONS] NETWORK CONTAINER"],

@@ -1,0 +1,179 @@
+//! `config`: a project as it is understood.
+
+use std::collections::BTreeSet;
+
+use wharf_spec::compose::{Form, Loaded, Out, Resolution, Selection};
+
+use super::project::Setup;
+use super::remark;
+use crate::app::{Call, say, say_line};
+use crate::failure::Failure;
+use crate::verbs::Outcome;
+
+/// `compose config [SERVICE...]`
+#[expect(clippy::disallowed_methods, reason = "whoever reads the file asked for it and waits")]
+pub async fn config(call: Call) -> Outcome {
+    let given = &call.given;
+    let lists = ["services", "volumes", "networks", "models", "profiles", "images", "environment"];
+    if let Some(what) = lists.iter().find(|l| given.on(l)) {
+        return list(&call, what);
+    }
+    if given.on("variables") {
+        return variables(&call);
+    }
+    if given.changed("hash") {
+        return hashes(&call);
+    }
+    for flag in ["resolve-image-digests", "lock-image-digests"] {
+        if given.on(flag) {
+            return Err(Failure::new(format!("--{flag} is not supported")));
+        }
+    }
+    let form = match given.text("format") {
+        "" | "yaml" => Form::Yaml,
+        "json" => Form::Json,
+        other => return Err(Failure::new(format!("unsupported format {other:?}"))),
+    };
+    let resolution = Resolution {
+        keep_variables: given.on("no-interpolate"),
+        keep_paths: given.on("no-path-resolution"),
+        keep_form: given.on("no-normalize"),
+        unchecked: given.on("no-consistency"),
+        keep_env_files: given.on("no-env-resolution"),
+    };
+    let loaded = loaded(&call, resolution)?;
+    let out = match resolution.keep_variables {
+        true => loaded.tree.written(form),
+        false => {
+            if let Some(clash) = loaded.project.container_name_clash() {
+                return Err(Failure::new(clash));
+            }
+            loaded.project.written(form)
+        }
+    };
+    let mut text = match form {
+        Form::Yaml => out.yaml(),
+        Form::Json => out.pretty(),
+    };
+    if !resolution.keep_variables {
+        // So that what is printed can be read again.
+        text = text.replace('$', "$$");
+    }
+    match given.text("output") {
+        _ if given.on("quiet") => Ok(()),
+        "" => say(text),
+        file => std::fs::write(file, text)
+            .map_err(|e| Failure::new(format!("open {file}: {}", crate::failure::os_text(&e)))),
+    }
+}
+
+fn loaded(call: &Call, resolution: Resolution) -> Result<Loaded, Failure> {
+    let mut setup = Setup::find(call)?;
+    setup.request.resolution = resolution;
+    let mut loaded = setup.load(false)?;
+    let names = call.args().to_vec();
+    loaded.project.enable(&names);
+    loaded.project.select(&names, Selection::WithDependencies)?;
+    if !call.group.on("all-resources") {
+        loaded.project.drop_unused();
+    }
+    Ok(loaded)
+}
+
+fn list(call: &Call, what: &str) -> Outcome {
+    let loaded = loaded(call, Resolution { keep_env_files: true, ..Resolution::default() })?;
+    let project = loaded.project;
+    let lines: Vec<String> = match what {
+        "services" => project.services.keys().cloned().collect(),
+        "volumes" => project.volumes.keys().cloned().collect(),
+        "networks" => project.networks.keys().cloned().collect(),
+        "models" => project.models.values().map(|m| m.model.clone()).collect(),
+        "profiles" => {
+            let all = project.services.values().chain(project.disabled.values());
+            let all: BTreeSet<String> = all.flat_map(|s| s.profiles.clone()).collect();
+            all.into_iter().collect()
+        }
+        "images" => project
+            .services
+            .iter()
+            .map(|(name, s)| s.image_or_default(&project.name, name))
+            .collect(),
+        _ => project.environment.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+    };
+    lines.iter().try_for_each(say_line)
+}
+
+fn hashes(call: &Call) -> Outcome {
+    let loaded = loaded(call, Resolution { keep_env_files: true, ..Resolution::default() })?;
+    let wanted = call.given.text("hash");
+    let mut names: Vec<&str> = match wanted {
+        "*" => loaded.project.services.keys().map(String::as_str).collect(),
+        list => list.split(',').collect(),
+    };
+    names.sort_unstable();
+    for name in names {
+        let service = loaded.project.services.get(name);
+        let service = service.ok_or_else(|| Failure::new(format!("no such service: {name}")))?;
+        say_line(format!("{name} {}", service.hash()))?;
+    }
+    Ok(())
+}
+
+/// The variables that the files ask for.
+fn variables(call: &Call) -> Outcome {
+    let resolution = Resolution { keep_variables: true, unchecked: true, ..Resolution::default() };
+    let mut setup = Setup::find(call)?;
+    setup.request.resolution = resolution;
+    let loaded = setup.load(true)?;
+    let mut found = BTreeSet::new();
+    collect(&loaded.tree.written(Form::Json), &mut found);
+    let mut table = String::from("NAME\tREQUIRED\tDEFAULT VALUE\tALTERNATE VALUE\n");
+    for (name, required, default, alternate) in found {
+        table.push_str(&format!("{name}\t{required}\t{default}\t{alternate}\n"));
+    }
+    if loaded.warnings.is_empty() {
+        return say(crate::out::table::align(&table, 10, 3));
+    }
+    loaded.warnings.iter().for_each(|w| remark(w));
+    say(crate::out::table::align(&table, 10, 3))
+}
+
+type Variable = (String, bool, String, String);
+
+fn collect(out: &Out, found: &mut BTreeSet<Variable>) {
+    match out {
+        Out::Text(text) => scan(text, found),
+        Out::List(list) => list.iter().for_each(|o| collect(o, found)),
+        Out::Map(map) => map.iter().for_each(|(_, o)| collect(o, found)),
+        _ => (),
+    }
+}
+
+fn scan(text: &str, found: &mut BTreeSet<Variable>) {
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            rest = after;
+            continue;
+        }
+        let braced = rest.starts_with('{');
+        let inner = rest.trim_start_matches('{');
+        let length = inner.find(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+        let (name, after) = inner.split_at(length.unwrap_or(inner.len()));
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            continue;
+        }
+        let word = after.split('}').next().unwrap_or_default();
+        let word = if braced { word.trim_start_matches(':') } else { "" };
+        let value = word.get(1..).unwrap_or_default().to_owned();
+        let (required, default, alternate) = match word.chars().next() {
+            Some('-') => (false, value, String::new()),
+            Some('+') => (false, String::new(), value),
+            Some('?') => (true, String::new(), String::new()),
+            _ => (false, String::new(), String::new()),
+        };
+        found.insert((name.to_owned(), required, default, alternate));
+        rest = after;
+    }
+}

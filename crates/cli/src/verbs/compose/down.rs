@@ -1,0 +1,62 @@
+//! `down`.
+
+use wharf_compose::Engine;
+use wharf_compose::apply::Run;
+use wharf_compose::observe::observe;
+use wharf_compose::plan::down::{DownOptions, Images, down as plan_down};
+use wharf_spec::compose::Project;
+
+use super::remark;
+use crate::app::{Call, say_line, warn};
+use crate::failure::Failure;
+use crate::verbs::Outcome;
+
+/// `compose down [SERVICES]`
+pub async fn down(call: Call) -> Outcome {
+    let given = &call.given;
+    let images = match given.text("rmi") {
+        "" => Images::Keep,
+        "local" => Images::Local,
+        "all" => Images::All,
+        other => return Err(Failure::new(format!("invalid value for --rmi: {other:?}"))),
+    };
+    let (project, name) = super::project_or_name(&call)?;
+    let by_files = project.is_some();
+    let project = project.unwrap_or_else(|| Project { name, ..Project::default() });
+    let truth = |name: &str| {
+        std::env::var(name).ok().and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
+    };
+    let options = DownOptions {
+        services: call.args().to_vec(),
+        // Without the files there are no services that one could be an orphan of.
+        remove_orphans: !by_files || given.on("remove-orphans") || truth("COMPOSE_REMOVE_ORPHANS"),
+        volumes: given.on("volumes"),
+        images,
+        timeout: super::timeout(&call),
+    };
+    take_down(&call, &project, &options).await
+}
+
+/// Plans and does it.
+pub(crate) async fn take_down(call: &Call, project: &Project, options: &DownOptions) -> Outcome {
+    let engine = super::engine(call)?;
+    let screen = super::screen(call)?;
+    let nothing = Project { name: project.name.clone(), ..Project::default() };
+    let observed = observe(&engine, &nothing).await?;
+    let networks = engine.networks(&project.name).await?;
+    let volumes = match options.volumes {
+        true => engine.volumes(&project.name).await?,
+        false => Vec::new(),
+    };
+    super::check_services(Some(project), &observed.containers, &options.services)?;
+    let plan = plan_down(project, &observed, &networks, &volumes, options);
+    plan.remarks.iter().for_each(|r| match r.0.strip_prefix("Warning: ") {
+        Some(text) => remark(&format!("Warning: {text}")),
+        None => warn(&r.0),
+    });
+    if call.group.on("dry-run") {
+        return say_line(plan.to_string().trim_end());
+    }
+    Run::new(&engine, project, &observed, &screen).run(&plan).await?;
+    Ok(())
+}

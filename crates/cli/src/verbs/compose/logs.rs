@@ -1,0 +1,405 @@
+//! `logs`, and what `up` shows while it is attached.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::Method;
+use jiff::Timestamp;
+use wharf_compose::observe::{self, label};
+use wharf_compose::{Engine, labels};
+use wharf_spec::compose::Project;
+use wharf_spec::docker::ContainerSummary;
+
+use super::engine::ApiEngine;
+use super::{check_services, containers, project_or_name, up};
+use crate::api::frames::{Demux, Stream};
+use crate::api::{Client, JsonStream, Payload, filters, next, segment, url};
+use crate::app::{Call, say, say_line};
+use crate::failure::Failure;
+use crate::parse::time;
+use crate::verbs::{Outcome, text};
+
+/// The colours of services, in the order in which they are handed out.
+const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1"];
+
+/// What precedes the lines of one container.
+struct Prefix {
+    text: String,
+    color: Option<&'static str>,
+}
+
+/// How lines are printed.
+struct Printer {
+    prefixed: bool,
+    colored: bool,
+    width: usize,
+}
+
+impl Printer {
+    fn new(call: &Call, found: &[ContainerSummary], project: &str) -> Self {
+        let given = &call.given;
+        let names = found.iter().map(|c| short_name(c, project).chars().count());
+        let ansi = match call.group.text("ansi") {
+            "never" => false,
+            "always" => true,
+            _ => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        };
+        Self {
+            prefixed: !given.on("no-log-prefix"),
+            colored: ansi && !given.on("no-color"),
+            width: names.max().unwrap_or(0),
+        }
+    }
+
+    fn prefix(&self, container: &ContainerSummary, project: &str, at: usize) -> Prefix {
+        let width = self.width;
+        let text = match self.prefixed {
+            true => format!("{:width$}  | ", short_name(container, project)),
+            false => String::new(),
+        };
+        Prefix { text, color: self.colored.then_some(COLORS[at % COLORS.len()]) }
+    }
+}
+
+impl Prefix {
+    fn print(&self, line: &[u8], error: bool) -> Outcome {
+        let mut out = Vec::with_capacity(line.len() + self.text.len() + 12);
+        match self.color.filter(|_| !self.text.is_empty()) {
+            Some(color) => out.extend(format!("\x1b[{color}m{}\x1b[0m", self.text).bytes()),
+            None => out.extend(self.text.bytes()),
+        }
+        out.extend_from_slice(line);
+        out.push(b'\n');
+        match error {
+            // Nothing can be done when standard error is gone.
+            true => drop(std::io::stderr().lock().write_all(&out)),
+            false => say(&out)?,
+        }
+        Ok(())
+    }
+}
+
+/// `web-1` for the first container of service web.
+fn short_name(container: &ContainerSummary, project: &str) -> String {
+    let name = observe::name(container);
+    let own = name.strip_prefix(project).and_then(|n| n.strip_prefix(['-', '_']));
+    own.unwrap_or(name).to_owned()
+}
+
+/// `compose logs [SERVICE...]`
+pub async fn logs(call: Call) -> Outcome {
+    let given = &call.given;
+    let (project, name) = project_or_name(&call)?;
+    let engine = super::engine(&call)?;
+    let mut found = containers(&engine, &name, call.args(), false).await?;
+    check_services(project.as_ref(), &found, call.args())?;
+    let index = given.int_or("index", 0);
+    if index > 0 {
+        found.retain(|c| observe::number(c) == index);
+    }
+    let moment = |flag: &str| match given.text(flag) {
+        "" => Ok(String::new()),
+        text => time::api(text, Timestamp::now()).map_err(Failure::new),
+    };
+    let (since, until) = (moment("since")?, moment("until")?);
+    let bit = |name: &str| if given.on(name) { "1" } else { "" };
+    let tail = match given.last("tail").unwrap_or("all") {
+        "-1" => "all",
+        tail => tail,
+    };
+    let query = [
+        ("follow", bit("follow")),
+        ("since", since.as_str()),
+        ("stderr", "1"),
+        ("stdout", "1"),
+        ("tail", tail),
+        ("timestamps", bit("timestamps")),
+        ("until", until.as_str()),
+    ];
+    let printer = Printer::new(&call, &found, &name);
+    let client = call.client()?;
+    let prefixes: Vec<Prefix> =
+        found.iter().enumerate().map(|(at, c)| printer.prefix(c, &name, at)).collect();
+    let follow = given.on("follow");
+    let mut streams = FuturesUnordered::new();
+    for (container, prefix) in found.iter().zip(&prefixes) {
+        let one = copy(client, container, prefix, &query);
+        match follow {
+            true => streams.push(one),
+            // One after the other, so that each one's lines stay together.
+            false => one.await?,
+        }
+    }
+    while let Some(result) = streams.next().await {
+        result?;
+    }
+    Ok(())
+}
+
+/// Copies the log of a container to its end.
+async fn copy(
+    client: &Client,
+    container: &ContainerSummary,
+    prefix: &Prefix,
+    query: &[(&str, &str)],
+) -> Outcome {
+    let inspected = client.get(&format!("/containers/{}/json", segment(&container.id))).await?;
+    let tty = inspected["Config"]["Tty"].as_bool().unwrap_or(false);
+    let path = url(&format!("/containers/{}/logs", segment(&container.id)), query);
+    let response = client.send(Method::GET, &path, Payload::Empty, &[]).await?;
+    let mut body = response.into_body();
+    let mut lines = Lines::default();
+    let mut demux = Demux::default();
+    while let Some(bytes) = next(&mut body).await? {
+        if tty {
+            lines.feed(Stream::Stdout, &bytes, prefix)?;
+            continue;
+        }
+        let mut rest = &bytes[..];
+        while let Some((stream, piece)) = demux.next(&mut rest)? {
+            lines.feed(stream, piece, prefix)?;
+        }
+    }
+    lines.finish(prefix)
+}
+
+/// Cuts two streams into lines.
+#[derive(Default)]
+struct Lines {
+    pending: [Vec<u8>; 2],
+}
+
+impl Lines {
+    fn feed(&mut self, stream: Stream, bytes: &[u8], prefix: &Prefix) -> Outcome {
+        let error = stream == Stream::Stderr;
+        let pending = &mut self.pending[usize::from(error)];
+        pending.extend_from_slice(bytes);
+        while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            prefix.print(line.strip_suffix(b"\r").unwrap_or(line), error)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, prefix: &Prefix) -> Outcome {
+        for (at, pending) in self.pending.iter_mut().enumerate() {
+            if !pending.is_empty() {
+                prefix.print(&std::mem::take(pending), at == 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows the project's output until it ends, or until it is interrupted and so stopped.
+pub(crate) async fn follow_until_end(
+    call: &Call,
+    project: &Project,
+    services: &[String],
+) -> Outcome {
+    let given = &call.given;
+    let engine = super::engine(call)?;
+    let mut found = containers(&engine, &project.name, &[], false).await?;
+    found.retain(|c| project.services.contains_key(label(c, labels::SERVICE)));
+    let attached: Vec<ContainerSummary> =
+        found.iter().filter(|c| is_attached(call, project, services, c)).cloned().collect();
+    let names: Vec<String> = attached.iter().map(|c| short_name(c, &project.name)).collect();
+    say_line(format!("Attaching to {}", names.join(", ")))?;
+    let printer = Printer::new(call, &attached, &project.name);
+    let client = call.client()?;
+    let since = (Timestamp::now() - jiff::SignedDuration::from_secs(30)).to_string();
+    let since = time::api(&since, Timestamp::now()).unwrap_or_default();
+    let timestamps = if given.on("timestamps") { "1" } else { "" };
+    let query = [
+        ("follow", "1"),
+        ("since", since.as_str()),
+        ("stderr", "1"),
+        ("stdout", "1"),
+        ("timestamps", timestamps),
+    ];
+    let prefixes: Vec<Prefix> =
+        attached.iter().enumerate().map(|(at, c)| printer.prefix(c, &project.name, at)).collect();
+    let output = async {
+        let mut streams: FuturesUnordered<_> =
+            attached.iter().zip(&prefixes).map(|(c, p)| copy(client, c, p, &query)).collect();
+        while let Some(result) = streams.next().await {
+            result?;
+        }
+        Ok::<_, Failure>(())
+    };
+    let ended = wait_for_end(call, &engine, project, &found);
+    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut terms = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::pin!(output);
+    let status = tokio::select! {
+        status = async {
+            tokio::select! {
+                status = ended => status,
+                // Output that ends does not end the wait, but must be copied meanwhile.
+                status = async { (&mut output).await?; std::future::pending().await } => status,
+            }
+        } => status?,
+        _ = interrupts.recv() => return stop_all(call, project, &mut interrupts).await,
+        _ = terms.recv() => return stop_all(call, project, &mut interrupts).await,
+    };
+    if status.stop {
+        stop_all(call, project, &mut interrupts).await?;
+    }
+    // What was written last may still be on its way.
+    drop(tokio::time::timeout(super::simple::PATIENCE, output).await);
+    crate::verbs::run::exit_with(status.code)
+}
+
+struct Ended {
+    code: u8,
+    stop: bool,
+}
+
+fn is_attached(call: &Call, project: &Project, services: &[String], c: &ContainerSummary) -> bool {
+    let given = &call.given;
+    let name = label(c, labels::SERVICE);
+    let wanted = given.all("attach");
+    if given.all("no-attach").iter().any(|s| s == name) {
+        return false;
+    }
+    if !wanted.is_empty() {
+        return wanted.iter().any(|s| s == name);
+    }
+    let chosen = services.is_empty()
+        || given.on("attach-dependencies")
+        || services.iter().any(|s| s == name);
+    chosen && project.services.get(name).is_none_or(|s| s.attach != Some(false))
+}
+
+/// Waits until all containers have ended, or until the one whose end ends everything.
+async fn wait_for_end(
+    call: &Call,
+    engine: &ApiEngine<'_>,
+    project: &Project,
+    found: &[ContainerSummary],
+) -> Result<Ended, Failure> {
+    let given = &call.given;
+    let from = given.text("exit-code-from");
+    let any = given.on("abort-on-container-exit") || !from.is_empty();
+    let failing = given.on("abort-on-container-failure");
+    let wanted = filters(&[
+        format!("label={}={}", labels::PROJECT, project.name),
+        "type=container".to_owned(),
+        "event=die".to_owned(),
+    ]);
+    let path = url("/events", &[("filters", &wanted)]);
+    let response = engine.client.send(Method::GET, &path, Payload::Empty, &[]).await?;
+    let mut events = JsonStream::new(response);
+    let seen: RefCell<BTreeSet<String>> = RefCell::default();
+    loop {
+        let now = engine.containers(&project.name).await?;
+        let mut running = false;
+        for container in found {
+            let Some(now) = now.iter().find(|c| c.id == container.id) else { continue };
+            if matches!(now.state.as_str(), "running" | "paused" | "restarting" | "created") {
+                running = true;
+                continue;
+            }
+            if !seen.borrow_mut().insert(now.id.clone()) {
+                continue;
+            }
+            let code = engine.inspect(&now.id).await?.state.exit_code;
+            say_line(format!("{} exited with code {code}", short_name(now, &project.name)))?;
+            let code = u8::try_from(code & 0xff).unwrap_or(125);
+            let service = label(now, labels::SERVICE);
+            if any && (from.is_empty() || from == service) || failing && code != 0 {
+                return Ok(Ended { code, stop: true });
+            }
+        }
+        if !running {
+            return Ok(Ended { code: 0, stop: false });
+        }
+        if events.next().await?.is_none() {
+            return Err("the engine has gone away".into());
+        }
+    }
+}
+
+/// Stops what `up` has started; a second interrupt kills it.
+async fn stop_all(
+    call: &Call,
+    project: &Project,
+    interrupts: &mut tokio::signal::unix::Signal,
+) -> Outcome {
+    up::stopping();
+    let engine = super::engine(call)?;
+    let found = containers(&engine, &project.name, &[], false).await?;
+    let running: Vec<&ContainerSummary> = found.iter().filter(|c| c.state == "running").collect();
+    let timeout = super::timeout(call);
+    let stops = futures_util::future::join_all(running.iter().map(|c| engine.stop(&c.id, timeout)));
+    tokio::select! {
+        results = stops => {
+            let failed = results.into_iter().filter_map(Result::err).map(Failure::from);
+            Failure::join(failed.collect())
+        }
+        _ = interrupts.recv() => {
+            for container in &running {
+                let path = format!("/containers/{}/kill", segment(&container.id));
+                // What has stopped meanwhile cannot be killed.
+                drop(engine.post(&path, Payload::Empty).await);
+            }
+            Err(Failure::silent(130))
+        }
+    }
+}
+
+/// `compose events [SERVICE...]`
+pub async fn events(call: Call) -> Outcome {
+    let given = &call.given;
+    let (_, name) = project_or_name(&call)?;
+    let moment = |flag: &str| match given.text(flag) {
+        "" => Ok(String::new()),
+        text => time::api(text, Timestamp::now()).map_err(Failure::new),
+    };
+    let (since, until) = (moment("since")?, moment("until")?);
+    let wanted =
+        filters(&[format!("label={}={name}", labels::PROJECT), "type=container".to_owned()]);
+    let path = url("/events", &[("filters", &wanted), ("since", &since), ("until", &until)]);
+    let response = call.client()?.send(Method::GET, &path, Payload::Empty, &[]).await?;
+    let mut stream = JsonStream::new(response);
+    while let Some(event) = stream.next().await? {
+        let actor = &event["Actor"];
+        let attributes = actor["Attributes"].as_object().cloned().unwrap_or_default();
+        let attribute =
+            |name: &str| attributes.get(name).and_then(|v| v.as_str()).unwrap_or_default();
+        let service = attribute(labels::SERVICE);
+        if attribute(labels::ONEOFF) == "True"
+            || (!call.args().is_empty() && !call.args().iter().any(|s| s == service))
+        {
+            continue;
+        }
+        let at = Timestamp::from_nanosecond(i128::from(event["timeNano"].as_i64().unwrap_or(0)));
+        let at = at.unwrap_or(Timestamp::UNIX_EPOCH);
+        let own = attributes.iter().filter(|(k, _)| !k.starts_with("com.docker.compose."));
+        if given.on("json") {
+            let own: serde_json::Map<String, serde_json::Value> =
+                own.map(|(k, v)| (k.clone(), v.clone())).collect();
+            let line = serde_json::json!({
+                "time": at.to_string(), "type": "container", "service": service,
+                "id": text(actor, "ID"), "action": text(&event, "Action"), "attributes": own,
+            });
+            say_line(line.to_string())?;
+            continue;
+        }
+        let own: Vec<String> =
+            own.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+        let shown = time::rfc3339_local(at, 6).replacen('T', " ", 1);
+        let shown = shown.get(..26).unwrap_or(&shown);
+        say_line(format!(
+            "{shown} container {} {} ({})",
+            text(&event, "Action"),
+            text(actor, "ID"),
+            own.join(", ")
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! `up`, `create` and `scale`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+
+use wharf_compose::apply::Run;
+use wharf_compose::observe::{Observed, observe};
+use wharf_compose::plan::{Recreate, UpOptions, diverged_volumes, up as plan_up};
+use wharf_compose::{Engine, labels};
+use wharf_spec::compose::{Project, Selection};
+
+use super::display::Screen;
+use super::engine::ApiEngine;
+use super::{builds, load, logs, remark};
+use crate::app::{Call, say_line, warn};
+use crate::failure::Failure;
+use crate::verbs::Outcome;
+
+/// `compose up [SERVICE...]`
+pub async fn up(call: Call) -> Outcome {
+    check(&call)?;
+    let given = &call.given;
+    let services = call.args().to_vec();
+    let reach = if given.on("no-deps") { Selection::Alone } else { Selection::WithDependencies };
+    let mut project = load(&call, &services, reach)?;
+    scale_by_flag(&mut project, given.all("scale"))?;
+    let detached = given.on("detach") || given.on("wait");
+    let options = UpOptions {
+        services: services.clone(),
+        start: !given.on("no-start"),
+        wait: given.on("wait"),
+        ..options(&call)
+    };
+    let limit = given.int_or("wait-timeout", 0);
+    let work = bring_up(&call, &project, &options);
+    match u64::try_from(limit).ok().filter(|l| *l > 0 && given.on("wait")) {
+        Some(limit) => {
+            tokio::time::timeout(std::time::Duration::from_secs(limit), work).await.map_err(
+                |_| Failure::new("application not healthy after the time of --wait-timeout"),
+            )??
+        }
+        None => work.await?,
+    }
+    if detached || given.on("no-start") {
+        return Ok(());
+    }
+    logs::follow_until_end(&call, &project, &services).await
+}
+
+/// `compose create [SERVICE...]`
+pub async fn create(call: Call) -> Outcome {
+    let services = call.args().to_vec();
+    let mut project = load(&call, &services, Selection::WithDependencies)?;
+    scale_by_flag(&mut project, call.given.all("scale"))?;
+    let options = UpOptions { services, start: false, ..options(&call) };
+    bring_up(&call, &project, &options).await
+}
+
+/// `compose scale SERVICE=REPLICAS...`
+pub async fn scale(call: Call) -> Outcome {
+    let mut services = Vec::new();
+    for pair in call.args() {
+        let (name, _) = scale_pair(pair)?;
+        services.push(name.to_owned());
+    }
+    let reach =
+        if call.given.on("no-deps") { Selection::Alone } else { Selection::WithDependencies };
+    let mut project = load(&call, &services, reach)?;
+    scale_by_flag(&mut project, call.args())?;
+    let options = UpOptions { services, start: true, ignore_orphans: true, ..UpOptions::default() };
+    bring_up(&call, &project, &options).await
+}
+
+fn check(call: &Call) -> Outcome {
+    let given = &call.given;
+    let both = |a: &str, b: &str| given.on(a) && given.on(b);
+    let clash = |text: &str| Err(Failure::new(text));
+    match () {
+        () if both("force-recreate", "no-recreate") => {
+            clash("--force-recreate and --no-recreate are incompatible")
+        }
+        () if both("always-recreate-deps", "no-recreate") => {
+            clash("--always-recreate-deps and --no-recreate are incompatible")
+        }
+        () if both("build", "no-build") => clash("--build and --no-build are incompatible"),
+        () if given.on("abort-on-container-exit") && given.on("abort-on-container-failure") => {
+            clash("cannot combine --abort-on-container-failure and --abort-on-container-exit")
+        }
+        () if given.on("detach")
+            && (given.on("abort-on-container-exit")
+                || given.on("abort-on-container-failure")
+                || given.changed("exit-code-from")
+                || given.changed("attach")) =>
+        {
+            clash(
+                "cannot combine --detach with --abort-on-container-exit, --abort-on-container-failure, --exit-code-from or --attach",
+            )
+        }
+        () if given.on("no-start") && given.on("detach") => Ok(()),
+        () => Ok(()),
+    }
+}
+
+/// The options that `up` and `create` share.
+fn options(call: &Call) -> UpOptions {
+    let given = &call.given;
+    let truth = |name: &str| {
+        std::env::var(name).ok().and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
+    };
+    let recreate = match () {
+        () if given.on("force-recreate") => Recreate::Force,
+        () if given.on("no-recreate") => Recreate::Never,
+        () => Recreate::Diverged,
+    };
+    let dependencies = match () {
+        () if given.on("always-recreate-deps") => Recreate::Force,
+        () if given.on("no-recreate") => Recreate::Never,
+        () => Recreate::Diverged,
+    };
+    UpOptions {
+        recreate,
+        recreate_dependencies: dependencies,
+        renew_volumes: given.on("renew-anon-volumes"),
+        timeout: super::timeout(call),
+        remove_orphans: given.on("remove-orphans") || truth("COMPOSE_REMOVE_ORPHANS"),
+        ignore_orphans: truth("COMPOSE_IGNORE_ORPHANS"),
+        ..UpOptions::default()
+    }
+}
+
+fn scale_pair(pair: &str) -> Result<(&str, i64), Failure> {
+    let wrong = || Failure::new(format!("invalid --scale option {pair:?}. Should be SERVICE=NUM"));
+    let (name, count) = pair.split_once('=').ok_or_else(wrong)?;
+    Ok((name, count.parse().ok().filter(|n| *n >= 0).ok_or_else(wrong)?))
+}
+
+fn scale_by_flag(project: &mut Project, pairs: &[String]) -> Outcome {
+    for pair in pairs {
+        let (name, count) = scale_pair(pair)?;
+        let Some(service) = project.services.get_mut(name) else {
+            return Err(Failure::new(format!("no such service: {name}")));
+        };
+        if count > 1 && !service.container_name.is_empty() {
+            return Err(Failure::new(format!(
+                "WARNING: The {name:?} service is using the custom container name {:?}. Docker requires each container to have a unique name. Remove the custom name to scale the service",
+                service.container_name
+            )));
+        }
+        service.set_replicas(count);
+    }
+    Ok(())
+}
+
+/// Images, then a plan, then doing it.
+pub(crate) async fn bring_up(call: &Call, project: &Project, options: &UpOptions) -> Outcome {
+    if let Some(clash) = project.container_name_clash() {
+        return Err(Failure::new(clash));
+    }
+    let mut engine = super::engine(call)?;
+    engine.quiet = call.given.on("quiet-pull");
+    let screen = super::screen(call)?;
+    let mut observed = observe(&engine, project).await?;
+    if ensure_images(call, &engine, &screen, project, &observed).await? {
+        observed = observe(&engine, project).await?;
+    }
+    let mut options = options.clone();
+    options.renew = agreed(call, project, &observed)?;
+    let plan = plan_up(project, &observed, &options)?;
+    plan.remarks.iter().for_each(|r| remark(&r.0));
+    if call.group.on("dry-run") {
+        return say_line(plan.to_string().trim_end());
+    }
+    let run = prepare(call, &engine, project, &observed, &screen)?;
+    run.run(&plan).await?;
+    Ok(())
+}
+
+/// A run with what the call adds: labels, proxies, security profiles, the limit of parallel work.
+pub(crate) fn prepare<'r>(
+    call: &'r Call,
+    engine: &'r ApiEngine<'r>,
+    project: &'r Project,
+    observed: &'r Observed,
+    screen: &'r Screen,
+) -> Result<Run<'r, ApiEngine<'r>, Screen>, Failure> {
+    let mut run = Run::new(engine, project, observed, screen);
+    let limit = match call.group.changed("parallel") {
+        true => call.group.int_or("parallel", -1),
+        false => {
+            let variable = std::env::var("COMPOSE_PARALLEL_LIMIT").unwrap_or_default();
+            variable.parse().unwrap_or(-1)
+        }
+    };
+    run.parallel = usize::try_from(limit).unwrap_or(0);
+    let env_files = call.group.all("env-file");
+    if !env_files.is_empty() {
+        run.labels.insert(labels::ENVIRONMENT_FILE.to_owned(), env_files.join(","));
+    }
+    run.environment = crate::verbs::create_options::proxies(call)?;
+    for service in project.services.values() {
+        let files = service.security_opt.iter().filter_map(|o| {
+            let (key, file) = o.split_once('=').or_else(|| o.split_once(':'))?;
+            (key == "seccomp" && !matches!(file, "unconfined" | "builtin")).then_some(file)
+        });
+        for file in files {
+            let path = match file.starts_with('/') {
+                true => file.to_owned(),
+                false => format!("{}/{file}", project.dir),
+            };
+            let profile = crate::verbs::create_options::seccomp_profile(&path)?;
+            run.profiles.insert(file.to_owned(), profile);
+        }
+    }
+    Ok(run)
+}
+
+/// The volumes that may be made anew: all with `-y`, those that the user agrees to, or none.
+fn agreed(
+    call: &Call,
+    project: &Project,
+    observed: &Observed,
+) -> Result<BTreeSet<String>, Failure> {
+    let mut agreed = BTreeSet::new();
+    for key in diverged_volumes(project, observed) {
+        let name = project.volumes.get(&key).map(|v| v.name.clone()).unwrap_or_default();
+        let text = format!(
+            "Volume {name:?} exists but doesn't match configuration in compose file. Recreate (data will be lost)?"
+        );
+        if call.given.on("yes") || ask(&text)? {
+            agreed.insert(key);
+        }
+    }
+    Ok(agreed)
+}
+
+/// Asks a yes-or-no question; without a terminal the answer is no.
+pub(crate) fn ask(text: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        remark(&format!("{text} [y/N]: no"));
+        return Ok(false);
+    }
+    crate::app::say(format!("{text} (y/N) "))?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// What is to be done about an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Pull,
+    Build,
+}
+
+fn need(call: &Call, service: &wharf_spec::compose::model::Service, there: bool) -> Need {
+    let given = &call.given;
+    let policy = match (given.text("pull"), service.pull_policy.as_str()) {
+        ("" | "policy", "") => "missing",
+        ("" | "policy", own) => own,
+        (flag, _) => flag,
+    };
+    let buildable = service.build.is_some();
+    match policy {
+        _ if buildable && given.on("build") => Need::Build,
+        "build" if buildable && !given.on("no-build") => Need::Build,
+        "always" if !buildable || !service.image.is_empty() && !given.on("build") => {
+            match buildable {
+                // An image that is built here is not fetched over it.
+                true if !there => Need::Build,
+                true => Need::Nothing,
+                false => Need::Pull,
+            }
+        }
+        _ if there => Need::Nothing,
+        _ if buildable && given.on("no-build") => Need::Nothing,
+        _ if buildable => Need::Build,
+        "never" => Need::Nothing,
+        _ => Need::Pull,
+    }
+}
+
+/// Pulls and builds what is needed; whether anything changed.
+async fn ensure_images(
+    call: &Call,
+    engine: &ApiEngine<'_>,
+    screen: &Screen,
+    project: &Project,
+    observed: &Observed,
+) -> Result<bool, Failure> {
+    let mut pulls: BTreeMap<String, String> = BTreeMap::new();
+    let mut built = Vec::new();
+    for (name, service) in &project.services {
+        if service.replicas() == 0 || service.provider.is_some() {
+            continue;
+        }
+        let image = service.image_or_default(&project.name, name);
+        let there = observed.images.contains_key(&image);
+        match need(call, service, there) {
+            Need::Pull => drop(pulls.insert(image, service.platform.clone())),
+            Need::Build => built.push(name.clone()),
+            Need::Nothing if !there => {
+                return Err(Failure::new(format!("No such image: {image}")));
+            }
+            Need::Nothing => (),
+        }
+    }
+    for (image, platform) in &pulls {
+        let result = engine.pull(image, platform).await;
+        if let Err(error) = result {
+            return Err(Failure::new(error.to_string()));
+        }
+    }
+    if !built.is_empty() {
+        builds::build_services(call, screen, project, &built).await?;
+    }
+    Ok(!pulls.is_empty() || !built.is_empty())
+}
+
+/// Tells what `up` does when it is interrupted.
+pub(crate) fn stopping() {
+    warn("Gracefully Stopping... press Ctrl+C again to force");
+}
