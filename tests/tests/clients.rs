@@ -20,5 +20,5 @@ macro_rules! checks {
 
 checks! {
     py_system py_containers py_logs py_exec py_images py_volumes py_networks py_events py_archive
-    py_attach py_errors
+    py_attach py_errors py_build
 }

@@ -61,6 +61,20 @@ def py_exec():
     box.remove(force=True)
 
 
+def py_build():
+    dockerfile = b"FROM busybox\nARG A=1\nRUN echo $A > /a\nCMD [\"cat\", \"/a\"]\n"
+    image, log = client.images.build(fileobj=io.BytesIO(dockerfile), tag="py:1", buildargs={"A": "2"})
+    assert "py:1" in image.tags
+    assert any("Successfully built" in line.get("stream", "") for line in log)
+    assert client.containers.run("py:1", remove=True) == b"2\n"
+    try:
+        client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 4\n"))
+        raise AssertionError("a failing build succeeded")
+    except docker.errors.BuildError as e:
+        assert "non-zero code: 4" in str(e)
+    assert client.api.prune_builds()["SpaceReclaimed"] >= 0
+
+
 def py_images():
     image = client.images.get("busybox")
     assert image.tag("copy", "2")

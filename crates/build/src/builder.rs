@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,9 @@ use crate::job::Job;
 use crate::mounts::Mounts;
 use crate::progress;
 use crate::request::Request;
+
+/// Nanoseconds between two looks at the size of the cache: it walks the cache mounts.
+const COLLECT_EVERY: i64 = 60_000_000_000;
 
 /// Settings.
 #[derive(Debug, Clone)]
@@ -49,6 +52,8 @@ pub(crate) struct Inner {
     private: PathBuf,
     serial: AtomicU64,
     settings: Settings,
+    /// When cache was last looked through for collection, in nanoseconds since 1970.
+    collected: AtomicI64,
 }
 
 /// A directory of its own for one secret or socket, gone when it is dropped.
@@ -88,8 +93,17 @@ impl Builder {
         let cache = Cache::open(db, images.store().clone(), clock, mounts)?;
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let slots = Semaphore::new((2 * processors).max(4));
-        let serial = AtomicU64::new(0);
-        Ok(Builder(Arc::new(Inner { engine, images, cache, slots, private, serial, settings })))
+        let (serial, collected) = (AtomicU64::new(0), AtomicI64::new(0));
+        Ok(Builder(Arc::new(Inner {
+            engine,
+            images,
+            cache,
+            slots,
+            private,
+            serial,
+            settings,
+            collected,
+        })))
     }
 
     /// Carries a build out. Equal steps of builds that run at once are done once; what is in the cache is
@@ -106,7 +120,10 @@ impl Builder {
         let state = job.run().await?;
         let mut config = state.image_config();
         if config.created.is_none() || job.epoch.is_some() {
-            config.created = Some(job.created());
+            config.created = Some(job.created(&state));
+        }
+        if job.remembers() {
+            crate::inline::embed(&mut config, &state.steps);
         }
         self.collect_soon();
         Ok(Built {
@@ -143,9 +160,12 @@ impl Builder {
 
     /// Collects above the watermark, off the async threads; nobody waits for it.
     fn collect_soon(&self) {
-        if !self.0.settings.collect {
+        let now = self.0.cache.now();
+        let last = self.0.collected.load(Ordering::Relaxed);
+        if !self.0.settings.collect || now - last < COLLECT_EVERY {
             return;
         }
+        self.0.collected.store(now, Ordering::Relaxed);
         let builder = self.clone();
         tokio::task::spawn_blocking(move || {
             let keep = builder.0.settings.keep_bytes.or_else(|| builder.0.tenth_of_disk());

@@ -141,6 +141,11 @@ impl Cache {
         Ok(Arc::new(Cache { db, store, clock, entries, busy, flights, mounts }))
     }
 
+    /// The present, in nanoseconds since 1970.
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.unix_nanos()
+    }
+
     /// Only one build works on a key at a time; who waited finds the result in the cache.
     pub(crate) async fn flight(&self, key: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
@@ -176,14 +181,14 @@ impl Cache {
         Some((entry.clone(), lease))
     }
 
-    /// Remembers what a step gave.
+    /// Remembers what a step gave; returns the time that it is said to be made.
     pub(crate) fn store(
         &self,
         key: &Digest,
         below: &[Layer],
         layer: Option<Layer>,
         description: &str,
-    ) -> Result<(), BuildError> {
+    ) -> Result<i64, BuildError> {
         let now = self.clock.unix_nanos();
         let below = if layer.is_some() { below.to_vec() } else { Vec::new() };
         let description = description.to_owned();
@@ -193,7 +198,7 @@ impl Cache {
         batch.put(TABLE, key.hex(), &entry).map_err(wharf_image::StoreError::from)?;
         self.db.write(batch, Durability::Process).map_err(wharf_image::StoreError::from)?;
         self.entries.lock().insert(key.hex().to_owned(), entry);
-        Ok(())
+        Ok(now)
     }
 
     /// Everything in the cache, cache mounts included, oldest use first.

@@ -63,6 +63,19 @@ impl Tree {
         Ok(Tree(Arc::new(Held { path, root, _guard: Box::new(guard) })))
     }
 
+    /// The directory `name` of it, which must be one itself. It keeps the whole.
+    pub fn sub(&self, name: &str) -> Result<Tree, ContextError> {
+        let path = self.path().join(name);
+        let failed = |source| ContextError::Io { action: "open", path: path.clone(), source };
+        // A link would lead out of what the client sent.
+        let dir = self.root().top().and_then(|top| top.dir(name.as_ref())).map_err(failed)?;
+        Ok(Tree(Arc::new(Held {
+            path: path.clone(),
+            root: Root::from_fd(dir.into()),
+            _guard: Box::new(self.clone()),
+        })))
+    }
+
     /// Where it is on this host.
     pub fn path(&self) -> &Path {
         &self.0.path

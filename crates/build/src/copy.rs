@@ -19,6 +19,7 @@ use crate::base::{Files, Opened};
 use crate::context::{Tree, Want};
 use crate::error::BuildError;
 use crate::files::{self, Attributes, Chmod, Select, Selection, Target};
+use crate::inline::Remembered;
 use crate::job::{Job, Place};
 use crate::layers;
 use crate::scratch::Scratch;
@@ -35,6 +36,15 @@ enum Item {
     Document { name: String, content: String },
     /// A file from the network, under this name.
     Fetched { scratch: Arc<Scratch>, name: Option<String>, unpack: bool },
+}
+
+/// How a step by its key went.
+pub(crate) struct Outcome {
+    pub(crate) cached: bool,
+    /// There is a layer.
+    pub(crate) made: bool,
+    /// When it was first done: what is cached has the same history as when it was made.
+    pub(crate) created: String,
 }
 
 /// A step by its key.
@@ -84,12 +94,11 @@ impl Job {
             )));
         }
         let description = place.instruction.text.clone();
-        let cached = self.put(state, place.no_cache, &description, plan).await?;
+        let done = self.put(state, place.no_cache, &description, plan).await?;
         let shown = description.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
         let keyword = place.instruction.keyword.to_ascii_uppercase();
-        let created = self.created();
-        state.log(&created, format!("{keyword} {shown} # buildkit"), !cached.1);
-        Ok(cached.0)
+        state.log(&done.created, format!("{keyword} {shown} # buildkit"), !done.made);
+        Ok(done.cached)
     }
 
     /// A here-document's content, its variables replaced where its delimiter was not quoted.
@@ -104,6 +113,22 @@ impl Job {
         }
         let lexer = self.lexer().quotes(Quotes::Literal);
         self.word_by(&lexer, state, place, &document.content)
+    }
+
+    /// What `--check` finds in a copy.
+    pub(crate) fn look_at_copy(
+        &self,
+        state: &State,
+        place: &Place<'_>,
+        copy: &Copy,
+    ) -> Result<(), BuildError> {
+        let copy = self.expanded_copy(state, place, copy)?;
+        for source in copy.sources.iter().filter(|_| copy.from.is_none()) {
+            if let Source::Path(path) = source {
+                self.warn_ignored(place, &self.ignore, path);
+            }
+        }
+        Ok(())
     }
 
     /// The instruction with its variables replaced.
@@ -280,7 +305,7 @@ impl Job {
         no_cache: bool,
         description: &str,
         plan: Plan,
-    ) -> Result<(bool, bool), BuildError> {
+    ) -> Result<Outcome, BuildError> {
         let (plan, content) = blocking(move || {
             let digest = plan.digest()?;
             Ok((plan, digest))
@@ -305,26 +330,32 @@ impl Job {
         state: &mut State,
         what: Keyed<'_>,
         work: impl Future<Output = Result<Option<(Layer, Lease)>, BuildError>>,
-    ) -> Result<(bool, bool), BuildError> {
+    ) -> Result<Outcome, BuildError> {
         let Keyed { key, no_cache, link, description } = what;
         let cache = self.builder.cache().clone();
         let _held = cache.hold(&key);
         let _flight = cache.flight(&key).await;
-        let found = if no_cache { None } else { cache.find(&key) };
-        let cached = found.is_some();
-        let (layer, lease) = match found {
-            Some((entry, lease)) => (entry.layer, Some(lease)),
-            None => {
+        let own = if no_cache { None } else { cache.find(&key) };
+        let imported = if no_cache || own.is_some() { None } else { self.imported(&key) };
+        let cached = own.is_some() || imported.is_some();
+        let (layer, leases, created) = match (own, imported) {
+            (Some((entry, lease)), _) => (entry.layer, vec![Arc::new(lease)], entry.created),
+            (None, Some(found)) => (found.layer, found.leases, found.created),
+            (None, None) => {
                 let made = work.await?;
                 let below = if link { Vec::new() } else { state.layers.clone() };
-                let (layer, lease) =
-                    made.map_or((None, None), |(layer, lease)| (Some(layer), Some(lease)));
-                cache.store(&key, &below, layer.clone(), description)?;
-                (layer, lease)
+                let (layer, lease) = made.unzip();
+                let created = cache.store(&key, &below, layer.clone(), description)?;
+                (layer, lease.into_iter().map(Arc::new).collect(), created)
             }
         };
-        let Some(layer) = layer else { return Ok((cached, false)) };
-        state.leases.extend(lease.map(Arc::new));
+        state.leases.extend(leases);
+        let time = created;
+        let created = self.time_of(created);
+        let Some(layer) = layer else {
+            state.steps.push(Remembered::new(key.hex(), state, false, time));
+            return Ok(Outcome { cached, made: false, created });
+        };
         let layer = if link && !state.layers.is_empty() {
             let (store, below) = (self.builder.store().clone(), state.layers.clone());
             let (again, lease) = blocking(move || Ok(store.add_again(&below, &layer)?)).await?;
@@ -334,7 +365,8 @@ impl Job {
             layer
         };
         state.layers.push(layer);
-        Ok((cached, true))
+        state.steps.push(Remembered::new(key.hex(), state, true, time));
+        Ok(Outcome { cached, made: true, created })
     }
 
     /// WORKDIR: a layer only if the directory is not there.
@@ -356,10 +388,9 @@ impl Job {
             files::make_dirs(&scratch.mount(&store, &below)?, &dir, (0, 0))?;
             Ok(store.add_upper(&below, scratch.upper(), epoch)?)
         };
-        let (cached, made) = self.keyed(state, place.keyed(key), blocking(work)).await?;
-        let created = self.created();
-        state.log(&created, format!("WORKDIR {path}"), !made);
-        Ok(cached)
+        let done = self.keyed(state, place.keyed(key), blocking(work)).await?;
+        state.log(&done.created, format!("WORKDIR {path}"), !done.made);
+        Ok(done.cached)
     }
 
     /// All files of a tree as a layer, for `FROM` a context.

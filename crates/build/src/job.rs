@@ -19,6 +19,7 @@ use wharf_spec::platform::Platform;
 
 use crate::builder::Inner;
 use crate::error::{BuildError, Location};
+use crate::inline::{self, Found, Imported};
 use crate::inputs::Inputs;
 use crate::progress::{Event, Sender, Step, Vertex, Warning};
 use crate::request::{NoCache, Request};
@@ -46,6 +47,8 @@ pub(crate) struct Job {
     stages: Vec<OnceCell<Option<Arc<State>>>>,
     pub(crate) bases: Mutex<HashMap<String, Arc<OnceCell<Option<Arc<State>>>>>>,
     vertices: Vec<StageVertices>,
+    /// What the images of `--cache-from` bring.
+    imported: Mutex<Imported>,
 }
 
 /// The vertices of one stage.
@@ -115,6 +118,7 @@ impl Job {
             stages,
             bases: Mutex::default(),
             vertices,
+            imported: Mutex::default(),
             file,
         };
         job.globals = job.global_values(target)?;
@@ -132,6 +136,7 @@ impl Job {
         for w in self.file.warnings.clone() {
             self.warn(w);
         }
+        self.import().await;
         // All at once: a stage that needs another waits for it.
         let all = needed.iter().map(|n| self.stage(*n));
         let built = futures_util::future::join_all(all);
@@ -155,6 +160,47 @@ impl Job {
         }
         self.checked(&state)?;
         Ok(state)
+    }
+
+    /// What `key` gives according to an image of `--cache-from`.
+    pub(crate) fn imported(&self, key: &Digest) -> Option<Found> {
+        self.imported.lock().get(key.hex())
+    }
+
+    /// Whether the image is to remember its steps.
+    pub(crate) fn remembers(&self) -> bool {
+        let argument = self.request.args.get("BUILDKIT_INLINE_CACHE");
+        self.request.inline_cache || argument.is_some_and(|v| v == "1" || v == "true")
+    }
+
+    /// Reads the caches of `--cache-from`. One that cannot be had makes the build slower, not impossible.
+    async fn import(self: &Arc<Self>) {
+        for text in &self.request.cache_from {
+            let told = match inline::source(text) {
+                Err(why) => Some(why),
+                Ok(name) => match self.image(&name, &self.platform).await {
+                    Err(e) => Some(format!("cache-from {name}: {}", wharf_base::error::chain(&e))),
+                    Ok(image) if self.imported.lock().add(&image) => None,
+                    Ok(_) => {
+                        Some(format!("cache-from {name}: the image remembers no steps of wharf"))
+                    }
+                },
+            };
+            if let Some(message) = told {
+                self.notice(format!("[Warning] {message}"));
+            }
+        }
+    }
+
+    /// A warning about the build rather than about the Dockerfile.
+    fn notice(&self, message: String) {
+        self.tell(Event::Warning(Warning {
+            rule: String::new(),
+            description: String::new(),
+            url: String::new(),
+            message,
+            lines: (0, 0),
+        }));
     }
 
     fn checked(&self, state: &State) -> Result<(), BuildError> {
@@ -271,22 +317,49 @@ impl Job {
         state: &mut State,
         place: &Place<'_>,
     ) -> Result<bool, BuildError> {
+        if self.request.check {
+            return self.look_only(state, place).map(|()| false);
+        }
         match &place.instruction.kind {
             // On the heap: a step's future is large, and every stage has one.
             Kind::Run(run) => Box::pin(self.run_step(state, place, run)).await,
             Kind::Copy(copy) => Box::pin(self.copy_step(state, place, copy)).await,
             Kind::Workdir(path) => {
                 let path = self.word(state, place, path)?;
-                if !path.starts_with('/') && !state.workdir_is_own {
-                    let text = format!(
-                        "Relative workdir {path:?} can have unexpected results if the base image changes"
-                    );
-                    self.warn(warn(Rule::WorkdirRelativePath, place.instruction.span, text));
-                }
+                self.relative_workdir(state, place, &path);
                 let absolute = state.set_workdir(&path);
                 self.workdir_step(state, place, &absolute).await
             }
             _ => self.metadata(state, place).map(|()| false),
+        }
+    }
+
+    /// `--check`: words are expanded, nothing is done.
+    fn look_only(&self, state: &mut State, place: &Place<'_>) -> Result<(), BuildError> {
+        match &place.instruction.kind {
+            Kind::Run(run) => {
+                for mount in &run.mounts {
+                    self.expanded(state, place, mount)?;
+                }
+                Ok(())
+            }
+            Kind::Copy(copy) => self.look_at_copy(state, place, copy),
+            Kind::Workdir(path) => {
+                let path = self.word(state, place, path)?;
+                self.relative_workdir(state, place, &path);
+                state.set_workdir(&path);
+                Ok(())
+            }
+            _ => self.metadata(state, place),
+        }
+    }
+
+    fn relative_workdir(&self, state: &State, place: &Place<'_>, path: &str) {
+        if !path.starts_with('/') && !state.workdir_is_own {
+            let text = format!(
+                "Relative workdir {path:?} can have unexpected results if the base image changes"
+            );
+            self.warn(warn(Rule::WorkdirRelativePath, place.instruction.span, text));
         }
     }
 
@@ -319,7 +392,7 @@ impl Job {
             kind => verbatim(state, place, kind),
         };
         let keyword = place.instruction.keyword.to_ascii_uppercase();
-        let created = self.created();
+        let created = self.created(state);
         state.log(&created, format!("{keyword} {shown}"), true);
         Ok(())
     }
@@ -522,13 +595,7 @@ impl Job {
             .filter(|n| !known.contains(n) && !reserved(n))
             .collect();
         if !unused.is_empty() {
-            self.tell(Event::Warning(Warning {
-                rule: String::new(),
-                description: String::new(),
-                url: String::new(),
-                message: format!("[Warning] One or more build-args {unused:?} were not consumed"),
-                lines: (0, 0),
-            }));
+            self.notice(format!("[Warning] One or more build-args {unused:?} were not consumed"));
         }
     }
 
@@ -543,11 +610,21 @@ impl Job {
         }
     }
 
-    /// The time that images and history say.
-    pub(crate) fn created(&self) -> String {
-        match self.epoch.and_then(|s| jiff::Timestamp::from_second(s).ok()) {
-            Some(time) => time.to_string(),
-            None => jiff::Timestamp::now().to_string(),
+    /// The time that history says of a step first done at `nanos`.
+    pub(crate) fn time_of(&self, nanos: i64) -> String {
+        let time = match self.epoch {
+            Some(seconds) => jiff::Timestamp::from_second(seconds),
+            None => jiff::Timestamp::from_nanosecond(nanos.into()),
+        };
+        time.unwrap_or_default().to_string()
+    }
+
+    /// The time that images and history say of what changes no file: that of the last step that could, so
+    /// that a build which finds everything cached gives the same image.
+    pub(crate) fn created(&self, state: &State) -> String {
+        match (&state.config.created, self.epoch) {
+            (Some(time), None) => time.clone(),
+            _ => self.time_of(self.builder.cache().now()),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod context;
 mod copy;
 mod error;
 mod files;
+mod inline;
 pub mod inputs;
 mod job;
 mod layers;

@@ -45,6 +45,8 @@ pub struct Request {
     pub inline_cache: bool,
     /// Which cache mounts are shared with whom: builds with the same text share. Default: all.
     pub cache_namespace: String,
+    /// Only look for what is odd (`--check`): no instruction is carried out.
+    pub check: bool,
     /// Who asked, for the history.
     pub reference: String,
 }

@@ -83,10 +83,9 @@ impl Job {
         let key = self.run_key(state, &program, &settled);
         let shown = shown_command(state, &program.args);
         let work = self.perform(state.clone(), place, program, settled, scratch);
-        let (cached, made) = Box::pin(self.keyed(state, place.keyed(key), work)).await?;
-        let created = self.created();
-        state.log(&created, format!("RUN {shown} # buildkit"), !made);
-        Ok(cached)
+        let done = Box::pin(self.keyed(state, place.keyed(key), work)).await?;
+        state.log(&done.created, format!("RUN {shown} # buildkit"), !done.made);
+        Ok(done.cached)
     }
 
     /// The command line, with its documents where they belong.
@@ -128,7 +127,7 @@ impl Job {
         Ok(state.arguments(&Command::Shell(whole)))
     }
 
-    fn expanded(
+    pub(crate) fn expanded(
         &self,
         state: &State,
         place: &Place<'_>,

@@ -61,6 +61,12 @@ impl Scratch {
 impl Drop for Scratch {
     /// What cannot be removed now goes when the store is opened again.
     fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.dir));
+        let dir = std::mem::take(&mut self.dir);
+        let remove = move || drop(fs::remove_dir_all(dir));
+        // A context may have many files, and whoever drops it may be an async thread.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }

@@ -11,6 +11,7 @@ use wharf_spec::image::{HealthCheck, History, ImageConfig, RunConfig};
 use wharf_spec::platform::Platform;
 
 use crate::built::Built;
+use crate::inline::Remembered;
 
 /// What BuildKit writes as the comment of each step of its own.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) cmd_is_own: bool,
     /// `WORKDIR` was set by this stage.
     pub(crate) workdir_is_own: bool,
+    /// The steps that made it.
+    pub(crate) steps: Vec<Remembered>,
 }
 
 impl State {
@@ -72,6 +75,7 @@ impl State {
             args: Vec::new(),
             cmd_is_own: false,
             workdir_is_own: false,
+            steps: Vec::new(),
         }
     }
 
@@ -92,6 +96,7 @@ impl State {
             args: Vec::new(),
             cmd_is_own: false,
             workdir_is_own: false,
+            steps: Vec::new(),
         }
     }
 
@@ -250,6 +255,7 @@ impl State {
         config.docker_version = String::new();
         config.other.remove("moby.buildkit.buildinfo.v1");
         config.other.remove("moby.buildkit.cache.v0");
+        config.other.remove("wharf.build.cache");
         config
     }
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use wharf_base::fs::{Durability, write_atomic};
 use wharf_image::{ByteStream, ImageStore};
 
+use wharf_sys::root::Root;
+
 use crate::builder::Builder;
 use crate::context::{ContextError, Tree};
 use crate::scratch::Scratch;
@@ -19,6 +21,19 @@ impl Builder {
         let store = self.store().clone();
         let unpacked = wharf_image::read_blocking(body, move |reader| unpack(&store, reader)).await;
         unpacked.unwrap_or_else(|| Err(ContextError::Source("the upload was interrupted".into())))
+    }
+
+    /// Takes the directory `name` out of an unpacked upload, which nobody uses yet. `None` if it is not there.
+    pub fn take_out(&self, from: &Tree, name: &str) -> Result<Option<Tree>, ContextError> {
+        let scratch = scratch(self.store())?;
+        let failed = |source| ContextError::Io { action: "move", path: name.into(), source };
+        let to = Root::open(scratch.upper()).and_then(|r| r.top()).map_err(failed)?;
+        let top = from.root().top().map_err(failed)?;
+        match top.rename(name.as_ref(), &to, "out".as_ref()) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed)?,
+        }
+        tree(scratch)?.sub("out").map(Some)
     }
 
     /// A context of one file.

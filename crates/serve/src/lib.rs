@@ -18,6 +18,7 @@ mod reply;
 mod route;
 mod server;
 mod socket;
+mod structured;
 pub mod tls;
 mod version;
 

@@ -80,7 +80,7 @@ fn the_cache_follows_content_and_not_time() {
     let site = Site::new(
         &host,
         "ctx",
-        "FROM busybox\nRUN date +%N > /first\nCOPY a /a\nRUN cat /a > /b\n",
+        "FROM busybox\nRUN head -c9 /dev/urandom | md5sum > /first\nCOPY a /a\nRUN cat /a > /b\n",
     );
     site.file("a", "one");
     site.build(&["-t", "x"]).exits(0);
@@ -100,7 +100,7 @@ fn the_cache_follows_content_and_not_time() {
 #[test]
 fn the_cache_outlives_the_daemon_and_is_pruned() {
     let mut host = Host::with_busybox();
-    let dockerfile = "FROM busybox\nRUN date +%N > /first\n";
+    let dockerfile = "FROM busybox\nRUN head -c9 /dev/urandom | md5sum > /first\n";
     Site::new(&host, "ctx", dockerfile).build(&["-t", "x"]).exits(0);
     host.crash_daemon();
     let site = Site::new(&host, "ctx", dockerfile);
@@ -259,6 +259,28 @@ fn ignored_files_stay_out() {
         site.run("x", "cd /all && find . -type f | sort"),
         "./.dockerignore\n./Dockerfile\n./b\n./keep.log"
     );
+}
+
+#[test]
+fn a_site_on_nginx_is_built_and_served() {
+    let host = Host::start();
+    host.load(&wharf_test::image::nginx());
+    let site = Site::new(
+        &host,
+        "ctx",
+        "FROM nginx\nMAINTAINER me@example.com\nCOPY --chmod=0644 index.html /var/www/html/index.html\n\
+         ENV TZ=Asia/Shanghai\nEXPOSE 80\n",
+    );
+    let Engine::Wharf = host.engine() else { return };
+    site.file("index.html", "<h1>built here</h1>");
+    site.build(&["-t", "site"]).exits(0);
+    assert_eq!(host.inspect("site", "{{.Author}}"), "me@example.com");
+    host.docker(["run", "-d", "-p", "92:80", "site"]).ok();
+    let served = wharf_test::settles(|| {
+        let page = host.get("127.0.0.1:92", "/").ok()?;
+        page.text().contains("built here").then_some(())
+    });
+    assert!(served, "{}", host.log());
 }
 
 #[test]

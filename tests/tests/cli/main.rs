@@ -1,6 +1,7 @@
 //! wharf's command line beside the stock docker CLI, on one engine: same output, same exit codes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+mod build;
 mod changing;
 mod reading;
 mod sides;

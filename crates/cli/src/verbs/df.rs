@@ -113,7 +113,8 @@ fn verbose(usage: &Value, format: &str) -> Outcome {
         .collect();
     let volume_rows: Vec<Row> = items(&usage["Volumes"]).iter().map(super::volume::row).collect();
     if format != "table" {
-        return verbose_template(format, image_rows, container_rows, volume_rows);
+        let cache = cache_rows(usage, trunc);
+        return verbose_template(format, image_rows, container_rows, volume_rows, cache);
     }
     let print = |format: &str, headers: &[(&str, &str)], kind, rows: &[Row]| {
         Report { format: format.to_owned(), headers, kind }.print(rows)
@@ -139,8 +140,67 @@ fn verbose(usage: &Value, format: &str) -> Outcome {
         super::volume::KIND,
         &volume_rows,
     )?;
-    say_line(format!("\nBuild cache usage: {}\n", size::human(0.0)))?;
-    say("CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n")
+    let list = items(&usage["BuildCache"]);
+    let total: f64 = list.iter().map(|c| real(&c["Size"])).sum();
+    say_line(format!("\nBuild cache usage: {}\n", size::human(total)))?;
+    print(CACHE_TABLE, CACHE_HEADERS, CACHE_KIND, &cache_rows(usage, trunc))
+}
+
+const CACHE_TABLE: &str = "table {{.ID}}\\t{{.CacheType}}\\t{{.Size}}\\t{{.CreatedSince}}\\t{{.LastUsedSince}}\\t{{.UsageCount}}\\t{{.Shared}}";
+const CACHE_KIND: &str = "*formatter.buildCacheContext";
+const CACHE_HEADERS: &[(&str, &str)] = &[
+    ("ID", "CACHE ID"),
+    ("Parent", "PARENT"),
+    ("CacheType", "CACHE TYPE"),
+    ("Size", "SIZE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("LastUsedSince", "LAST USED"),
+    ("LastUsedAt", "LAST USED AT"),
+    ("UsageCount", "USAGE"),
+    ("InUse", "IN USE"),
+    ("Shared", "SHARED"),
+    ("Description", "DESCRIPTION"),
+];
+
+fn cache_rows(usage: &Value, trunc: bool) -> Vec<Row> {
+    let short = |id: &str| if trunc { id.chars().take(12).collect() } else { id.to_owned() };
+    let since = |at: &str| {
+        at.parse::<jiff::Timestamp>().map_or_else(|_| String::new(), |t| super::ago(t.as_second()))
+    };
+    let truth = |v: &Value| v.as_bool().unwrap_or(false).to_string();
+    let row = |c: &Value| {
+        let mark = if c["InUse"] == true { "*" } else { "" };
+        Row::new(vec![
+            ("ID", format!("{}{mark}", short(text(c, "ID"))).into()),
+            ("Parent", short(text(c, "Parent")).into()),
+            ("CacheType", text(c, "Type").into()),
+            ("Size", size::human(real(&c["Size"])).into()),
+            ("CreatedSince", since(text(c, "CreatedAt")).into()),
+            ("CreatedAt", text(c, "CreatedAt").into()),
+            ("LastUsedSince", since(text(c, "LastUsedAt")).into()),
+            ("LastUsedAt", text(c, "LastUsedAt").into()),
+            ("UsageCount", count(&c["UsageCount"]).to_string().into()),
+            ("InUse", truth(&c["InUse"]).into()),
+            ("Shared", truth(&c["Shared"]).into()),
+            ("Description", text(c, "Description").into()),
+        ])
+    };
+    items(&usage["BuildCache"]).iter().map(row).collect()
+}
+
+/// `builder du`
+pub async fn cache_list(call: Call) -> Outcome {
+    let usage = call.client()?.get("/system/df?type=build-cache").await?;
+    let format = match (call.given.text("format"), call.given.on("verbose")) {
+        ("", true) => {
+            "ID:\t{{.ID}}\nParent:\t{{.Parent}}\nType:\t{{.CacheType}}\nDescription:\t{{.Description}}\nSize:\t{{.Size}}\nShared:\t{{.Shared}}\nUsage count:\t{{.UsageCount}}\nLast used:\t{{.LastUsedSince}}\n"
+        }
+        ("" | "table", false) => CACHE_TABLE,
+        (format, _) => format,
+    };
+    Report { format: format.to_owned(), headers: CACHE_HEADERS, kind: CACHE_KIND }
+        .print(&cache_rows(&usage, false))
 }
 
 fn verbose_template(
@@ -148,12 +208,14 @@ fn verbose_template(
     images: Vec<Row>,
     containers: Vec<Row>,
     volumes: Vec<Row>,
+    cache: Vec<Row>,
 ) -> Outcome {
     let list =
         |rows: Vec<Row>| rows.into_iter().map(|r| Value::Object(r.columns)).collect::<Value>();
+    let cache = list(cache);
     let data = serde_json::json!({
         "Images": list(images), "Containers": list(containers), "Volumes": list(volumes),
-        "BuildCache": [],
+        "BuildCache": cache,
     });
     let text = if format == "json" { "{{json .}}" } else { format };
     let shown = crate::out::table::parse(text)?.execute(&data);

@@ -2,6 +2,9 @@
 
 pub mod archive;
 pub mod attach;
+pub mod build;
+mod build_context;
+mod build_view;
 pub mod commit;
 pub mod completion;
 pub mod compose;

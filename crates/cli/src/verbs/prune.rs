@@ -148,6 +148,39 @@ pub async fn networks(call: Call) -> Outcome {
     report(prune_networks(call.client()?, &wanted(&call)).await?, false)
 }
 
+async fn prune_cache(
+    client: &Client,
+    wanted: &[String],
+    all: bool,
+    sizes: &[(&str, String)],
+) -> Result<Pruned, Failure> {
+    // Cache has no labels.
+    let wanted: Vec<String> = wanted.iter().filter(|f| !f.starts_with("label")).cloned().collect();
+    let filters = filters(&wanted);
+    let mut query = vec![("all", if all { "1" } else { "" }), ("filters", filters.as_str())];
+    query.extend(sizes.iter().map(|(k, v)| (*k, v.as_str())));
+    let answer = client.post(&url("/build/prune", &query), Payload::Empty).await?;
+    let mut pruned = listed(&answer, "CachesDeleted", "Deleted build cache objects");
+    pruned.bytes = real(&answer["SpaceReclaimed"]);
+    Ok(pruned)
+}
+
+/// `builder prune`
+pub async fn cache(call: Call) -> Outcome {
+    let all = call.given.on("all");
+    let warning = match all {
+        true => "This will remove all build cache.",
+        false => "This will remove all dangling build cache.",
+    };
+    if !permitted(&call, warning)? {
+        return Ok(());
+    }
+    let sizes = ["keep-storage", "reserved-space", "max-used-space", "min-free-space"];
+    let given = sizes.iter().filter(|s| call.given.changed(s));
+    let given: Vec<(&str, String)> = given.map(|s| (*s, call.given.bytes(s).to_string())).collect();
+    report(prune_cache(call.client()?, call.given.all("filter"), all, &given).await?, true)
+}
+
 /// `system prune`
 pub async fn system(call: Call) -> Outcome {
     let given = &call.given;
@@ -167,6 +200,7 @@ pub async fn system(call: Call) -> Outcome {
         done.push(prune_volumes(client, &list).await?);
     }
     done.push(prune_images(client, &list, all).await?);
+    done.push(prune_cache(client, &list, all, &[]).await?);
     for pruned in done {
         bytes += pruned.bytes;
         report(pruned, false)?;

@@ -1,6 +1,7 @@
 //! `POST /build`: the classic door of the builder, with the whole syntax of today.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -9,14 +10,15 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wharf_base::sync::Mutex;
 use wharf_build::inputs::Nothing;
 use wharf_build::request::Allow;
 use wharf_build::{
-    BuildError, CacheEntry, Context, Credentials, ErrorKind, Inputs, NetworkMode, NoCache,
-    PruneCache, Request, Tree,
+    BuildError, CacheEntry, Credentials, ErrorKind, Event, Inputs, Named, NetworkMode, NoCache,
+    PruneCache, Request, Secrets, Ssh, Tree,
 };
 use wharf_engine::images as ops;
 use wharf_spec::docker::{ErrorDetail, ProgressLine, Resources, Ulimit, rfc3339};
@@ -32,7 +34,10 @@ use crate::progress::{self, encode, said};
 use crate::query::Query;
 use crate::reply::{self, Reply};
 use crate::route::BuildAction;
+use crate::structured;
 
+/// Where further contexts are in an upload of wharf's own command line.
+const UPLOADED: &str = ".wharf-contexts";
 /// Names that `POST /build/prune` takes.
 const PRUNE_FILTERS: &[&str] =
     &["all", "description", "id", "inuse", "parent", "private", "shared", "type", "until"];
@@ -71,9 +76,20 @@ struct Options {
     dockerfile: String,
     names: Vec<Reference>,
     remote: String,
-    quiet: bool,
+    view: View,
     id: String,
-    credentials: Arc<Registries>,
+    inputs: Inputs,
+    contexts: BTreeMap<String, String>,
+}
+
+/// How progress is told.
+enum View {
+    /// Classic lines.
+    Classic(Box<Classic>),
+    /// The id alone; the lines only if it fails.
+    Quiet(Box<Classic>, Vec<Bytes>),
+    /// Objects for wharf's own command line.
+    Structured,
 }
 
 async fn start(door: Arc<Door>, call: Call) -> Result<Reply, Fault> {
@@ -89,42 +105,40 @@ async fn run(
     call: Call,
     out: mpsc::UnboundedSender<Bytes>,
 ) -> Result<(), Fault> {
-    let Options { mut request, dockerfile, names, remote, quiet, id, credentials } = options;
+    let Options { mut request, dockerfile, names, remote, mut view, id, mut inputs, contexts } =
+        options;
     let tree = context(&door, call, &remote, &dockerfile).await?;
     take_dockerfile(&tree, &dockerfile, !remote.is_empty(), &mut request)?;
+    inputs.named = named(&door, &tree, contexts)?;
+    inputs.context = Arc::new(tree);
     let cancel = CancellationToken::new();
     let _listed = Listed::new(&door, &id, &cancel);
-    let context: Arc<dyn Context> = Arc::new(tree);
-    let inputs = Inputs { context, credentials, ..Inputs::default() };
+    let only_check = request.check;
     let (events, mut told) = mpsc::unbounded_channel();
-    let building = door.builder.build(request, inputs, events, cancel);
+    let building = Box::pin(door.builder.build(request, inputs, events, cancel));
     tokio::pin!(building);
-    let mut classic = Classic::default();
-    // Kept back while only the id is wanted: told if the build fails.
-    let mut log: Vec<Bytes> = Vec::new();
-    let mut say = |lines: Vec<Bytes>| match quiet {
-        true => log.extend(lines),
-        // Nobody reads any more if the client is gone, and then this is dropped.
-        false => lines.into_iter().for_each(|line| drop(out.send(line))),
-    };
+    // Nobody reads any more if the client is gone, and then this is dropped.
+    let say = |lines: Vec<Bytes>| lines.into_iter().for_each(|line| drop(out.send(line)));
     let built = loop {
         tokio::select! {
             biased;
-            Some(event) = told.recv() => say(classic.lines(event)),
+            Some(event) = told.recv() => say(view.take(event)),
             built = &mut building => break built,
         }
     };
     while let Ok(event) = told.try_recv() {
-        say(classic.lines(event));
+        say(view.take(event));
     }
-    say(classic.rest());
+    let (structured, quiet) = (matches!(view, View::Structured), matches!(view, View::Quiet(..)));
+    say(view.rest(built.is_ok()));
     let built = match built {
+        Ok(_) if only_check => return Ok(()),
         Ok(built) => built,
         // Nothing was told: the request itself is wrong.
-        Err(e @ BuildError::Dockerfile { .. }) => return Err(fault(&e)),
+        Err(e @ BuildError::Dockerfile { .. }) if !structured => return Err(fault(&e)),
         Err(e) => {
-            log.into_iter().for_each(|line| drop(out.send(line)));
-            drop(out.send(encode(&failure(&e))));
+            say(structured::place(&e).into_iter().filter(|_| structured).collect());
+            say(vec![encode(&failure(&e, structured))]);
             return Ok(());
         }
     };
@@ -142,12 +156,80 @@ async fn run(
     let mut last = vec![aux(&id)];
     if quiet {
         last = vec![said(format!("{id}\n"))];
-    } else {
+    } else if !structured {
         last.push(said(format!("Successfully built {}\n", image.id().short())));
         last.extend(names.iter().map(|n| said(format!("Successfully tagged {}\n", n.familiar()))));
     }
     last.into_iter().for_each(|line| drop(out.send(line)));
     Ok(())
+}
+
+impl View {
+    fn of(q: &Query) -> View {
+        match (q.text("progress").as_str(), q.truth("q")) {
+            ("vertices", _) => View::Structured,
+            (_, true) => View::Quiet(Box::default(), Vec::new()),
+            _ => View::Classic(Box::default()),
+        }
+    }
+
+    /// What is to be told now.
+    fn take(&mut self, event: Event) -> Vec<Bytes> {
+        match self {
+            View::Classic(classic) => classic.lines(event),
+            View::Quiet(classic, kept) => {
+                kept.extend(classic.lines(event));
+                Vec::new()
+            }
+            View::Structured => vec![structured::line(&event)],
+        }
+    }
+
+    fn rest(self, well: bool) -> Vec<Bytes> {
+        match self {
+            View::Classic(classic) => classic.rest(),
+            View::Quiet(..) if well => Vec::new(),
+            View::Quiet(classic, kept) => kept.into_iter().chain(classic.rest()).collect(),
+            View::Structured => Vec::new(),
+        }
+    }
+}
+
+/// `--build-context`: directories that came along in the upload are taken out of it.
+fn named(
+    door: &Door,
+    tree: &Tree,
+    contexts: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, Named>, Fault> {
+    let mut out = BTreeMap::new();
+    let uploaded = door.builder.take_out(tree, UPLOADED).map_err(|e| fault(&e.into()))?;
+    for (name, value) in contexts {
+        let found = match value.split_once("://") {
+            Some(("docker-image", image)) => Named::Image(image.to_owned()),
+            Some(("upload", path)) => {
+                let inside = path.strip_prefix(UPLOADED).and_then(|p| p.strip_prefix('/'));
+                let dir = inside.filter(|p| !p.contains('/') && !p.contains(".."));
+                let tree = match (&uploaded, dir) {
+                    (Some(uploaded), Some(dir)) => {
+                        uploaded.sub(dir).map_err(|e| fault(&e.into()))?
+                    }
+                    _ => {
+                        return Err(Fault::invalid(format!(
+                            "context {name}: {path} did not come along"
+                        )));
+                    }
+                };
+                Named::Context(Arc::new(tree))
+            }
+            _ => {
+                return Err(Fault::not_implemented(format!(
+                    "context {name}: {value} is not supported by wharf: use a directory or docker-image://"
+                )));
+            }
+        };
+        out.insert(name.to_lowercase(), found);
+    }
+    Ok(out)
 }
 
 /// A build's entry in the list, as long as it runs.
@@ -270,13 +352,15 @@ fn options(call: &Call) -> Result<Options, Fault> {
         labels: json(q, "labels")?.unwrap_or_default(),
         platform: platform.map(|p| parse_platform(&p)).transpose()?,
         pull: q.truth("pull"),
-        no_cache: if q.truth("nocache") { NoCache::All } else { NoCache::Nothing },
+        no_cache: no_cache(q)?,
         network: NetworkMode::parse(&q.text("networkmode")),
         extra_hosts: extra_hosts(q)?,
         resources: resources(q)?,
         shm_size: q.number("shmsize")?.unwrap_or(0),
-        allow: Allow::default(),
+        allow: allow(q)?,
+        check: q.truth("check"),
         cache_from: json(q, "cachefrom")?.unwrap_or_default(),
+        inline_cache: q.truth("inlinecache"),
         reference: q.text("buildid"),
         ..Request::default()
     };
@@ -285,10 +369,88 @@ fn options(call: &Call) -> Result<Options, Fault> {
         dockerfile,
         names,
         remote: q.text("remote"),
-        quiet: q.truth("q"),
+        view: View::of(q),
         id: q.text("buildid"),
-        credentials: Arc::new(Registries::read(call.header("X-Registry-Config"))),
+        inputs: Inputs {
+            secrets: Arc::new(Sent::read(call.header("X-Wharf-Build-Secrets"))),
+            ssh: Arc::new(Agents(decoded(call.header("X-Wharf-Build-Agents")))),
+            credentials: Arc::new(Registries::read(call.header("X-Registry-Config"))),
+            ..Inputs::default()
+        },
+        contexts: json(q, "contexts")?.unwrap_or_default(),
     })
+}
+
+fn no_cache(q: &Query) -> Result<NoCache, Fault> {
+    let stages: Vec<String> = json(q, "nocachefilter")?.unwrap_or_default();
+    Ok(match (q.truth("nocache"), stages.is_empty()) {
+        (true, _) => NoCache::All,
+        (false, true) => NoCache::Nothing,
+        (false, false) => NoCache::Stages(stages),
+    })
+}
+
+fn allow(q: &Query) -> Result<Allow, Fault> {
+    let mut out = Allow::default();
+    for name in json::<Vec<String>>(q, "allow")?.unwrap_or_default() {
+        match name.as_str() {
+            "network.host" => out.network_host = true,
+            "security.insecure" => out.security_insecure = true,
+            other => {
+                return Err(Fault::invalid(format!(
+                    "unknown entitlement {other:?}: use network.host or security.insecure"
+                )));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A JSON object in a header; what cannot be read counts as none.
+fn decoded<T: DeserializeOwned + Default>(header: &str) -> T {
+    let engines =
+        [base64::engine::general_purpose::URL_SAFE, base64::engine::general_purpose::STANDARD];
+    let bytes = engines.iter().find_map(|e| e.decode(header.trim()).ok());
+    bytes.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
+}
+
+/// Secrets that came with the request: by id, in base64.
+struct Sent(BTreeMap<String, Vec<u8>>);
+
+impl Sent {
+    fn read(header: &str) -> Sent {
+        let texts: BTreeMap<String, String> = decoded(header);
+        let plain = |text: String| base64::engine::general_purpose::STANDARD.decode(text).ok();
+        Sent(texts.into_iter().filter_map(|(id, text)| Some((id, plain(text)?))).collect())
+    }
+}
+
+impl Secrets for Sent {
+    fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, String>> {
+        Box::pin(async move { Ok(self.0.get(id).cloned()) })
+    }
+}
+
+/// Agents whose sockets are on this host: by id, the path.
+struct Agents(BTreeMap<String, PathBuf>);
+
+impl Ssh for Agents {
+    fn has<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<bool, String>> {
+        Box::pin(async move { Ok(self.0.contains_key(id)) })
+    }
+
+    fn serve<'a>(
+        &'a self,
+        id: &'a str,
+        mut stream: UnixStream,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let path = self.0.get(id).ok_or_else(|| format!("no ssh agent {id:?}"))?;
+            let failed = |e| format!("ssh agent {id:?} at {}: {e}", path.display());
+            let mut agent = UnixStream::connect(path).await.map_err(failed)?;
+            tokio::io::copy_bidirectional(&mut stream, &mut agent).await.map(drop).map_err(failed)
+        })
+    }
 }
 
 /// What this door does not do is refused by its name.
@@ -360,10 +522,7 @@ struct Registries(BTreeMap<String, AuthConfig>);
 impl Registries {
     /// Credentials that cannot be read count as none, for compatibility.
     fn read(header: &str) -> Registries {
-        let engines =
-            [base64::engine::general_purpose::URL_SAFE, base64::engine::general_purpose::STANDARD];
-        let bytes = engines.iter().find_map(|e| e.decode(header.trim()).ok());
-        Registries(bytes.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default())
+        Registries(decoded(header))
     }
 }
 
@@ -403,11 +562,15 @@ pub(crate) fn fault(e: &BuildError) -> Fault {
 }
 
 /// The line that ends the stream of a build which failed: with the status of the program, which the client exits with.
-fn failure(e: &BuildError) -> ProgressLine {
+fn failure(e: &BuildError, structured: bool) -> ProgressLine {
     let (code, message) = match innermost(e) {
-        BuildError::Exit { command, code, hint } => {
+        BuildError::Exit { command, code, hint } if !structured => {
             (*code, format!("The command '{command}' returned a non-zero code: {code}{hint}"))
         }
+        BuildError::Exit { code, .. } => {
+            (*code, wharf_base::error::chain(innermost(e)).to_string())
+        }
+        inner if structured => (0, wharf_base::error::chain(inner).to_string()),
         _ => (0, fault(e).message().to_owned()),
     };
     ProgressLine {

@@ -196,8 +196,7 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     };
     let engine = Engine::open(settings.engine.clone(), parts).await?;
     let images = Images::new(images, events.clone());
-    let builder =
-        Builder::open(engine.clone(), images.clone(), db, wharf_build::Settings::default())?;
+    let builder = Builder::open(engine.clone(), images.clone(), db, settings.build.clone())?;
     let networks = Networks::new(net, events.clone());
     let buildkit = buildkit::Settings {
         dir: settings.root.join("buildkit"),

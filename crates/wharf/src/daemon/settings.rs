@@ -34,6 +34,7 @@ pub(super) struct Settings {
     pub(super) engine: wharf_engine::Config,
     pub(super) net: NetConfig,
     pub(super) images: wharf_image::Settings,
+    pub(super) build: wharf_build::Settings,
     /// A registry over the engine's images, if one is asked for.
     pub(super) registry: Option<crate::registry::Resolved>,
     /// For `docker info`; its id is filled in once the database is open.
@@ -84,6 +85,7 @@ pub(super) fn resolve(written: Written) -> Result<Settings, ConfigError> {
         engine: engine(&written, &root, &exec_root)?,
         net: net(&written, &root)?,
         images: images(&written)?,
+        build: build(&written)?,
         registry: registry(&written)?,
         system: system(&written, &root),
         root,
@@ -334,13 +336,26 @@ fn ulimits(written: &Written) -> Result<Vec<docker::Ulimit>, ConfigError> {
 }
 
 fn shm_size(written: &Written) -> Result<Option<i64>, ConfigError> {
-    let wrong =
-        |text: &str| value("default-shm-size", text, "want bytes, or a number with k, m or g");
-    match &written.default_shm_size {
+    size("default-shm-size", &written.default_shm_size)
+}
+
+fn size(key: &'static str, size: &Option<Size>) -> Result<Option<i64>, ConfigError> {
+    let wrong = |text: &str| value(key, text, "want bytes, or a number with k, m or g");
+    match size {
         None => Ok(None),
         Some(Size::Bytes(n)) => Ok(Some(*n)),
         Some(Size::Text(text)) => bytes(text).map(Some).ok_or_else(|| wrong(text)),
     }
+}
+
+fn build(written: &Written) -> Result<wharf_build::Settings, ConfigError> {
+    let gc = &written.builder.gc;
+    let old = size("builder.gc.defaultKeepStorage", &gc.default_keep_storage)?;
+    let keep = size("builder.gc.defaultReservedSpace", &gc.default_reserved_space)?.or(old);
+    Ok(wharf_build::Settings {
+        collect: gc.enabled.unwrap_or(true),
+        keep_bytes: positive("builder.gc.defaultKeepStorage", keep)?,
+    })
 }
 
 /// A size with a binary unit: `64M`, `1.5GiB`, `1024`.
@@ -464,6 +479,15 @@ mod tests {
             let got = settings(json).unwrap_err().to_string();
             assert!(got.starts_with(text), "{got}");
         }
+    }
+
+    #[test]
+    fn the_build_cache_has_a_watermark() {
+        let build = |gc| settings(serde_json::json!({ "builder": { "gc": gc } })).map(|s| s.build);
+        let keep = serde_json::json!({ "enabled": false, "defaultKeepStorage": "2GB" });
+        let found = build(keep).unwrap();
+        assert_eq!((found.collect, found.keep_bytes), (false, Some(2 << 30)));
+        assert!(build(serde_json::json!({ "defaultKeepStorage": "2x" })).is_err());
     }
 
     #[test]

@@ -313,8 +313,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "builder",
         "",
         FileOnly,
-        Moot("there is no build cache yet"),
-        "Build cache settings have no effect yet",
+        Used,
+        "Object with gc: enabled, defaultKeepStorage (default: a tenth of the disk)",
     ),
     s(
         "max-concurrent-uploads",

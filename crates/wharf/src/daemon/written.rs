@@ -75,6 +75,24 @@ pub(super) struct Written {
     pub(super) cdi_spec_dirs: Option<Vec<PathBuf>>,
     pub(super) shutdown_timeout: Option<i64>,
     pub(super) experimental: bool,
+    pub(super) builder: Builder,
+}
+
+/// `builder` in the file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct Builder {
+    pub(super) gc: Collection,
+}
+
+/// `builder.gc` in the file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct Collection {
+    pub(super) enabled: Option<bool>,
+    pub(super) default_keep_storage: Option<Size>,
+    /// Its name since Docker 28.
+    pub(super) default_reserved_space: Option<Size>,
 }
 
 /// `proxies` in the file.

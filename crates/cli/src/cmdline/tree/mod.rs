@@ -1,5 +1,6 @@
 //! The tree of verbs, and finding one in it.
 
+mod builds;
 mod compose;
 mod containers;
 mod contexts;
@@ -79,6 +80,8 @@ const OWN: &[Verb] = &[
 
 /// The words that introduce other words.
 pub const GROUPS: &[Group] = &[
+    Group { name: "builder", about: "Manage builds" },
+    Group { name: "buildx", about: "Manage builds, under the name of docker's plugin" },
     Group { name: "compose", about: "Define and run multi-container applications" },
     Group { name: "container", about: "Manage containers" },
     Group { name: "context", about: "Manage contexts" },
@@ -90,7 +93,8 @@ pub const GROUPS: &[Group] = &[
 
 /// The verbs that the help shows first.
 pub const COMMON: &[&str] = &[
-    "run", "exec", "ps", "pull", "push", "images", "login", "logout", "search", "version", "info",
+    "run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version",
+    "info",
 ];
 
 /// What the binary can be besides a command line; a program named `docker` is only that.
@@ -103,9 +107,6 @@ pub const PARTS: &[(&str, &str)] = &[
 
 /// Docker's words that wharf does not have yet, and what to say about each.
 const LATER: &[(&str, &str)] = &[
-    ("build", "building images is not implemented yet; load or pull an image instead"),
-    ("builder", "building images is not implemented yet"),
-    ("buildx", "building images is not implemented yet; load or pull an image instead"),
     ("checkpoint", "checkpoints are not implemented"),
     ("compose bridge", "it turns projects into other formats, which wharf does not do"),
     ("compose publish", "publishing projects to a registry is not implemented"),
@@ -123,10 +124,9 @@ const LATER: &[(&str, &str)] = &[
     ("trust", "Notary signatures are not implemented"),
 ];
 
-const LATER_PATHS: &[(&str, &str)] = &[("image build", "build")];
-
 fn all() -> impl Iterator<Item = &'static Verb> {
     [
+        builds::VERBS,
         containers::VERBS,
         images::VERBS,
         system::VERBS,
@@ -152,8 +152,7 @@ pub fn group(name: &str) -> Option<&'static Group> {
 
 /// What to say about a word of docker's that wharf does not have.
 pub fn later(path: &str) -> Option<&'static str> {
-    let word = LATER_PATHS.iter().find(|(p, _)| *p == path).map_or(path, |(_, word)| *word);
-    LATER.iter().find(|(name, _)| *name == word).map(|(_, why)| *why)
+    LATER.iter().find(|(name, _)| *name == path).map(|(_, why)| *why)
 }
 
 /// The verbs of a group under the name that its help shows, sorted.
