@@ -41,6 +41,7 @@ mod settings;
 mod store;
 mod tarball;
 mod unpack;
+mod upstream;
 
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
 pub use ask::{Distribution, LoginError};
@@ -60,3 +61,4 @@ pub use remove::{ImageUser, Pruned, RemoveOptions, Removed};
 pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};
 pub use store::{DiskUsage, ImageStore, Summary};
 pub use unpack::{UnpackError, decompress};
+pub use upstream::{Fetched, Registries, Upstream};

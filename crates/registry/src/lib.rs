@@ -6,7 +6,7 @@
 //! - `route.rs`: which resource a path names. `answer/`: what is answered for it, one file for each kind of resource.
 //! - `shelves.rs`: repositories with their manifests and tags. `uploads.rs`: blobs on their way in.
 //! - `access.rs`, `auth/`: who may do what, and who somebody is.
-//! - `upstream.rs`: what a pull-through cache fetches, and when.
+//! - `cache.rs`: what a pull-through cache fetches, and when.
 //! - `house.rs`: garbage and abandoned uploads. `serve.rs`: connections.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod access;
 mod answer;
 mod auth;
 mod body;
+mod cache;
 mod fault;
 mod house;
 mod manifest;
@@ -30,5 +31,6 @@ pub use access::{Rule, Rules, RulesError, Subject};
 pub use answer::{OpenError, Registry};
 pub use auth::{Auth, Foreign, Htpasswd, HtpasswdError, Issuer, KeyError, htpasswd_line};
 pub use body::{Body, Requested, requested};
+pub use cache::Cache;
 pub use serve::serve;
 pub use settings::Settings;

@@ -6,6 +6,7 @@ use wharf_base::clock::Clock;
 
 use crate::access::Rules;
 use crate::auth::Auth;
+use crate::cache::Cache;
 
 /// How a registry behaves.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Settings {
     pub upload_lifetime: Duration,
     /// How long a client may send nothing in the middle of a request. Default 60 s.
     pub stall: Duration,
+    /// Fetch what is missing from elsewhere, and refuse pushes. Default: no.
+    pub cache: Option<Cache>,
     /// Time.
     pub clock: Clock,
 }
@@ -39,6 +42,7 @@ impl Default for Settings {
             grace: Duration::from_secs(3600),
             upload_lifetime: Duration::from_secs(24 * 3600),
             stall: Duration::from_secs(60),
+            cache: None,
             clock: Clock::system(),
         }
     }

@@ -46,7 +46,9 @@ pub(crate) struct Put<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) tags: &'a [String],
     /// Whether a tag may be moved, once the digest that it has is known.
-    pub(crate) may_move: &'a dyn Fn(&str, Option<&Digest>) -> Result<(), Fault>,
+    pub(crate) may_move: &'a (dyn Fn(&str, Option<&Digest>) -> Result<(), Fault> + Sync),
+    /// Whether its blobs must be here: not in a cache, which fetches them when they are asked for.
+    pub(crate) whole: bool,
 }
 
 /// A manifest that was found.
@@ -123,7 +125,9 @@ impl Shelves {
     pub(crate) fn put(&self, put: &Put<'_>, received: Received) -> Result<(), Fault> {
         let owner = put.repository.owner();
         let mut all = self.all.lock();
-        self.check_blobs(&owner, &received.needs)?;
+        if put.whole {
+            self.check_blobs(&owner, &received.needs)?;
+        }
         let shelf = all.get(put.repository.as_str());
         for tag in put.tags {
             (put.may_move)(tag, shelf.and_then(|shelf| shelf.tags.get(tag)))?;
@@ -328,6 +332,11 @@ impl Shelf {
     fn is_needed(&self, digest: &Digest) -> bool {
         self.needed.contains_key(digest) || self.manifests.contains_key(digest)
     }
+}
+
+/// Up to `n` of `all`, which is sorted, behind `last`.
+pub(crate) fn page_of(all: &BTreeMap<String, ()>, last: Option<&str>, n: usize) -> Page {
+    page(all, last, n, |_| true)
 }
 
 fn page<V>(

@@ -38,7 +38,7 @@ pub(crate) struct Uploads {
 pub(crate) struct Upload {
     pub(crate) id: UploadId,
     repository: Repository,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     state: Arc<tokio::sync::Mutex<Progress>>,
     /// Seconds since 1970.
     touched: Mutex<i64>,
@@ -186,10 +186,16 @@ impl Upload {
 
 impl Turn {
     /// Adds what `body` brings. If it breaks off, what came is kept, and the error says why.
-    pub(crate) async fn append(
+    pub(crate) async fn append(self, body: Requested, stall: Duration) -> (Self, io::Result<()>) {
+        self.append_telling(body, stall, |_| ()).await
+    }
+
+    /// The same, telling how many bytes there are now.
+    pub(crate) async fn append_telling(
         self,
         mut body: Requested,
         stall: Duration,
+        tell: impl Fn(u64) + Send + 'static,
     ) -> (Self, io::Result<()>) {
         // Nothing to write: no thread for it.
         let Some(first) = next(&mut body, stall).await else { return (self, Ok(())) };
@@ -197,7 +203,7 @@ impl Turn {
         let Self { upload, progress } = self;
         let path = upload.path.clone();
         // The writer holds the turn, so that it is not given away while it writes, even if the client goes.
-        let work = tokio::task::spawn_blocking(move || write(progress, &path, blocks));
+        let work = tokio::task::spawn_blocking(move || write(progress, &path, blocks, tell));
         let mut broken = None;
         let mut block = Some(first);
         while let Some(result) = block {
@@ -254,6 +260,7 @@ fn write(
     mut progress: OwnedMutexGuard<Progress>,
     path: &Path,
     mut blocks: mpsc::Receiver<Bytes>,
+    tell: impl Fn(u64),
 ) -> Written {
     let result = open_at(path, progress.size).and_then(|mut file| {
         while let Some(bytes) = blocks.blocking_recv() {
@@ -265,6 +272,7 @@ fn write(
                 hasher.update(&bytes);
             }
             progress.size += bytes.len() as u64;
+            tell(progress.size);
         }
         Ok(())
     });

@@ -4,6 +4,7 @@
 mod daemon;
 mod man;
 mod registry;
+mod ship;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -11,13 +12,14 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
-    match part(args.first(), args.get(1)) {
+    match part(args.first(), args.get(1), args.get(2)) {
         // Before anything makes a thread or grows the heap: keepers are forks of this process.
         Part::Launcher => wharf_keeper::launcher::main(),
         Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
         Part::Man => man::main(&args[2..]),
         Part::Registry => registry::main(args.into_iter().skip(1)),
+        Part::Ship { from } => ship::main(args.into_iter().skip(from)),
         Part::CommandLine => {
             // The programs of the builtin images, which run as pid 1 of a container.
             let builtin = args.get(1).and_then(|verb| wharf_image::builtin::main(verb.to_str()?));
@@ -39,13 +41,20 @@ enum Part {
     },
     Man,
     Registry,
+    /// Its arguments begin with a verb.
+    Ship {
+        from: usize,
+    },
     CommandLine,
 }
 
 /// A link's name decides before the verb does, so that other engines and scripts can be given one.
-fn part(program: Option<&OsString>, verb: Option<&OsString>) -> Part {
+fn part(program: Option<&OsString>, verb: Option<&OsString>, next: Option<&OsString>) -> Part {
     let name = program.and_then(|p| Path::new(p).file_name()).and_then(OsStr::to_str);
-    match (name.unwrap_or_default(), verb.and_then(|v| v.to_str()).unwrap_or_default()) {
+    let word = |w: Option<&OsString>| w.and_then(|w| w.to_str()).unwrap_or_default().to_owned();
+    match (name.unwrap_or_default(), word(verb).as_str()) {
+        (_, "manifest") => Part::Ship { from: 2 },
+        (_, "image") if word(next) == "copy" => Part::Ship { from: 2 },
         ("docker", _) => Part::CommandLine,
         ("dockerd", _) => Part::Daemon { from: 0 },
         ("wharf-oci" | "runc" | "crun", _) => Part::Oci { from: 1 },
@@ -64,7 +73,11 @@ mod tests {
 
     #[track_caller]
     fn check(program: &str, verb: &str, expected: Part) {
-        assert_eq!(part(Some(&program.into()), Some(&verb.into())), expected, "{program} {verb}");
+        assert_eq!(
+            part(Some(&program.into()), Some(&verb.into()), None),
+            expected,
+            "{program} {verb}"
+        );
     }
 
     #[test]
@@ -76,7 +89,12 @@ mod tests {
         check("wharf", "registry", Part::Registry);
         check("wharf", "pause", Part::CommandLine);
         check("wharf", "--version", Part::CommandLine);
-        assert_eq!(part(None, None), Part::CommandLine);
+        assert_eq!(part(None, None, None), Part::CommandLine);
+        check("wharf", "manifest", Part::Ship { from: 2 });
+        check("wharf", "image", Part::CommandLine);
+        let words = ["wharf", "image", "copy"].map(OsString::from);
+        let [program, verb, next] = &words;
+        assert_eq!(part(Some(program), Some(verb), Some(next)), Part::Ship { from: 2 });
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn command() -> clap::Command {
         .subcommand(oci)
         .subcommand(man)
         .subcommand(crate::registry::command())
+        .subcommand(crate::ship::command())
 }
 
 #[cfg(test)]
@@ -65,9 +66,15 @@ mod tests {
     fn every_verb_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         super::write(dir.path()).unwrap();
-        for page in
-            ["wharf", "wharf-daemon", "wharf-oci", "wharf-man", "wharf-registry-serve", "wharf-run"]
-        {
+        for page in [
+            "wharf",
+            "wharf-daemon",
+            "wharf-oci",
+            "wharf-man",
+            "wharf-registry-serve",
+            "wharf-manifest-push",
+            "wharf-run",
+        ] {
             assert!(dir.path().join(format!("{page}.1")).exists(), "{page}");
         }
         let run = std::fs::read_to_string(dir.path().join("wharf-container-run.1")).unwrap();

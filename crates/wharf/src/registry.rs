@@ -15,9 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use wharf_base::db::Db;
-use wharf_image::ImageStore;
-use wharf_registry::{Auth, Registry, Rules, Settings};
+use wharf_image::{ImageStore, Registries};
+use wharf_registry::{Auth, Cache, Registry, Rules, Settings};
 use wharf_serve::tls::{self, TlsFiles};
+use wharf_spec::dockerconfig::AuthConfig;
 
 /// Where a registry of its own keeps everything.
 const ROOT: &str = "/var/lib/wharf-registry";
@@ -27,6 +28,8 @@ const ADDR: &str = "127.0.0.1:5000";
 const WORKERS: usize = 2;
 /// Threads that read and write files. They go away when idle.
 const BLOCKING: usize = 128;
+/// How long a tag of another registry is taken to mean what it meant.
+const UPSTREAM_TTL: Duration = Duration::from_secs(300);
 /// The shortest grace for garbage: a push sends its manifest after its blobs.
 const GRACE_MIN: Duration = Duration::from_secs(60);
 /// How long requests in progress may take at the end.
@@ -104,6 +107,18 @@ pub(crate) struct Written {
     /// How long an upload may rest (default: 24h)
     #[arg(long, value_name = "DURATION")]
     upload_lifetime: Option<String>,
+    /// Serve as a cache of that registry: docker.io, ghcr.io, registry.example:5000
+    #[arg(long, value_name = "REGISTRY")]
+    upstream: Option<String>,
+    /// User at that registry
+    #[arg(long, value_name = "NAME")]
+    upstream_user: Option<String>,
+    /// File with the password of that user
+    #[arg(long, value_name = "FILE")]
+    upstream_password_file: Option<PathBuf>,
+    /// How long a tag of that registry is taken to mean what it meant (default: 5m)
+    #[arg(long, value_name = "DURATION")]
+    upstream_ttl: Option<String>,
     /// Rules; in a file only.
     #[arg(skip)]
     rule: Vec<wharf_registry::Rule>,
@@ -256,6 +271,7 @@ pub(crate) fn resolve(flags: Written, file: Option<&Path>) -> Result<Resolved> {
             deletes: !written.no_delete,
             auth: auth(&written)?,
             grace,
+            cache: cache(&written, &defaults)?,
             upload_lifetime: period(&written.upload_lifetime, defaults.upload_lifetime)?,
             rules: Rules::new(written.rule),
             ..defaults
@@ -279,8 +295,45 @@ fn merge(flags: Written, file: Written) -> Written {
         no_delete: flags.no_delete || file.no_delete,
         gc_grace: flags.gc_grace.or(file.gc_grace),
         upload_lifetime: flags.upload_lifetime.or(file.upload_lifetime),
+        upstream: flags.upstream.or(file.upstream),
+        upstream_user: flags.upstream_user.or(file.upstream_user),
+        upstream_password_file: flags.upstream_password_file.or(file.upstream_password_file),
+        upstream_ttl: flags.upstream_ttl.or(file.upstream_ttl),
         rule: file.rule,
     }
+}
+
+fn cache(written: &Written, defaults: &Settings) -> Result<Option<Cache>> {
+    let Some(domain) = &written.upstream else {
+        ensure!(
+            written.upstream_user.is_none()
+                && written.upstream_password_file.is_none()
+                && written.upstream_ttl.is_none(),
+            "upstream-user, upstream-password-file and upstream-ttl need upstream"
+        );
+        return Ok(None);
+    };
+    let mut auth = AuthConfig::default();
+    match (&written.upstream_user, &written.upstream_password_file) {
+        (Some(user), Some(file)) => {
+            let password = std::fs::read_to_string(file)
+                .with_context(|| format!("read {}", file.display()))?;
+            auth.username.clone_from(user);
+            password.trim_end_matches(['\r', '\n']).clone_into(&mut auth.password);
+        }
+        (None, None) => (),
+        _ => bail!("upstream-user and upstream-password-file belong together"),
+    }
+    let ttl = written.upstream_ttl.as_deref().map_or(Ok(UPSTREAM_TTL), duration)?;
+    let images = wharf_image::Settings {
+        registries: wharf_image::RegistrySettings {
+            proxy: wharf_image::ProxySettings::from_env(),
+            ..wharf_image::RegistrySettings::default()
+        },
+        ..wharf_image::Settings::default()
+    };
+    let registries = Registries::new(&images);
+    Ok(Some(Cache::new(registries, domain, auth, ttl, defaults.clock.clone())))
 }
 
 /// `ADDR:PORT`, `:PORT` for every address, `localhost:PORT`.
@@ -382,6 +435,8 @@ mod tests {
             "gc-grace = '1y'",
             "gc-grace = '1s'",
             "upload-lifetime = 'h'",
+            "upstream-ttl = '1m'",
+            "upstream = 'docker.io'\nupstream-user = 'x'",
         ] {
             assert!(from_file(text).is_err(), "{text}");
         }

@@ -101,6 +101,54 @@ fn wharf_ships_through_debians_registry() {
 }
 
 #[test]
+fn wharf_copies_and_makes_lists_without_an_engine() {
+    let host = Host::bare(Engine::Wharf);
+    let _server = serve(&host, &[]);
+    let one = format!("{REMOTE}:1");
+    skopeo(&host, &["copy", "--dest-tls-verify=false", &archive(&host), &one]).ok();
+    let wharf = |args: &[&str]| {
+        let mut c = host.enter(tools::wharf());
+        c.args(args).env("HOME", host.dir().join("home")).env_remove("DOCKER_CONFIG");
+        Output::run(&mut c, b"")
+    };
+    wharf(&["image", "copy", NAME, "127.0.0.1:5000/copy"]).says("127.0.0.1:5000/copy:1@sha256:");
+    wharf(&["image", "copy", "127.0.0.1:5000/none", "127.0.0.1:5000/copy"])
+        .fails("no such manifest");
+    let list = "127.0.0.1:5000/list:latest";
+    wharf(&["manifest", "create", list, NAME, "127.0.0.1:5000/copy:1"])
+        .says("Created manifest list");
+    wharf(&["manifest", "create", list, NAME]).fails("use --amend");
+    wharf(&[
+        "manifest",
+        "annotate",
+        "--arch",
+        "arm64",
+        "--variant",
+        "v8",
+        list,
+        "127.0.0.1:5000/copy:1",
+    ])
+    .ok();
+    wharf(&["manifest", "push", "--purge", list]).says("sha256:");
+    let shown = wharf(&["manifest", "inspect", list]).json();
+    let platforms: Vec<_> = shown["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    assert!(platforms.contains(&"arm64") && platforms.len() == 2, "{shown}");
+    assert_eq!(wharf(&["manifest", "inspect", "-v", list]).json().as_array().unwrap().len(), 2);
+    wharf(&["image", "copy", "--platform", "linux/arm64", list, "127.0.0.1:5000/arm"]).ok();
+    let shown = wharf(&["manifest", "inspect", "127.0.0.1:5000/arm"]).json();
+    assert!(shown.get("layers").is_some(), "{shown}");
+    wharf(&["image", "copy", list, "127.0.0.1:5000/all"]).ok();
+    skopeo(&host, &["inspect", "--raw", "--tls-verify=false", "docker://127.0.0.1:5000/all"])
+        .says("arm64");
+    wharf(&["manifest", "rm", list]).fails("no such manifest list");
+}
+
+#[test]
 fn podman_pushes_and_pulls() {
     let host = Host::peers();
     let binary = host.dir().join("wharf");

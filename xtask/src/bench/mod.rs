@@ -8,6 +8,7 @@ mod memory;
 mod network;
 mod runtime;
 mod server;
+mod ship;
 mod table;
 mod timing;
 
@@ -36,6 +37,7 @@ const PARTS: &[Part] = &[
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
+    ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
 ];
@@ -54,6 +56,7 @@ pub(crate) fn run(args: &[&str]) -> Result<bool> {
     machine::check()?;
     tools::clients()?;
     tools::peers()?;
+    tools::ship()?;
     let begin = Instant::now();
     let lab = Lab::open(quick)?;
     let (mut rows, mut failed) = (Vec::new(), Vec::new());

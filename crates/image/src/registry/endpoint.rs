@@ -38,6 +38,11 @@ impl Endpoint {
         bare.split('/').next().unwrap_or(bare)
     }
 
+    /// Host and port, for messages.
+    pub(crate) fn shown(&self) -> String {
+        self.host().to_owned()
+    }
+
     /// What tokens are kept by.
     pub(super) fn base(&self) -> &str {
         &self.base

@@ -164,6 +164,11 @@ impl Client {
         }
     }
 
+    /// How long nothing may arrive before a transfer has stalled.
+    pub(crate) fn stall(&self) -> Duration {
+        self.settings.registries.stall
+    }
+
     /// The addresses at which `name` may be had, in the order to try them.
     pub(crate) fn remotes(
         &self,

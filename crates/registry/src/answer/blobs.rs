@@ -1,5 +1,7 @@
 //! Blobs: sent whole or in part, looked for, deleted.
 
+use std::sync::Arc;
+
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue,
     IF_RANGE, RANGE,
@@ -9,21 +11,39 @@ use wharf_spec::digest::Digest;
 
 use super::{Answer, Call, Inner, empty, names, put_text, stamp};
 use crate::body::Body;
+use crate::cache::Passed;
 use crate::fault::{Code, Fault};
 use crate::name::Repository;
 use crate::range::{Wanted, wanted};
 
 impl Inner {
-    pub(super) async fn blob(&self, name: &Repository, digest: &Digest, call: &Call) -> Answer {
+    pub(super) async fn blob(
+        self: &Arc<Self>,
+        name: &Repository,
+        digest: &Digest,
+        call: &Call,
+    ) -> Answer {
         match call.method {
             Method::DELETE => self.delete_blob(name, digest),
             _ => self.send_blob(name, digest, call).await,
         }
     }
 
-    async fn send_blob(&self, name: &Repository, digest: &Digest, call: &Call) -> Answer {
+    async fn send_blob(
+        self: &Arc<Self>,
+        name: &Repository,
+        digest: &Digest,
+        call: &Call,
+    ) -> Answer {
         let link = self.shelves.content.linked(&name.owner(), digest);
-        let Some(link) = link else { return Err(blob_unknown(name, digest)) };
+        let link = match (link, &self.settings.cache) {
+            (Some(link), _) => link,
+            (None, Some(cache)) => match self.fetch_blob(cache, name, digest, call).await? {
+                Passed::Here(link) => link,
+                Passed::Answered(response) => return Ok(response),
+            },
+            (None, None) => return Err(blob_unknown(name, digest)),
+        };
         let is_head = call.method == Method::HEAD;
         if is_head && !self.shelves.needs(name, digest) {
             // Who looks is probably about to push a manifest that needs it: it must not go meanwhile.
@@ -87,7 +107,7 @@ fn outside(mut response: Response<Body>, size: u64) -> Response<Body> {
     response
 }
 
-pub(super) fn blob_unknown(name: &Repository, digest: &Digest) -> Fault {
+pub(crate) fn blob_unknown(name: &Repository, digest: &Digest) -> Fault {
     let detail = serde_json::json!({ "name": name.as_str(), "digest": digest });
     Fault::new(Code::BlobUnknown, "blob unknown to registry").with_detail(detail)
 }

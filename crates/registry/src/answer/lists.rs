@@ -12,7 +12,7 @@ use crate::access::Verb;
 use crate::body::Body;
 use crate::name::Repository;
 use crate::query::encode;
-use crate::shelves::{Found, Page};
+use crate::shelves::{Found, Page, page_of};
 
 const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// Tags in one answer: all, in any repository that people look at.
@@ -26,9 +26,16 @@ const REFERRERS_MAX: usize = 1_000;
 const REFERRERS_BYTES: usize = 3 << 20;
 
 impl Inner {
-    pub(super) fn tags(&self, name: &Repository, call: &Call) -> Answer {
+    pub(super) async fn tags(&self, name: &Repository, call: &Call) -> Answer {
         let (n, last) = call.page(TAGS_MAX, TAGS_MAX)?;
-        let page = self.shelves.tags(name, last, n).ok_or_else(|| name_unknown(name))?;
+        let page = match &self.settings.cache {
+            Some(cache) => match cache.tags(name).await {
+                Some(all) => Some(page_of(&all, last, n)),
+                None => self.shelves.tags(name, last, n),
+            },
+            None => self.shelves.tags(name, last, n),
+        };
+        let page = page.ok_or_else(|| name_unknown(name))?;
         let mut response =
             super::json(StatusCode::OK, &json!({ "name": name.as_str(), "tags": page.names }));
         link(&mut response, &format!("/v2/{name}/tags/list"), &page, n);

@@ -27,6 +27,9 @@ impl Inner {
     }
 
     async fn send_manifest(&self, name: &Repository, target: &Target, call: &Call) -> Answer {
+        if let Some(cache) = &self.settings.cache {
+            self.refresh(cache, name, target).await?;
+        }
         let found = self.shelves.find(name, target);
         let Found { digest, record } = found.ok_or_else(|| self.manifest_unknown(name, target))?;
         let mut response = empty(StatusCode::OK);
@@ -69,6 +72,7 @@ impl Inner {
             bytes: &bytes,
             tags: &tags,
             may_move: &may_move,
+            whole: true,
         };
         self.shelves.put(&put, received)?;
         tracing::info!(repository = name.as_str(), %digest, tags = tags.join(" "), who = %call.who, "manifest stored");

@@ -1,6 +1,6 @@
 //! The registry: every request's way from its head to its answer.
 
-mod blobs;
+pub(crate) mod blobs;
 mod lists;
 mod manifests;
 #[cfg(test)]
@@ -23,6 +23,7 @@ use wharf_spec::digest::Digest;
 
 use crate::access::{Verb, Who};
 use crate::body::{Body, Requested};
+use crate::cache::Flights;
 use crate::fault::{Code, Fault};
 use crate::name::Repository;
 use crate::query::Query;
@@ -48,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) uploads: Uploads,
     /// Something may have become garbage.
     pub(crate) stirred: Notify,
+    pub(crate) flights: Flights,
 }
 
 /// Why a registry cannot be opened.
@@ -85,6 +87,7 @@ impl Registry {
             shelves: Shelves::open(content, db)?,
             settings,
             stirred: Notify::new(),
+            flights: Flights::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -117,7 +120,7 @@ fn bodyless(response: &mut Response<Body>) {
 }
 
 impl Inner {
-    async fn answer(&self, parts: Parts, body: Requested, secure: bool) -> Answer {
+    async fn answer(self: &Arc<Self>, parts: Parts, body: Requested, secure: bool) -> Answer {
         let resource = route(parts.uri.path())?;
         let base = base_of(&parts, secure);
         let query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -129,7 +132,7 @@ impl Inner {
             Resource::Base => Ok(json(StatusCode::OK, &serde_json::json!({}))),
             Resource::Token => self.token(call).await,
             Resource::Catalog => self.catalog(&call),
-            Resource::Tags(name) => self.tags(&name, &call),
+            Resource::Tags(name) => self.tags(&name, &call).await,
             Resource::Referrers(name, digest) => self.referrers(&name, &digest, &call),
             Resource::Blob(name, digest) => self.blob(&name, &digest, &call).await,
             Resource::Uploads(name) => self.begin_upload(&name, call).await,
@@ -154,6 +157,10 @@ impl Inner {
         let wanted = wanted(resource, &call.method);
         let is_read = matches!(call.method, Method::GET | Method::HEAD);
         if !is_read && *resource != Resource::Token {
+            if self.settings.cache.is_some() && call.method != Method::DELETE {
+                let text = "the registry is a cache of another; push there";
+                return Err(Fault::new(Code::Unsupported, text));
+            }
             if self.settings.read_only {
                 return Err(Fault::new(Code::Unsupported, "the registry is read-only"));
             }
@@ -310,14 +317,14 @@ fn json<T: serde::Serialize>(status: StatusCode, value: &T) -> Response<Body> {
 }
 
 /// An answer without a body.
-fn empty(status: StatusCode) -> Response<Body> {
+pub(crate) fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
     response
 }
 
 /// Names the content of an answer.
-fn stamp(headers: &mut HeaderMap, digest: &Digest) {
+pub(crate) fn stamp(headers: &mut HeaderMap, digest: &Digest) {
     let text = digest.to_string();
     if let (Ok(value), Ok(tag)) = (text.parse(), format!("\"{text}\"").parse()) {
         headers.insert(CONTENT_DIGEST, value);

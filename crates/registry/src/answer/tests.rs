@@ -10,15 +10,19 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wharf_base::clock::Clock;
 use wharf_base::db::{Db, DbError};
 use wharf_image::ImageStore;
 use wharf_spec::digest::{Algorithm, Digest, Hasher};
+use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 
 use crate::access::Rules;
 use crate::auth::Auth;
 use crate::body::requested;
+use crate::cache::Cache;
 use crate::{Registry, Settings};
 
 /// A registry in a directory of its own.
@@ -778,6 +782,85 @@ async fn what_cannot_be_pulled_cannot_be_mounted() {
     assert_eq!(f.ask("POST", &target, &offer, b"").await.status, 202, "an offer that nobody made");
     let catalog = f.ask("GET", "/v2/_catalog", &[ANN], b"").await;
     assert_eq!(catalog.json(), json!({"repositories": []}));
+}
+
+/// A registry on a port of loopback, until the token is dropped.
+async fn on_a_port(f: &Fixture) -> (String, DropGuard) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let shutdown = CancellationToken::new();
+    let registry = f.registry.clone();
+    tokio::spawn(crate::serve(registry, listener, None, shutdown.clone(), Duration::ZERO));
+    (address, shutdown.drop_guard())
+}
+
+fn cache_of(address: &str) -> Fixture {
+    let registries = wharf_image::RegistrySettings {
+        retry_pause: Duration::from_millis(1),
+        retry_pause_max: Duration::from_millis(1),
+        ..wharf_image::RegistrySettings::default()
+    };
+    let images = wharf_image::Settings { registries, ..wharf_image::Settings::default() };
+    let registries = wharf_image::Registries::new(&images);
+    Fixture::new(|settings| {
+        let ttl = Duration::from_secs(60);
+        let clock = settings.clock.clone();
+        settings.cache = Some(Cache::new(registries, address, AuthConfig::default(), ttl, clock));
+    })
+}
+
+#[tokio::test]
+async fn a_cache_fetches_once_and_serves_when_the_other_is_down() {
+    let origin = plain();
+    let config = br#"{"os":"linux"}"#.to_vec();
+    let layer: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    let digest = origin.push_image("a/b", "1", &config, &layer).await;
+    let (address, up) = on_a_port(&origin).await;
+    let cache = cache_of(&address);
+    let blob = format!("/v2/a/b/blobs/{}", Digest::sha256(&layer));
+    let reply = cache.expect("GET", "/v2/a/b/manifests/1", 200).await;
+    assert_eq!(reply.header("docker-content-digest"), digest.to_string());
+    let head = cache.expect("HEAD", &blob, 200).await;
+    assert_eq!(head.header("content-length"), layer.len().to_string());
+    let both = tokio::join!(cache.expect("GET", &blob, 200), cache.expect("GET", &blob, 200));
+    assert!(both.0.body == layer && both.1.body == layer);
+    let part = cache.ask("GET", &blob, &[("range", "bytes=5-9")], b"").await;
+    assert_eq!((part.status, &part.body[..]), (206, &layer[5..10]));
+    assert_eq!(cache.expect("GET", "/v2/a/b/tags/list", 200).await.json()["tags"], json!(["1"]));
+    cache.expect("GET", "/v2/a/b/manifests/2", 404).await;
+    cache.expect("GET", &format!("/v2/a/b/blobs/{}", Digest::sha256(b"none")), 404).await;
+    cache.expect("POST", "/v2/a/b/blobs/uploads/", 405).await;
+    // The tag moves: seen when it is old enough, not before.
+    let other = origin.push_image("a/b", "1", &config, b"another").await;
+    assert_eq!(
+        cache.expect("HEAD", "/v2/a/b/manifests/1", 200).await.header("docker-content-digest"),
+        digest.to_string()
+    );
+    cache.clock.advance(Duration::from_secs(60));
+    assert_eq!(
+        cache.expect("HEAD", "/v2/a/b/manifests/1", 200).await.header("docker-content-digest"),
+        other.to_string()
+    );
+    drop(up);
+    cache.clock.advance(Duration::from_secs(60));
+    cache.expect("GET", "/v2/a/b/manifests/1", 200).await;
+    assert_eq!(cache.expect("GET", &blob, 200).await.body, layer);
+    cache.expect("GET", &format!("/v2/a/b/blobs/{}", Digest::sha256(b"another")), 502).await;
+    assert_eq!(cache.uploads_on_disk(), 0);
+}
+
+#[tokio::test]
+async fn a_cache_keeps_no_lies() {
+    let origin = plain();
+    let digest = origin.push_blob("a", b"the truth").await;
+    std::fs::write(origin.root.path().join("blobs/sha256").join(digest.hex()), "other bit")
+        .unwrap();
+    let (address, _up) = on_a_port(&origin).await;
+    let cache = cache_of(&address);
+    let request = Request::get(format!("/v2/a/blobs/{digest}")).body(requested(Full::default()));
+    let response = cache.registry.answer(request.unwrap(), false).await;
+    assert!(response.into_body().collect().await.is_err(), "the connection breaks");
+    assert_eq!((cache.blobs_on_disk(), cache.uploads_on_disk()), (0, 0));
 }
 
 #[tokio::test]

@@ -101,6 +101,8 @@ pub const COMMON: &[&str] = &[
 pub const PARTS: &[(&str, &str)] = &[
     ("daemon", "Run the engine that containers live in"),
     ("man", "Write the manual pages into a directory"),
+    ("image copy", "Copy an image from one registry to another"),
+    ("manifest", "Inspect images in registries, and make one of several"),
     ("oci", "Run one container without an engine, with runc's command line"),
     ("registry", "Serve a registry"),
 ];
@@ -114,7 +116,6 @@ const LATER: &[(&str, &str)] = &[
     ("compose viz", "drawing projects is not implemented"),
     ("compose watch", "following file changes is not implemented yet"),
     ("config", "it belongs to Swarm, which wharf does not implement"),
-    ("manifest", "manifest lists are not implemented yet"),
     ("node", "it belongs to Swarm, which wharf does not implement"),
     ("plugin", "engine plugins are not implemented"),
     ("secret", "it belongs to Swarm, which wharf does not implement"),
