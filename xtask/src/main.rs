@@ -30,7 +30,7 @@ usage: cargo xtask TASK
   protos                  write the Rust code of the protocol definitions anew
   tools                   fetch the test clients into target/tools and stop
 
-suites: fmt clippy house unit acceptance reliability clients buildkit oci vm";
+suites: fmt clippy house unit acceptance reliability clients etcd buildkit oci vm";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -40,8 +40,8 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench::run(rest),
         ["bench-serve"] => bench::serve(),
         ["bench-race", rounds, commands] => bench::race_programs(rounds, commands),
-        ["protos"] => protos::run().map(|()| true),
         ["tools", rest @ ..] => tools::install(rest).map(|()| true),
+        ["protos"] => protos::run().map(|()| true),
         ["test", rest @ ..] => suites::run(rest),
         ["vm", rest @ ..] => vm::run(rest),
         _ => {

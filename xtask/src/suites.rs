@@ -25,6 +25,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "cli", engine: true, run: |s| suite(s, &["cli"]) },
     Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
     Suite { name: "clients", engine: true, run: |s| suite(s, &["clients", "bollard"]) },
+    Suite { name: "etcd", engine: true, run: |s| suite(s, &["etcd"]) },
     Suite { name: "ship", engine: true, run: |s| suite(s, &["ship"]) },
     Suite { name: "buildkit", engine: true, run: |s| suite(s, &["buildkit"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
@@ -116,6 +117,7 @@ fn prepare() -> Result<()> {
     tools::clients()?;
     tools::buildx()?;
     tools::nginx()?;
+    tools::etcd()?;
     tools::peers()?;
     tools::ship()?;
     tools::kernel()?;
