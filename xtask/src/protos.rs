@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates with a `proto` folder; what comes of it lies in their `src/proto`.
-const CRATES: &[&str] = &["etcd"];
+const CRATES: &[&str] = &["buildkit", "etcd"];
 
 /// Writes the code of every crate anew.
 pub(crate) fn run() -> Result<()> {

@@ -27,6 +27,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "clients", engine: true, run: |s| suite(s, &["clients", "bollard"]) },
     Suite { name: "etcd", engine: true, run: |s| suite(s, &["etcd"]) },
     Suite { name: "ship", engine: true, run: |s| suite(s, &["ship"]) },
+    Suite { name: "buildkit", engine: true, run: |s| suite(s, &["buildkit"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
 ];
@@ -114,6 +115,7 @@ fn report(rows: &[Row], took: Duration) -> bool {
 
 fn prepare() -> Result<()> {
     tools::clients()?;
+    tools::buildx()?;
     tools::nginx()?;
     tools::etcd()?;
     tools::peers()?;

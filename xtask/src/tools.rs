@@ -17,6 +17,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("cli") {
         clients()?;
     }
+    if want("buildx") {
+        buildx()?;
+    }
     if want("nginx") {
         nginx()?;
     }
@@ -76,6 +79,15 @@ pub(crate) fn clients() -> Result<()> {
     }
     println!("  {}", read(cmd(&docker).arg("--version"))?.trim());
     Ok(())
+}
+
+/// The stock docker CLI's plugin for builds, in a folder that a client's configuration can name.
+pub(crate) fn buildx() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(dir.join("cli-plugins"))?;
+    let root = debian::folder(&dir, "buildx-deb", Suite::Newest, &["docker-buildx"], |_| true)?;
+    let program = "usr/libexec/docker/cli-plugins/docker-buildx";
+    launcher(&dir.join("cli-plugins/docker-buildx"), &root, program, &[])
 }
 
 /// A root file system with nginx, for the tour of an everyday user. Debian's scripts, which do not

@@ -203,6 +203,13 @@ impl ImageStore {
         Ok(body::stream(move |out| save::write(&plan, out)))
     }
 
+    /// One image as such a tar, with these names whatever names it has here.
+    pub fn archive(&self, image: &Image, names: &[Reference]) -> Result<ByteStream, ArchiveError> {
+        let chosen = vec![(image.clone(), names.iter().cloned().collect())];
+        let plan = save::plan_of(self, &chosen)?;
+        Ok(body::stream(move |out| save::write(&plan, out)))
+    }
+
     /// Makes an image of one layer from the tar of a root file system, plain or compressed.
     ///
     /// Dropping the future stops it; nothing half done is visible.

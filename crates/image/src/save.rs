@@ -34,6 +34,14 @@ pub(crate) fn plan(store: &ImageStore, names: &[String]) -> Result<Plan, Archive
             }
         }
     }
+    plan_of(store, &chosen)
+}
+
+/// These images, each with these names.
+pub(crate) fn plan_of(
+    store: &ImageStore,
+    chosen: &[(Image, BTreeSet<Reference>)],
+) -> Result<Plan, ArchiveError> {
     let mut plan = Plan {
         blobs: BTreeMap::new(),
         index: Vec::new(),
@@ -41,7 +49,7 @@ pub(crate) fn plan(store: &ImageStore, names: &[String]) -> Result<Plan, Archive
         _leases: Vec::new(),
     };
     let (mut manifests, mut entries) = (Vec::new(), Vec::new());
-    for (image, names) in &chosen {
+    for (image, names) in chosen {
         plan._leases.push(store.lease(image)?);
         let blobs = [image.id(), &image.manifest().digest];
         for digest in blobs.into_iter().chain(image.layers().iter().map(|l| &l.blob)) {

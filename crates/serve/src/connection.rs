@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 use wharf_base::sync::Mutex;
 
@@ -26,6 +28,9 @@ use crate::socket::Socket;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// The most that a request's head may measure, and the most that is read ahead of a body.
 const MAX_BUFFER: usize = 256 << 10;
+
+/// How HTTP/2 begins, as far as it takes to tell it from HTTP/1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// What goes on with a connection after the request that took it over.
 pub(crate) type TakeOver = Box<dyn FnOnce(Hijacked) -> BoxFuture<'static, ()> + Send>;
@@ -43,24 +48,54 @@ pub(crate) trait Answers: Send + Sync + 'static {
     /// Answers one. Dropped when the client goes away first.
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer>;
 
+    /// Serves a connection whose client speaks HTTP/2 from its first byte.
+    fn http2(self: Arc<Self>, client: Hijacked) -> BoxFuture<'static, ()>;
+
     /// Takes note that a connection has ended.
     fn left(&self) {}
 }
 
 /// Serves a connection until it closes. After `shutdown` the current request is finished and no other is taken.
 pub(crate) async fn serve<A: Answers>(socket: Socket, door: Arc<A>, shutdown: CancellationToken) {
-    if let Some((take_over, hijacked)) = http(socket, door.clone(), shutdown.clone()).await {
+    speak(socket, &door, shutdown).await;
+    door.left();
+}
+
+async fn speak<A: Answers>(socket: Socket, door: &Arc<A>, shutdown: CancellationToken) {
+    let client = tokio::select! {
+        client = tokio::time::timeout(HEAD_TIMEOUT, first_bytes(socket)) => client,
+        () = shutdown.cancelled() => return,
+    };
+    let Ok(Ok(client)) = client else { return };
+    if PREFACE.starts_with(&client.early) && !client.early.is_empty() {
+        tokio::select! {
+            () = door.clone().http2(client) => (),
+            () = shutdown.cancelled() => (),
+        }
+    } else if let Some((take_over, hijacked)) = http(client, door.clone(), shutdown.clone()).await {
         tokio::select! {
             () = take_over(hijacked) => (),
             () = shutdown.cancelled() => (),
         }
     }
-    door.left();
+}
+
+/// Reads as much as tells the protocol: HTTP/2 begins with a method that no client of HTTP/1 uses.
+async fn first_bytes(mut socket: Socket) -> std::io::Result<Hijacked> {
+    let mut first = [0; PREFACE.len()];
+    let mut have = 0;
+    while have < first.len() && PREFACE.starts_with(&first[..have]) {
+        match socket.read(&mut first[have..]).await? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    Ok(Hijacked { socket, early: Bytes::copy_from_slice(&first[..have]) })
 }
 
 /// HTTP until the end (`None`) or until a request takes the connection over.
 async fn http<A: Answers>(
-    socket: Socket,
+    client: Hijacked,
     door: Arc<A>,
     shutdown: CancellationToken,
 ) -> Option<(TakeOver, Hijacked)> {
@@ -78,7 +113,7 @@ async fn http<A: Answers>(
         .header_read_timeout(HEAD_TIMEOUT)
         .title_case_headers(true)
         .max_buf_size(MAX_BUFFER)
-        .serve_connection(TokioIo::new(Lenient::new(socket, idle)), service);
+        .serve_connection(TokioIo::new(Lenient::new(client.socket, client.early, idle)), service);
     let mut stop = pin!(shutdown.cancelled_owned());
     let mut stopping = false;
     let taken = poll_fn(|cx| {
@@ -125,8 +160,7 @@ async fn answer<A: Answers>(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
     use super::*;
 
@@ -161,6 +195,13 @@ mod tests {
                     }
                     _ => Answer::Response(Response::new(Body::from(Bytes::from_static(b"hi")))),
                 }
+            })
+        }
+
+        fn http2(self: Arc<Self>, mut client: Hijacked) -> BoxFuture<'static, ()> {
+            Box::pin(async move {
+                client.socket.write_all(b"TWO ").await.unwrap();
+                client.socket.write_all(&client.early).await.unwrap();
             })
         }
     }
@@ -230,6 +271,26 @@ mod tests {
         read_until(&mut client, "hi").await;
         shutdown.cancel();
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn http2_is_told_by_its_first_bytes() {
+        let (mut client, _rx, _) = connect();
+        for part in ["PR", "I * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            client.write_all(part.as_bytes()).await.unwrap();
+        }
+        assert_eq!(read_until(&mut client, "2.0").await, "TWO PRI * HTTP/2.0");
+    }
+
+    #[tokio::test]
+    async fn a_request_line_that_comes_in_pieces_is_still_escaped() {
+        let (mut client, _rx, _) = connect();
+        for part in ["P", "UT /?f={\"a\":1} HTTP/1.1\r\n\r\n"] {
+            client.write_all(part.as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let head = read_until(&mut client, "\r\n\r\nhi").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     }
 
     #[tokio::test]

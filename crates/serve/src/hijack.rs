@@ -71,6 +71,13 @@ pub(crate) fn switch(upgrade: bool, framing: Framing, headers: &str) -> Bytes {
     head.into()
 }
 
+/// The bytes that switch to HTTP/2.
+pub(crate) fn switch_to_http2() -> Bytes {
+    Bytes::from_static(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    )
+}
+
 /// Joins a client to a process until the process's output ends or the client is gone.
 ///
 /// The client's half-close becomes the end of the process's input, and its output goes on. Both

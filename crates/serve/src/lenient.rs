@@ -17,6 +17,8 @@ use crate::socket::Socket;
 /// Bodies pass untouched: only what is read while no request is in progress can be a request line.
 pub(crate) struct Lenient {
     pub(crate) socket: Socket,
+    /// What was read before, when the protocol was still to be told.
+    ahead: Bytes,
     /// What did not fit after escaping.
     pub(crate) held: Bytes,
     idle: Idle,
@@ -44,8 +46,9 @@ impl Idle {
 }
 
 impl Lenient {
-    pub(crate) fn new(socket: Socket, idle: Idle) -> Lenient {
-        Lenient { socket, held: Bytes::new(), idle }
+    /// `ahead` is what was read of the first request.
+    pub(crate) fn new(socket: Socket, ahead: Bytes, idle: Idle) -> Lenient {
+        Lenient { socket, ahead, held: Bytes::new(), idle }
     }
 }
 
@@ -79,7 +82,16 @@ impl AsyncRead for Lenient {
         let me = self.get_mut();
         if me.held.is_empty() {
             let before = buffer.filled().len();
-            std::task::ready!(Pin::new(&mut me.socket).poll_read(cx, buffer))?;
+            buffer.put_slice(&me.ahead);
+            match Pin::new(&mut me.socket).poll_read(cx, buffer) {
+                Poll::Ready(read) => read?,
+                // A request line is looked at whole, so its first bytes wait for the others.
+                Poll::Pending => {
+                    buffer.set_filled(before);
+                    return Poll::Pending;
+                }
+            }
+            me.ahead = Bytes::new();
             if !me.idle.0.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }

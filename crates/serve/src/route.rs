@@ -41,6 +41,10 @@ pub(crate) enum Action {
     Plugins,
     /// One plugin, which does not exist: `docker inspect` asks here last.
     PluginInspect(String),
+    /// BuildKit's gRPC on this connection.
+    Grpc,
+    /// A session for builds on this connection.
+    Session,
     /// A path of another product area, answered with a clear text.
     Absent(Absent),
 }
@@ -247,7 +251,8 @@ fn system(method: &Method, parts: &[&str]) -> Option<Action> {
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
             Action::Absent(Absent::Swarm)
         }
-        // `/grpc` and `/session` too: a clean 404 makes buildx choose another driver.
+        ("POST", ["grpc"]) => Action::Grpc,
+        ("POST", ["session"]) => Action::Session,
         _ => return None,
     })
 }
@@ -418,8 +423,6 @@ mod tests {
             "GET /",
             "GET /nope",
             "GET /containers/x",
-            "POST /grpc",
-            "POST /session",
             "POST /exec/a/b/start",
         ] {
             check(request, None);

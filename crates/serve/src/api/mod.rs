@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod buildkit;
 mod containers;
 mod exec;
 mod images;
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use wharf_base::sync::Mutex;
 use wharf_build::Builder;
+use wharf_buildkit::BuildKit;
 use wharf_engine::Engine;
 use wharf_engine::images::Images;
 use wharf_engine::info::System;
@@ -27,6 +29,7 @@ use wharf_engine::networks::{NOT_A_MANAGER, Networks};
 use crate::call::Call;
 use crate::connection::{Answer, Answers};
 use crate::fault::Fault;
+use crate::hijack::Hijacked;
 use crate::query::{Query, decode_path};
 use crate::reply::{self, Headers, Reply};
 use crate::route::{self, Absent, Action, ContainerAction};
@@ -39,6 +42,7 @@ pub struct Door {
     networks: Networks,
     builder: Builder,
     builds: build::Running,
+    buildkit: BuildKit,
     system: Mutex<Arc<System>>,
     headers: Headers,
     traffic: Arc<Notify>,
@@ -51,12 +55,23 @@ impl Door {
         images: Images,
         networks: Networks,
         builder: Builder,
+        buildkit: BuildKit,
         system: System,
     ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
         let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
         let traffic = Arc::default();
-        Arc::new(Door { engine, images, networks, builder, builds, system, headers, traffic })
+        Arc::new(Door {
+            engine,
+            images,
+            networks,
+            builder,
+            builds,
+            buildkit,
+            system,
+            headers,
+            traffic,
+        })
     }
 
     /// Is notified when a request comes and when a connection ends.
@@ -121,6 +136,8 @@ impl Door {
             Action::Distribution(name) => responds(images::distribution(door, name, call)),
             Action::Commit => responds(containers::commit(door, call)),
             Action::Build(action) => responds(build::build(door, action, call)),
+            Action::Grpc => Box::pin(async move { buildkit::grpc(&door, &call) }),
+            Action::Session => Box::pin(async move { buildkit::session(&door, &call) }),
             Action::Plugins => responds(async { Ok(reply::ok::<[(); 0]>(&[])) }),
             Action::PluginInspect(name) => responds(async move {
                 let text = format!("plugin {name:?} not found");
@@ -145,6 +162,10 @@ impl Answers for Door {
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
         self.traffic.notify_one();
         self.decode(request).boxed()
+    }
+
+    fn http2(self: Arc<Self>, client: Hijacked) -> BoxFuture<'static, ()> {
+        buildkit::http2(self.buildkit.clone(), client).boxed()
     }
 
     fn left(&self) {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_base::clock::Clock;
 use wharf_base::db::Db;
 use wharf_build::Builder;
+use wharf_buildkit::{self as buildkit, BuildKit};
 use wharf_engine::events::{Attributes, Events, Kind};
 use wharf_engine::images::Images;
 use wharf_engine::networks::Networks;
@@ -197,7 +198,15 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let images = Images::new(images, events.clone());
     let builder = Builder::open(engine.clone(), images.clone(), db, settings.build.clone())?;
     let networks = Networks::new(net, events.clone());
-    let door = Door::new(engine.clone(), images, networks, builder, system);
+    let buildkit = buildkit::Settings {
+        dir: settings.root.join("buildkit"),
+        id: system.id.clone(),
+        version: info::VERSION.to_owned(),
+        host_gateway: settings.engine.host_gateway_ips.first().copied(),
+    };
+    let buildkit = BuildKit::open(builder.clone(), images.clone(), buildkit)
+        .context("open BuildKit's directory")?;
+    let door = Door::new(engine.clone(), images, networks, builder, buildkit, system);
     Ok(House { engine, door, events, registry })
 }
 

@@ -1,0 +1,272 @@
+//! The door as a whole: what its services share, and which service a request is for.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+use wharf_base::clock::Clock;
+use wharf_build::{Builder, Built, Credentials as _, Tree};
+use wharf_engine::images::Images;
+use wharf_image::PushOptions;
+use wharf_spec::platform::Platform;
+use wharf_spec::reference::Reference;
+
+use crate::builds::{Build, Builds};
+use crate::contexts::Contexts;
+use crate::history::History;
+use crate::line::{self, Io, MAX_MESSAGE};
+use crate::proto::grpc::health::v1::health_server::HealthServer;
+use crate::proto::moby::buildkit::v1::control_server::ControlServer;
+use crate::proto::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
+use crate::proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
+use crate::proto::moby::buildkit::v1::{SolveRequest, types};
+use crate::proto::pb;
+use crate::remote::{self, Remote};
+use crate::session::{Offer, OfferError, Session, Sessions};
+
+/// The BuildKit whose services these are.
+const LEVEL: &str = "v0.25.1";
+
+/// BuildKit's door to one engine. Clones share it.
+#[derive(Clone)]
+pub struct BuildKit(Arc<Inner>);
+
+struct Inner {
+    builder: Builder,
+    images: Images,
+    builds: Builds,
+    sessions: Sessions,
+    contexts: Contexts,
+    history: Arc<History>,
+    settings: Settings,
+    clock: Clock,
+}
+
+/// What the door must be told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A directory of its own, for contexts and the history.
+    pub dir: PathBuf,
+    /// The engine's id, which becomes the worker's.
+    pub id: String,
+    /// wharf's version.
+    pub version: String,
+    /// What `host-gateway` means in `--add-host`.
+    pub host_gateway: Option<std::net::IpAddr>,
+}
+
+impl BuildKit {
+    /// The door to `builder` and `images`. Blocks.
+    pub fn open(builder: Builder, images: Images, settings: Settings) -> io::Result<BuildKit> {
+        let clock = Clock::system();
+        wharf_base::fs::private_dir(&settings.dir)?;
+        let contexts = Contexts::open(settings.dir.join("contexts"), clock.clone())?;
+        let history = History::open(settings.dir.join("history"), clock.clone())?;
+        let (builds, sessions) = (Builds::default(), Sessions::default());
+        let inner = Inner { builder, images, builds, sessions, contexts, history, settings, clock };
+        Ok(BuildKit(Arc::new(inner)))
+    }
+
+    /// Serves gRPC on a connection that speaks HTTP/2 from here on, until it ends.
+    pub async fn serve(&self, io: impl Io) {
+        if let Err(error) = line::serve(io, Services::new(self)).await {
+            tracing::debug!(error = %wharf_base::error::chain(&error), "connection ended");
+        }
+    }
+
+    /// Reads what a client offers with `POST /session`.
+    pub fn offer(&self, headers: &HeaderMap) -> Result<Offer, OfferError> {
+        let offer = Offer::read(headers)?;
+        self.0.sessions.check(&offer)?;
+        Ok(offer)
+    }
+
+    /// Keeps a session on a connection that speaks HTTP/2 from here on, until it ends. The client is the server.
+    pub async fn hold(&self, io: impl Io, offer: Offer) {
+        if let Err(error) = self.0.sessions.hold(io, offer).await {
+            tracing::debug!(error = %wharf_base::error::chain(&error), "session ended");
+        }
+    }
+
+    pub(crate) fn builder(&self) -> &Builder {
+        &self.0.builder
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.0.images
+    }
+
+    pub(crate) fn builds(&self) -> &Builds {
+        &self.0.builds
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.0.sessions
+    }
+
+    pub(crate) fn contexts(&self) -> &Contexts {
+        &self.0.contexts
+    }
+
+    pub(crate) fn history(&self) -> &Arc<History> {
+        &self.0.history
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// What stands for BuildKit's version.
+    pub(crate) fn version(&self) -> BuildkitVersion {
+        BuildkitVersion {
+            package: "wharf".into(),
+            version: LEVEL.into(),
+            revision: self.0.settings.version.clone(),
+            ..BuildkitVersion::default()
+        }
+    }
+
+    /// The one worker there is.
+    pub(crate) fn worker(&self) -> WorkerRecord {
+        let settings = &self.0.settings;
+        let mut labels = HashMap::from([
+            ("org.mobyproject.buildkit.worker.executor".to_owned(), "wharf".to_owned()),
+            // With this label buildx offers archives, which an engine without a content store could not make.
+            ("org.mobyproject.buildkit.worker.snapshotter".to_owned(), "overlayfs".to_owned()),
+        ]);
+        if let Some(ip) = settings.host_gateway {
+            let name = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
+            labels.insert(name.to_owned(), ip.to_string());
+        }
+        let host = Platform::host();
+        let platform = pb::Platform {
+            architecture: host.architecture,
+            os: host.os,
+            variant: host.variant,
+            ..pb::Platform::default()
+        };
+        WorkerRecord {
+            id: settings.id.clone(),
+            labels,
+            platforms: vec![platform],
+            gc_policy: vec![types::GcPolicy { all: true, ..types::GcPolicy::default() }],
+            buildkit_version: Some(self.version()),
+        }
+    }
+
+    /// A build context that is no directory of the client.
+    pub(crate) async fn remote_context(
+        &self,
+        session: &Session,
+        url: &str,
+    ) -> Result<Tree, Status> {
+        // What a client reads from its standard input.
+        let Some(path) = url.strip_prefix("http://buildkit-session") else {
+            return Err(Status::unimplemented(format!(
+                "wharf does not fetch the build context {url}; give a directory or a tar on standard input"
+            )));
+        };
+        let upload = remote::upload(session, path).await?;
+        self.0.builder.unpack(upload).await.map_err(|e| Status::unknown(e.to_string()))
+    }
+
+    /// The files of another build's result as a build context.
+    pub(crate) fn built_context(
+        &self,
+        _built: &Arc<Built>,
+    ) -> Result<Arc<dyn wharf_build::Context>, Status> {
+        Err(Status::unimplemented("a target as the build context is not supported by wharf"))
+    }
+
+    /// Pushes an image by one of its names; gives the digest that the registry knows it by.
+    pub(crate) async fn push(
+        &self,
+        build: &Build,
+        session: Arc<Session>,
+        name: &Reference,
+    ) -> Result<String, Status> {
+        let task = build.journal.task(format!("pushing {}", name.familiar()));
+        let push = async {
+            let auth = Remote(session).auth(name.domain()).await.map_err(Status::unknown)?;
+            let options = PushOptions { auth, ..PushOptions::default() };
+            self.images().store().push(name, options).await.map_err(|e| {
+                let text = wharf_base::error::chain(&e).to_string();
+                Status::unknown(format!("failed to push {}: {text}", name.familiar()))
+            })
+        };
+        let pushed = push.await;
+        let pushed = task.end(pushed)?;
+        let (name, repository) = (name.familiar(), name.familiar_name());
+        self.images().tell("push", &name, &repository, Some(&pushed.image));
+        Ok(pushed.manifest.digest.to_string())
+    }
+
+    /// Whether the cache is to be embedded in the image. Other exports of the cache are refused.
+    pub(crate) fn wants_inline_cache(&self, request: &SolveRequest) -> Result<bool, Status> {
+        let cache = request.cache.clone().unwrap_or_default();
+        if !cache.export_ref.is_empty() {
+            return Err(Status::unimplemented(
+                "exporting the cache by reference is not supported by wharf",
+            ));
+        }
+        for export in &cache.exports {
+            if export.r#type != "inline" {
+                return Err(Status::unimplemented(format!(
+                    "wharf exports its build cache with --cache-to type=inline only, not with type={}",
+                    export.r#type
+                )));
+            }
+        }
+        Ok(!cache.exports.is_empty())
+    }
+}
+
+/// The services, by their names.
+#[derive(Clone)]
+struct Services {
+    control: ControlServer<BuildKit>,
+    bridge: LlbBridgeServer<BuildKit>,
+    health: HealthServer<BuildKit>,
+}
+
+impl Services {
+    fn new(kit: &BuildKit) -> Services {
+        Services {
+            control: ControlServer::new(kit.clone()).max_decoding_message_size(MAX_MESSAGE),
+            bridge: LlbBridgeServer::new(kit.clone()).max_decoding_message_size(MAX_MESSAGE),
+            health: HealthServer::new(kit.clone()),
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for Services {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match service {
+            "moby.buildkit.v1.Control" => self.control.call(request),
+            "moby.buildkit.v1.frontend.LLBBridge" => self.bridge.call(request),
+            "grpc.health.v1.Health" => self.health.call(request),
+            other => {
+                let unknown = Status::unimplemented(format!("unknown service {other}"));
+                Box::pin(async move { Ok(unknown.into_http()) })
+            }
+        }
+    }
+}

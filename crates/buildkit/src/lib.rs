@@ -1,0 +1,34 @@
+//! BuildKit's door: the gRPC services that buildx, bake and compose speak, and the sessions they open.
+//!
+//! A client steers its build over two connections. On one it is the client: `Control.Solve` blocks for the whole
+//! build, while `LLBBridge` runs the Dockerfile frontend and gives back what is to be exported. On the other
+//! it is the server, of files, secrets and agents (`session`). No build graph is ever executed: results travel as
+//! graphs that name them (`graph`).
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write files as they like"))]
+
+mod bridge;
+mod builds;
+mod contexts;
+mod control;
+mod definition;
+mod export;
+mod fault;
+mod fsutil;
+mod graph;
+mod history;
+mod journal;
+mod kit;
+mod line;
+mod options;
+mod proto;
+mod questions;
+mod remote;
+mod session;
+mod solve;
+mod syntax;
+mod usage;
+
+pub use kit::{BuildKit, Settings};
+pub use line::{Io, Rewound};
+pub use session::{Offer, OfferError};

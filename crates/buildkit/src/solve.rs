@@ -1,0 +1,289 @@
+//! One run of the Dockerfile frontend: from options to results that can be exported.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tonic::Status;
+use wharf_base::Id;
+use wharf_build::{Built, Context, Inputs, Named, Request, Tree};
+use wharf_spec::platform::Platform;
+
+use crate::builds::Build;
+use crate::definition::{self, Place};
+use crate::kit::BuildKit;
+use crate::options::Options;
+use crate::proto::pb;
+use crate::remote::{Remote, SessionContext, broken};
+use crate::session::Session;
+use crate::{fault, graph, questions, syntax};
+
+/// What a client asks the frontend for.
+#[derive(Debug, Default)]
+pub(crate) struct Ask {
+    pub(crate) frontend: String,
+    pub(crate) options: HashMap<String, String>,
+    pub(crate) inputs: HashMap<String, pb::Definition>,
+}
+
+/// What it gets.
+#[derive(Debug, Default)]
+pub(crate) struct Solved {
+    /// Results by platform; without one if it asked for none.
+    pub(crate) outcomes: Vec<(Option<String>, Arc<Outcome>)>,
+    pub(crate) metadata: HashMap<String, Bytes>,
+}
+
+/// One result.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// How the client names it.
+    pub(crate) id: String,
+    pub(crate) built: Arc<Built>,
+}
+
+/// Carries out what a client asks for.
+pub(crate) async fn solve(kit: &BuildKit, build: &Arc<Build>, ask: Ask) -> Result<Solved, Status> {
+    build.ran(&ask.frontend, &ask.options);
+    if !["dockerfile.v0", "gateway.v0"].contains(&ask.frontend.as_str()) {
+        return Err(Status::unknown(format!("frontend {} not found", ask.frontend)));
+    }
+    let mut options = Options::read(&ask.options, &build.request.entitlements)?;
+    if let Some(wanted) = &options.syntax {
+        syntax::check(wanted)?;
+    }
+    let session = kit.sessions().find(&build.request.session).await?;
+    let upload = match &options.context {
+        Some(url) => Some(kit.remote_context(&session, url).await?),
+        None => None,
+    };
+    let run = Run { kit, build, session, upload, inputs: ask.inputs };
+    let file = run.definition(&mut options).await?;
+    if let Some(question) = &options.question {
+        let metadata = questions::answer(question, &options, &file)?;
+        return Ok(Solved { metadata, ..Solved::default() });
+    }
+    for text in &options.unread_caches {
+        drop(
+            run.build
+                .journal
+                .task(text.clone())
+                .end(Err::<(), _>(Status::unimplemented("skipped"))),
+        );
+    }
+    run.platforms(&options, &file).await
+}
+
+/// What one run works with.
+struct Run<'a> {
+    kit: &'a BuildKit,
+    build: &'a Arc<Build>,
+    session: Arc<Session>,
+    /// A build context that is no directory of the client.
+    upload: Option<Tree>,
+    inputs: HashMap<String, pb::Definition>,
+}
+
+impl Run<'_> {
+    /// Puts the Dockerfile and its ignore file into the request.
+    async fn definition(&self, options: &mut Options) -> Result<pb::SourceInfo, Status> {
+        let (file, beside) = match &self.upload {
+            Some(tree) if !options.dockerfile_local => {
+                definition::in_tree(&self.build.journal, tree, &options.filename)?
+            }
+            _ => {
+                let session = self.session_of(options, &options.dockerfile_dir).await?;
+                let place = self.place(&session, &options.dockerfile_dir);
+                definition::dockerfile(&place, &options.filename).await?
+            }
+        };
+        if let Some((wanted, line)) = syntax::directive(&file.data) {
+            let refused = |s: Status| fault::at_lines(s.message().to_owned(), &file, line, line);
+            syntax::check(&wanted).map_err(refused)?;
+        }
+        options.request.dockerfile_name.clone_from(&file.filename);
+        options.request.dockerfile = file.data.to_vec();
+        options.request.dockerignore = match beside {
+            None if options.question.is_none() && self.is_directory() => {
+                let session = self.session_of(options, &options.context_dir).await?;
+                definition::ignore_file(&self.place(&session, &options.context_dir)).await?
+            }
+            beside => beside,
+        };
+        Ok(file)
+    }
+
+    fn place<'a>(&'a self, session: &'a Session, dir: &'a str) -> Place<'a> {
+        let (contexts, journal) = (self.kit.contexts(), &self.build.journal);
+        Place { session, dir, contexts, journal }
+    }
+
+    /// The session that serves a directory.
+    async fn session_of(&self, options: &Options, dir: &str) -> Result<Arc<Session>, Status> {
+        match options.sessions.get(dir) {
+            Some(id) => self.kit.sessions().find(id).await,
+            None => Ok(self.session.clone()),
+        }
+    }
+
+    /// Whether the build context is a directory of the client.
+    fn is_directory(&self) -> bool {
+        self.upload.is_none() && !self.inputs.contains_key("context")
+    }
+
+    async fn platforms(&self, options: &Options, file: &pb::SourceInfo) -> Result<Solved, Status> {
+        let inputs = self.inputs(options).await?;
+        let platforms: Vec<Option<Platform>> = match &options.platforms[..] {
+            [] => vec![None],
+            some => some.iter().cloned().map(Some).collect(),
+        };
+        let mut solved = Solved::default();
+        for platform in platforms {
+            let request = Request { platform, ..options.request.clone() };
+            let built = Arc::new(self.one(request, inputs.clone(), file).await?);
+            let outcome = Arc::new(Outcome { id: Id::random().to_string(), built });
+            self.kit.builds().keep(self.build, outcome.clone());
+            let name = options.by_platform.then(|| outcome.built.platform().to_string());
+            solved.outcomes.push((name, outcome));
+        }
+        solved.metadata = metadata(&solved.outcomes)?;
+        Ok(solved)
+    }
+
+    /// Builds for one platform.
+    async fn one(
+        &self,
+        mut request: Request,
+        inputs: Inputs,
+        file: &pb::SourceInfo,
+    ) -> Result<Built, Status> {
+        request.reference.clone_from(&self.build.request.r#ref);
+        request.inline_cache |= self.kit.wants_inline_cache(&self.build.request)?;
+        let journal = &self.build.journal;
+        let (events, mut told) = mpsc::unbounded_channel();
+        let cancel = self.build.cancel.clone();
+        let building = self.kit.builder().build(request, inputs, events, cancel);
+        let telling = async {
+            while let Some(event) = told.recv().await {
+                journal.event(event);
+            }
+        };
+        let (built, ()) = tokio::join!(building, telling);
+        built.map_err(|e| fault::status(&e, file, journal.failed()))
+    }
+
+    async fn inputs(&self, options: &Options) -> Result<Inputs, Status> {
+        let mut named = BTreeMap::new();
+        for (key, value) in &options.named {
+            // A name with a platform is for builds of that platform.
+            let (name, platform) = key.split_once("::").unwrap_or((key, ""));
+            let wanted = options.platforms.first().cloned().unwrap_or_else(Platform::host);
+            if !platform.is_empty() && platform != wanted.to_string() {
+                continue;
+            }
+            let name = name.strip_suffix(":latest").unwrap_or(name).to_lowercase();
+            named.insert(name, self.named(options, key, value).await?);
+        }
+        let remote = Remote(self.session.clone());
+        Ok(Inputs {
+            context: self.context(options).await?,
+            named,
+            secrets: Arc::new(remote.clone()),
+            ssh: Arc::new(remote.clone()),
+            credentials: Arc::new(remote),
+        })
+    }
+
+    /// The build context.
+    async fn context(&self, options: &Options) -> Result<Arc<dyn Context>, Status> {
+        if let Some(tree) = &self.upload {
+            return Ok(Arc::new(tree.clone()));
+        }
+        if let Some(input) = self.inputs.get("context") {
+            let outcome = self.kit.builds().outcome(&graph::result(input)?)?;
+            return self.kit.built_context(&outcome.built);
+        }
+        let dir = &options.context_dir;
+        let session = self.session_of(options, dir).await?;
+        let vertex = "[internal] load build context".to_owned();
+        self.directory(session, dir, dir, vertex, Vec::new()).map(|c| c as Arc<dyn Context>)
+    }
+
+    /// A directory of the client, lazily.
+    fn directory(
+        &self,
+        session: Arc<Session>,
+        dir: &str,
+        hint: &str,
+        vertex: String,
+        exclude: Vec<String>,
+    ) -> Result<Arc<SessionContext>, Status> {
+        let key = match session.offer().shared_key.as_str() {
+            // Without a key nothing tells one client's directory from another's.
+            "" => None,
+            key => Some(format!("{dir}:{hint}:{key}")),
+        };
+        let snapshot =
+            self.kit.contexts().begin(key.as_deref()).map_err(broken("make a directory"))?;
+        Ok(Arc::new(SessionContext {
+            session,
+            dir: dir.to_owned(),
+            vertex,
+            exclude,
+            journal: self.build.journal.clone(),
+            snapshot: Arc::new(snapshot),
+            state: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// What a named context is.
+    async fn named(&self, options: &Options, key: &str, value: &str) -> Result<Named, Status> {
+        let wrong = || Status::unknown(format!("invalid context specifier {value} for {key}"));
+        let (kind, rest) = value.split_once(':').ok_or_else(wrong)?;
+        match kind {
+            "docker-image" => Ok(Named::Image(rest.trim_start_matches("//").to_owned())),
+            "local" => {
+                let session = self.session_of(options, rest).await?;
+                let place = self.place(&session, rest);
+                let exclude = definition::ignore_patterns(&place, key).await?;
+                let hint = options.shared_keys.get(key).map_or(key, String::as_str);
+                let vertex = format!("[context {key}] load from client");
+                Ok(Named::Context(self.directory(session.clone(), rest, hint, vertex, exclude)?))
+            }
+            "input" => {
+                let missing = || Status::unknown(format!("invalid input {rest} for {key}"));
+                let input = self.inputs.get(rest).ok_or_else(missing)?;
+                let outcome = self.kit.builds().outcome(&graph::result(input)?)?;
+                Ok(Named::Built(outcome.built.clone()))
+            }
+            _ => Err(Status::unimplemented(format!(
+                "wharf does not take {value} for the context {key}; it takes directories, docker-image:// and targets"
+            ))),
+        }
+    }
+}
+
+/// What clients and exporters read about results.
+fn metadata(outcomes: &[(Option<String>, Arc<Outcome>)]) -> Result<HashMap<String, Bytes>, Status> {
+    let mut metadata = HashMap::new();
+    let mut platforms = Vec::new();
+    for (name, outcome) in outcomes {
+        let config = serde_json::to_vec(outcome.built.config())
+            .map_err(|e| Status::internal(e.to_string()))?;
+        let key = match name {
+            None => "containerimage.config".to_owned(),
+            Some(name) => format!("containerimage.config/{name}"),
+        };
+        metadata.insert(key, Bytes::from(config));
+        if let Some(name) = name {
+            platforms.push(json!({ "ID": name, "Platform": outcome.built.platform() }));
+        }
+    }
+    if !platforms.is_empty() {
+        let platforms = json!({ "Platforms": platforms });
+        metadata.insert("refs.platforms".to_owned(), Bytes::from(platforms.to_string()));
+    }
+    Ok(metadata)
+}

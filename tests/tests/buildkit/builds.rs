@@ -1,0 +1,221 @@
+//! Images from contexts of every kind, with every option that changes them.
+
+use crate::{Site, transferred};
+
+#[test]
+fn an_image_is_built_tagged_and_run() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPY greeting /greeting\nCMD cat /greeting\n");
+    site.file("ctx/greeting", "hello");
+    let args = ["-t", "one", "-t", "two:2", "--iidfile", "iid", "--metadata-file", "md", "ctx"];
+    let built = site.build(&args);
+    built.exits(0);
+    assert!(built.stderr.contains("naming to docker.io/library/two:2"), "{built}");
+    site.host.docker(["run", "--rm", "one"]).says("hello");
+    let id = site.host.inspect("two:2", "{{.Id}}");
+    assert_eq!(site.read("iid"), id);
+    let metadata: serde_json::Value = serde_json::from_str(&site.read("md")).unwrap();
+    assert_eq!(metadata["containerimage.config.digest"], id.as_str());
+    assert_eq!(metadata["image.name"], "docker.io/library/one:latest,docker.io/library/two:2");
+    let quiet = site.buildx(&["build", "-q", "ctx"]);
+    site.host.docker(["image", "inspect", &quiet.ok()]).exits(0);
+}
+
+#[test]
+fn options_reach_the_instructions() {
+    let site = Site::start();
+    let dockerfile = "\
+FROM busybox AS first
+ARG WHO=nobody
+RUN echo $WHO > /who && hostname > /host && cat /etc/hosts > /hosts && ulimit -n > /files
+FROM busybox AS second
+COPY --from=first /who /host /hosts /files /
+FROM scratch
+";
+    site.file("ctx/Containerfile", dockerfile);
+    let args = ["--build-arg", "WHO=me", "--target", "second", "--label", "a=b", "-t", "x"];
+    let more =
+        ["--add-host", "db:10.1.2.3", "--ulimit", "nofile=99:100", "-f", "ctx/Containerfile"];
+    site.build(&[&args[..], &more, &["ctx"]].concat()).exits(0);
+    assert_eq!(site.run("x", "cat /who /host /files"), "me\nbuildkitsandbox\n99");
+    assert!(site.run("x", "cat /hosts").contains("10.1.2.3"));
+    assert_eq!(site.host.inspect("x", "{{.Config.Labels.a}}"), "b");
+}
+
+#[test]
+fn only_what_changed_is_sent_again() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPY . /src\n");
+    for n in 0..20 {
+        site.file(&format!("ctx/data/{n}"), &format!("{n:1000}"));
+    }
+    let first = site.build(&["-t", "x", "ctx"]);
+    first.exits(0);
+    let second = site.build(&["-t", "x", "ctx"]);
+    second.exits(0);
+    site.file("ctx/data/7", "changed");
+    let third = site.build(&["-t", "x", "ctx"]);
+    third.exits(0);
+    let bytes = |o: &wharf_test::Output| {
+        let text = transferred(o);
+        let digits: String = text.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+        let unit = if text.ends_with("kB") { 1000.0 } else { 1.0 };
+        digits.parse::<f64>().unwrap() * unit
+    };
+    assert!(bytes(&first) > 20_000.0, "{first}");
+    assert!(bytes(&second) < 3_000.0, "{second}");
+    assert!(bytes(&third) < 3_000.0, "{third}");
+    assert_eq!(site.run("x", "cat /src/data/7; wc -c < /src/data/8"), "changed1000");
+}
+
+#[test]
+fn ignored_files_stay_with_the_client() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPY . /src\n");
+    site.file("ctx/.dockerignore", "secret\n*.log\n!keep.log\n");
+    for name in ["secret/key", "a.log", "keep.log", "code"] {
+        site.file(&format!("ctx/{name}"), name);
+    }
+    site.build(&["-t", "x", "ctx"]).exits(0);
+    let names = site.run("x", "cd /src && find . -type f | sort | tr '\\n' ' '");
+    assert_eq!(names, "./.dockerignore ./Dockerfile ./code ./keep.log");
+    // The one beside the Dockerfile wins.
+    site.file("ctx/Dockerfile.dockerignore", "code\n");
+    site.build(&["-t", "x", "ctx"]).exits(0);
+    assert_eq!(site.run("x", "ls /src/code 2>/dev/null; ls /src/secret"), "key");
+}
+
+#[test]
+fn links_and_modes_survive_the_transfer() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPY . /src\n")
+        .file("ctx/d/run", "#!/bin/sh\necho ran\n");
+    let at = |name: &str| site.path(&format!("ctx/{name}"));
+    std::os::unix::fs::symlink("d/run", at("link")).unwrap();
+    std::fs::hard_link(at("d/run"), at("d/same")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4750);
+    std::fs::set_permissions(at("d/run"), mode).unwrap();
+    site.build(&["-t", "x", "ctx"]).exits(0);
+    assert_eq!(
+        site.run("x", "readlink /src/link; stat -c '%a %u' /src/d/run; /src/d/same"),
+        "d/run\n4750 0\nran"
+    );
+}
+
+#[test]
+fn contexts_come_on_standard_input_too() {
+    let site = Site::start();
+    let mut command = site.command();
+    let alone = wharf_test::Output::of(
+        command.args(["build", "-q", "-t", "x", "-"]),
+        b"FROM busybox\nRUN echo alone > /f\n",
+    );
+    alone.exits(0);
+    assert_eq!(site.run("x", "cat /f"), "alone");
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPY f /f\n").file("ctx/f", "in a tar");
+    let tar = std::process::Command::new("tar")
+        .args(["-C", "ctx", "-cz", "."])
+        .current_dir(site.host.dir())
+        .output();
+    let mut command = site.command();
+    wharf_test::Output::of(command.args(["build", "-q", "-t", "x", "-"]), &tar.unwrap().stdout)
+        .exits(0);
+    assert_eq!(site.run("x", "cat /f"), "in a tar");
+}
+
+#[test]
+fn secrets_are_there_and_leave_nothing() {
+    let site = Site::start();
+    let dockerfile = "\
+FROM busybox
+RUN --mount=type=secret,id=token,required=true cat /run/secrets/token | tr a-z A-Z > /shout
+RUN --mount=type=secret,id=other,env=OTHER echo $OTHER > /other
+RUN ls /run/secrets 2>/dev/null | wc -l > /left
+";
+    site.file("ctx/Dockerfile", dockerfile).file("token", "hush");
+    let mut command = site.command();
+    command.env("OTHER", "env").args(["build", "-q", "-t", "x"]);
+    command.args(["--secret", "id=token,src=token", "--secret", "id=other,env=OTHER", "ctx"]);
+    wharf_test::Output::of(&mut command, b"").exits(0);
+    assert_eq!(site.run("x", "cat /shout /other /left"), "HUSHenv\n0");
+    site.host.docker(["history", "--no-trunc", "x"]).exits(0);
+    site.build(&["ctx"]).fails("token");
+}
+
+#[test]
+fn agents_are_forwarded() {
+    let site = Site::start();
+    let listener = std::os::unix::net::UnixListener::bind(site.path("agent")).unwrap();
+    let (heard, hearing) = std::sync::mpsc::channel();
+    // It speaks no agent's language: what matters is that bytes pass both ways.
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4];
+            if stream.read_exact(&mut request).is_ok() {
+                heard.send(request).unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 418 I'm an agent\r\nContent-Length: 0\r\n\r\n")
+                    .unwrap();
+            }
+        }
+    });
+    std::fs::create_dir(site.path("tool")).unwrap();
+    std::fs::copy(wharf_test::tools::wharf(), site.path("tool/wharf")).unwrap();
+    let dockerfile = "\
+FROM busybox
+RUN --mount=type=ssh --mount=type=bind,from=tool,target=/tool \\
+    /tool/wharf -H unix://$SSH_AUTH_SOCK pull x >/answer 2>&1; test -S $SSH_AUTH_SOCK
+";
+    site.file("ctx/Dockerfile", dockerfile);
+    let ssh = format!("default={}", site.path("agent").display());
+    let built = site.build(&["-t", "x", "--ssh", &ssh, "--build-context", "tool=tool", "ctx"]);
+    built.exits(0);
+    let request = hearing.recv_timeout(wharf_test::PATIENCE).unwrap();
+    assert!([&b"HEAD"[..], b"GET ", b"POST"].contains(&&request[..]), "{request:?}");
+    assert!(!site.run("x", "cat /answer").is_empty(), "{built}");
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN --mount=type=ssh,required=true true\n");
+    site.build(&["ctx"]).fails("ssh");
+}
+
+#[test]
+fn named_contexts_are_directories_and_images() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM base\nCOPY --from=tools tool /tool\n");
+    site.file("tools/tool", "t").file("tools/.dockerignore", "junk\n").file("tools/junk", "j");
+    let args = ["--build-context", "tools=tools", "--build-context", "base=docker-image://busybox"];
+    site.build(&[&args[..], &["-t", "x", "ctx"]].concat()).exits(0);
+    assert_eq!(site.run("x", "cat /tool"), "t");
+}
+
+#[test]
+fn a_second_build_is_cached_and_no_cache_is_not() {
+    let site = Site::start();
+    site.file(
+        "ctx/Dockerfile",
+        "FROM busybox AS a\nRUN cat /proc/uptime > /u\nFROM a AS b\nRUN true\n",
+    );
+    let at = |args: &[&str]| {
+        site.build(&[args, &["-t", "x", "ctx"]].concat()).exits(0);
+        site.run("x", "cat /u")
+    };
+    let first = at(&[]);
+    assert_eq!(at(&[]), first);
+    assert_eq!(at(&["--no-cache-filter", "b"]), first);
+    assert_ne!(at(&["--no-cache"]), first);
+}
+
+#[test]
+fn an_interrupted_build_ends_and_leaves_nothing() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN echo begun; sleep 1000\n");
+    let mut build = site.host.talk(&["build", "--progress", "plain", "ctx"]);
+    build.expect("begun\n");
+    build.signal(rustix::process::Signal::INT);
+    let (code, _) = build.finish();
+    assert_ne!(code, 0);
+    // What a host leaves behind is looked at when it is dropped.
+    let gone = || site.host.docker(["ps", "-aq"]).ok().is_empty().then_some(());
+    wharf_test::eventually("no container is left", gone);
+}

@@ -1,0 +1,71 @@
+//! What goes wrong, and what people read then.
+
+use crate::Site;
+
+#[test]
+fn a_failed_step_is_shown_in_its_place() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN echo said; exit 7\nRUN true\n");
+    let failed = site.build(&["ctx"]);
+    failed.fails(
+        "process \"/bin/sh -c echo said; exit 7\" did not complete successfully: exit code: 7",
+    );
+    failed.fails("Dockerfile:2").fails("   2 | >>> RUN echo said; exit 7").fails("said");
+}
+
+#[test]
+fn a_dockerfile_that_does_not_read_points_at_the_line() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\n\nCOPPY a b\n");
+    let failed = site.build(&["ctx"]);
+    failed
+        .fails("dockerfile parse error on line 3: unknown instruction: COPPY")
+        .fails(">>> COPPY a b");
+    site.build(&["-f", "ctx/None", "ctx"]).fails("None: no such file or directory");
+}
+
+#[test]
+fn foreign_frontends_are_refused_and_docker_s_is_built_in() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "# syntax=docker/dockerfile:1.7-labs\nFROM busybox\n");
+    site.build(&["ctx"]).exits(0);
+    site.build(&["--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1", "ctx"]).exits(0);
+    site.file("ctx/Dockerfile", "# syntax=example.com/other:1\nwhatever\n");
+    site.build(&["ctx"]).fails("the frontend example.com/other:1 is not docker/dockerfile");
+    site.build(&["--build-arg", "BUILDKIT_SYNTAX=x/y", "ctx"]).fails("the frontend x/y");
+}
+
+#[test]
+fn warnings_are_counted_and_checks_name_them() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox AS Big\nMAINTAINER me\n");
+    let built = site.build(&["ctx"]);
+    built.exits(0);
+    assert!(built.stderr.contains("2 warnings found"), "{built}");
+    let checked = site.buildx(&["build", "--check", "ctx"]);
+    checked.exits(1);
+    assert!(checked.stdout.contains("WARNING: StageNameCasing"), "{checked}");
+    assert!(checked.stdout.contains("WARNING: MaintainerDeprecated"), "{checked}");
+    site.file("ctx/Dockerfile", "FROM busybox\n");
+    site.buildx(&["build", "--check", "ctx"]).exits(0);
+}
+
+#[test]
+fn outlines_and_targets_are_listed() {
+    let site = Site::start();
+    let dockerfile = "FROM busybox AS tools\nARG VERSION=1\nRUN --mount=type=secret,id=s true\nFROM tools AS app\n";
+    site.file("ctx/Dockerfile", dockerfile);
+    site.buildx(&["build", "--call", "targets", "ctx"]).says("app (default)");
+    let outline = site.buildx(&["build", "--call", "outline", "--build-arg", "VERSION=2", "ctx"]);
+    outline.says("VERSION").says("2");
+    let json = site.buildx(&["build", "--call", "outline,format=json", "ctx"]).json();
+    assert_eq!(json["secrets"][0]["name"], "s");
+}
+
+#[test]
+fn what_needs_permission_asks_for_it() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN --network=host true\n");
+    site.build(&["ctx"]).fails("network.host");
+    site.build(&["--allow", "network.host", "ctx"]).exits(0);
+}
