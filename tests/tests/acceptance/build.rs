@@ -268,7 +268,7 @@ fn a_site_on_nginx_is_built_and_served() {
     let site = Site::new(
         &host,
         "ctx",
-        "FROM nginx\nMAINTAINER me@example.com\nCOPY --chmod=0644 index.html /var/www/html/index.html\n\
+        "FROM nginx\nMAINTAINER me@example.com\nCOPY --chmod=0644 index.html /usr/share/nginx/html/index.html\n\
          ENV TZ=Asia/Shanghai\nEXPOSE 80\n",
     );
     let Engine::Wharf = host.engine() else { return };
