@@ -1,7 +1,7 @@
 //! The log on disk: batches in frames with checksums, in numbered segments, behind a checkpoint.
 //!
-//! A segment is a header and then frames: `length of the batch, length of the file, check of both and of the
-//! place, checksum of the batch, batch`. The file is extended with zeros ahead of the writer, so that a sync moves data
+//! A segment is a header and then frames: `length of the rest, length of the file, check of both and of the
+//! place, checksum of the batch, batch, end`. The file is extended with zeros ahead of the writer, so that a sync moves data
 //! and no metadata. Each frame is durable before the next one is written, which is what makes damage tell from a crash:
 //!
 //! - A crash can only hurt the last frame of the last segment. It has a sector of zeros that never reached the
@@ -23,6 +23,8 @@ const FRAME: usize = 4 + 8 + 4 + 4;
 const AHEAD: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 /// What a disk writes at once or not at all.
 const SECTOR: usize = 512;
+/// The last byte of each frame. A batch may end in zeros; behind this one a last sector of zeros was never written.
+const END: u8 = 0xe5;
 
 /// What is wrong with a store's files.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +134,7 @@ impl Log {
             match frame(&bytes, number, at) {
                 Frame::Whole { batch, file } => {
                     take(batch).map_err(|()| damaged(at, "the batch cannot be read"))?;
-                    at += FRAME + batch.len();
+                    at += FRAME + batch.len() + 1;
                     promised = promised.max(file);
                 }
                 Frame::None => break,
@@ -162,7 +164,7 @@ impl Log {
     /// An [`Append::Refused`] leaves the log as it was, and the same call may succeed later. After
     /// [`Append::Unknown`] nobody can tell what the disk holds; the log must not be written any more.
     pub(crate) fn append(&mut self, batch: &[u8]) -> Result<(), Append> {
-        let end = self.end + (FRAME + batch.len()) as u64;
+        let end = self.end + (FRAME + batch.len() + 1) as u64;
         let filled = if end > self.filled { end + AHEAD as u64 } else { self.filled };
         let frame = framed(batch, filled, self.number, self.end);
         self.write(&frame, filled).map_err(|e| self.give_up(e, frame.len() as u64))?;
@@ -249,12 +251,14 @@ fn frame(bytes: &[u8], number: u64, at: usize) -> Frame<'_> {
         return if lost { Frame::Unfinished } else { Frame::Wrong };
     }
     let from = at + FRAME;
-    let Some(batch) = bytes.get(from..from + length as usize) else { return Frame::Unfinished };
-    if crc32c::crc32c(batch) == sum {
+    let Some(whole) = bytes.get(from..from + length as usize) else { return Frame::Unfinished };
+    if let [batch @ .., END] = whole
+        && crc32c::crc32c(batch) == sum
+    {
         let file = u64::from(word(&head[4..])) | u64::from(word(&head[8..])) << 32;
         return Frame::Whole { batch, file: usize::try_from(file).unwrap_or(usize::MAX) };
     }
-    match lost_sector(bytes, from, from + batch.len()) {
+    match lost_sector(bytes, from, from + whole.len()) {
         true => Frame::Unfinished,
         false => Frame::Wrong,
     }
@@ -286,13 +290,14 @@ fn frame_behind(bytes: &[u8], number: u64, at: usize) -> bool {
 
 fn framed(batch: &[u8], filled: u64, number: u64, at: u64) -> Vec<u8> {
     // Batches are bounded far below 4 GiB.
-    let length = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-    let mut frame = Vec::with_capacity(FRAME + batch.len());
+    let length = u32::try_from(batch.len() + 1).unwrap_or(u32::MAX);
+    let mut frame = Vec::with_capacity(FRAME + batch.len() + 1);
     frame.extend(length.to_le_bytes());
     frame.extend(filled.to_le_bytes());
     frame.extend(head_check(&frame, number, at).to_le_bytes());
     frame.extend(crc32c::crc32c(batch).to_le_bytes());
     frame.extend_from_slice(batch);
+    frame.push(END);
     frame
 }
 

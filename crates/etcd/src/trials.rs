@@ -537,3 +537,19 @@ fn revisions_of_volatile_keys_are_never_given_out_twice() {
     let reply = again.read_txn(&events).unwrap();
     assert!(matches!(&reply.replies[0], crate::store::OpReply::Range(r) if r.count == 0));
 }
+
+/// A put ends in a zero, its lease; alone in a sector it must not pass for one that was lost.
+#[test]
+fn damage_is_found_wherever_a_frame_ends() {
+    for size in 400..1_000 {
+        let steps = [Step::Put { key: 1, size, lease: 3 }, Step::Commit];
+        let trial = run(&steps, None).unwrap();
+        let name = crate::log::segment(1);
+        let bytes = trial.disk.bytes(&name);
+        let at = bytes.iter().rposition(|b| *b == 2).unwrap();
+        let disk = trial.disk.after_crash(|| false);
+        disk.flip(&name, at, 1);
+        let opened = Trial::start(disk);
+        assert!(matches!(opened, Err(LogError::Damaged { .. })), "a value of {size} bytes");
+    }
+}
