@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: wharf and its peers on the same work, in turn, in the same run.
 
 mod clients;
+mod etcd;
 mod images;
 mod lab;
 mod logs;
@@ -35,10 +36,11 @@ const PARTS: &[Part] = &[
     ("run", clients::run),
     ("many", clients::many),
     ("exec", clients::exec),
+    ("names", networks::measure),
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
-    ("networks", networks::measure),
+    ("etcd", etcd::measure),
     ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
