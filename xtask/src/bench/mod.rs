@@ -36,11 +36,11 @@ const PARTS: &[Part] = &[
     ("run", clients::run),
     ("many", clients::many),
     ("exec", clients::exec),
+    ("names", networks::measure),
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
     ("etcd", etcd::measure),
-    ("networks", networks::measure),
     ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
