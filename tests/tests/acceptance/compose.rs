@@ -116,7 +116,7 @@ fn a_project_comes_up_serves_and_goes() {
         tool.run(&host, &["stop", "web"]).ok();
         tool.run(&host, &["start", "web"]).ok();
         tool.run(&host, &["--profile", "tools", "up", "tool"]).says("tool");
-        tool.run(&host, &["down", "-v", "--remove-orphans"]).ok();
+        tool.run(&host, &["--profile", "tools", "down", "-v", "--remove-orphans"]).ok();
         assert_eq!(ids(&host), [""; 0], "{tool:?}");
         let left = ["ls", "-q", "--filter", "label=com.docker.compose.project=shop"];
         assert_eq!(host.docker(["network"].iter().chain(&left)).lines(), [""; 0]);

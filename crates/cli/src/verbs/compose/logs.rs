@@ -1,6 +1,6 @@
 //! `logs`, and what `up` shows while it is attached.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
@@ -223,12 +223,14 @@ pub(crate) async fn follow_until_end(
     ];
     let prefixes: Vec<Prefix> =
         attached.iter().enumerate().map(|(at, c)| printer.prefix(c, &project.name, at)).collect();
+    let copied = Cell::new(false);
     let output = async {
         let mut streams: FuturesUnordered<_> =
             attached.iter().zip(&prefixes).map(|(c, p)| copy(client, c, p, &query)).collect();
         while let Some(result) = streams.next().await {
             result?;
         }
+        copied.set(true);
         Ok::<_, Failure>(())
     };
     let ended = wait_for_end(call, &engine, project, &found);
@@ -250,7 +252,9 @@ pub(crate) async fn follow_until_end(
         stop_all(call, project, &mut interrupts).await?;
     }
     // What was written last may still be on its way.
-    drop(tokio::time::timeout(super::simple::PATIENCE, output).await);
+    if !copied.get() {
+        drop(tokio::time::timeout(super::simple::PATIENCE, output).await);
+    }
     crate::verbs::run::exit_with(status.code)
 }
 
