@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo`, `test`, `bench`, `vm`, `tools`.
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `vm`, `protos`, `tools`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -11,6 +11,7 @@ mod bench;
 mod debian;
 mod demo;
 mod machine;
+mod protos;
 mod sh;
 mod suites;
 mod tools;
@@ -26,9 +27,10 @@ usage: cargo xtask TASK
        [FILTER]           run only tests whose name contains FILTER
   bench [--quick] [NAME]  measure wharf and its peers on the same work; writes bench/RESULTS.md
   vm [FILTER]             run the kernel tests in a virtual machine with cgroup v2
+  protos                  write the Rust code of the protocol definitions anew
   tools                   fetch the test clients into target/tools and stop
 
-suites: fmt clippy house unit acceptance reliability clients oci vm";
+suites: fmt clippy house unit acceptance reliability clients etcd oci vm";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["bench-serve"] => bench::serve(),
         ["bench-race", rounds, commands] => bench::race_programs(rounds, commands),
         ["tools", rest @ ..] => tools::install(rest).map(|()| true),
+        ["protos"] => protos::run().map(|()| true),
         ["test", rest @ ..] => suites::run(rest),
         ["vm", rest @ ..] => vm::run(rest),
         _ => {

@@ -25,6 +25,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "cli", engine: true, run: |s| suite(s, &["cli"]) },
     Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
     Suite { name: "clients", engine: true, run: |s| suite(s, &["clients", "bollard"]) },
+    Suite { name: "etcd", engine: true, run: |s| suite(s, &["etcd"]) },
     Suite { name: "ship", engine: true, run: |s| suite(s, &["ship"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
@@ -114,6 +115,7 @@ fn report(rows: &[Row], took: Duration) -> bool {
 fn prepare() -> Result<()> {
     tools::clients()?;
     tools::nginx()?;
+    tools::etcd()?;
     tools::peers()?;
     tools::ship()?;
     tools::kernel()?;

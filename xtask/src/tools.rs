@@ -23,6 +23,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("peers") {
         peers()?;
     }
+    if want("etcd") {
+        etcd()?;
+    }
     if want("ship") {
         ship()?;
     }
@@ -120,6 +123,16 @@ pub(crate) fn peers() -> Result<()> {
     ];
     debian::folder(&dir, "peers", Suite::Configured, &stable, |_| true)?;
     Ok(())
+}
+
+/// Debian's etcd and its command line: the client that wharf's store is driven with, and the peer it is compared with.
+pub(crate) fn etcd() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let packages = ["etcd-client", "etcd-server"];
+    let root = debian::folder(&dir, "etcd-deb", Suite::Configured, &packages, |_| true)?;
+    launcher(&dir.join("etcdctl"), &root, "usr/bin/etcdctl", &[])?;
+    launcher(&dir.join("etcd"), &root, "usr/bin/etcd", &[])
 }
 
 /// A registry and a client of registries that are not ours.

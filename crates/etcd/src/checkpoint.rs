@@ -1,11 +1,12 @@
 //! A whole state in one file: the start of the log's replay, and etcd's snapshot.
 
 use std::io::{self, Write};
+use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::bolt::{self, Bolt, BoltError, Bucket, Rows};
-use crate::core::Outline;
+use crate::core::{Core, Outline};
 use crate::disk::{Disk, DiskFile};
 use crate::kv::{Kv, LeaseId, Revision};
 use crate::log::{LogError, io_error};
@@ -86,14 +87,26 @@ pub(crate) fn save(
     disk.sync().map_err(failed("sync the directory of"))
 }
 
-/// Reads a state: its outline, and then each version in the order of time.
-pub(crate) fn load(
+/// Whether a file has a checksum behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// It has, and it must be right.
+    Checksum,
+    /// It has none, as a copy of etcd's database.
+    Blind,
+}
+
+/// Reads a state into `core`, which is fresh.
+pub(crate) fn load_into(
     file: &dyn DiskFile,
     name: &str,
-    outlined: &mut dyn FnMut(&Outline),
-    take: &mut dyn FnMut(Kv),
+    trust: Trust,
+    core: &mut Core,
+    now: Instant,
 ) -> Result<(), LogError> {
-    verify(file, name)?;
+    if trust == Trust::Checksum {
+        verify(file, name)?;
+    }
     let failed = |e| match e {
         BoltError::Io { source, .. } => io_error("read", name)(source),
         BoltError::Damaged { page, what } => {
@@ -101,14 +114,13 @@ pub(crate) fn load(
         }
     };
     let bolt = Bolt::open(file).map_err(failed)?;
-    outlined(&outline(&bolt).map_err(failed)?);
+    core.restore(&outline(&bolt).map_err(failed)?, now);
     let mut unreadable = false;
-    let mut each = |key: &[u8], value: &[u8]| match pair::version(key, value) {
-        Some(kv) => take(kv),
+    let found = bolt.each("key", &mut |key, value| match pair::version(key, value) {
+        Some(kv) => core.adopt(kv),
         None => unreadable = true,
-    };
-    let found = bolt.each("key", &mut each).map_err(failed)?;
-    let what = match (found, unreadable) {
+    });
+    let what = match (found.map_err(failed)?, unreadable) {
         (true, false) => return Ok(()),
         (true, true) => "a version of a key cannot be read",
         (false, _) => "there is no bucket of keys",

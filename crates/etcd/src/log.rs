@@ -1,14 +1,14 @@
 //! The log on disk: batches in frames with checksums, in numbered segments, behind a checkpoint.
 //!
-//! A segment is a header and then frames: `length, check of length and place, checksum of the batch, batch`.
-//! Each frame is durable before the next one is written, which is what makes damage tell from a crash:
+//! A segment is a header and then frames: `length of the batch, length of the file, check of both and of the
+//! place, checksum of the batch, batch`. The file is extended with zeros ahead of the writer, so that a sync moves data
+//! and no metadata. Each frame is durable before the next one is written, which is what makes damage tell from a crash:
 //!
-//! - A crash can only hurt the last frame of the last segment. It is short, or has a sector of zeros that never
-//!   reached the disk. It was not acknowledged and is cut off.
+//! - A crash can only hurt the last frame of the last segment. It has a sector of zeros that never reached the
+//!   disk, or ends where the file does. It was not acknowledged and is wiped out.
 //! - Anything else is damage: a bad frame with a good one behind it, a bad frame in a segment that was finished, a
-//!   full frame whose bytes differ. It is named with its place, and the store does not open.
-//!
-//! The file is extended with zeros ahead of the writer, so that a sync moves data and no metadata.
+//!   full frame whose bytes differ, a file that is shorter than a frame in it says. It is named with its place, and
+//!   the store does not open.
 
 use std::io;
 
@@ -17,10 +17,10 @@ use crate::disk::{Disk, DiskFile};
 const MAGIC: &[u8; 16] = b"wharf-etcd log 1";
 /// Magic, segment number, checksum of both.
 const HEADER: usize = 16 + 8 + 4;
-/// Length, check, checksum.
-const FRAME: usize = 4 + 4 + 4;
-/// How far zeros are written ahead of the frames.
-const AHEAD: u64 = 1 << 20;
+/// Length of the batch, length of the file, check, checksum.
+const FRAME: usize = 4 + 8 + 4 + 4;
+/// How far zeros are written ahead of the frames. Simulated disks are copied often, so theirs are small.
+const AHEAD: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 /// What a disk writes at once or not at all.
 const SECTOR: usize = 512;
 
@@ -75,6 +75,7 @@ pub(crate) struct Replayed {
     /// Bytes of an unfinished frame at the end, which are cut off.
     pub(crate) torn: u64,
     end: u64,
+    filled: u64,
 }
 
 /// The name of a segment.
@@ -99,11 +100,13 @@ impl Log {
             _ => (),
         }
         let mut file = disk.create(&temporary).map_err(failed("create"))?;
-        file.write_at(&header(number), 0).map_err(failed("write"))?;
+        let mut start = header(number).to_vec();
+        start.resize(HEADER + AHEAD, 0);
+        file.write_at(&start, 0).map_err(failed("write"))?;
         file.sync().map_err(failed("sync"))?;
         disk.rename(&temporary, &name).map_err(failed("rename"))?;
         disk.sync().map_err(failed("sync the directory of"))?;
-        Ok(Log { file, number, end: HEADER as u64, filled: HEADER as u64 })
+        Ok(Log { file, number, end: HEADER as u64, filled: start.len() as u64 })
     }
 
     /// Reads a segment, giving each batch to `take`. Only the `last` one may end in an unfinished frame.
@@ -124,12 +127,13 @@ impl Log {
         if bytes.get(..HEADER) != Some(&header(number)[..]) {
             return Err(damaged(0, "the header is not that of this segment"));
         }
-        let mut at = HEADER;
+        let (mut at, mut promised) = (HEADER, HEADER + AHEAD);
         loop {
             match frame(&bytes, number, at) {
-                Frame::Whole(batch) => {
+                Frame::Whole { batch, file } => {
                     take(batch).map_err(|()| damaged(at, "the batch cannot be read"))?;
                     at += FRAME + batch.len();
+                    promised = promised.max(file);
                 }
                 Frame::None => break,
                 Frame::Unfinished if last && !frame_behind(&bytes, number, at) => break,
@@ -137,8 +141,11 @@ impl Log {
                 Frame::Wrong => return Err(damaged(at, "the checksum does not match")),
             }
         }
+        if bytes.len() < promised {
+            return Err(damaged(bytes.len(), "the end of the log is gone"));
+        }
         let torn = bytes[at..].iter().rposition(|b| *b != 0).map_or(0, |last| last as u64 + 1);
-        Ok(Replayed { torn, end: at as u64 })
+        Ok(Replayed { torn, end: at as u64, filled: bytes.len() as u64 })
     }
 
     /// Goes on with a segment that was replayed, behind its last whole frame.
@@ -146,9 +153,8 @@ impl Log {
         let name = segment(number);
         let mut file = disk.open(&name).map_err(io_error("open", &name))?;
         // What is left of an unfinished frame must not be taken for one later.
-        file.set_len(from.end).map_err(io_error("cut", &name))?;
-        file.sync().map_err(io_error("sync", &name))?;
-        Ok(Log { file, number, end: from.end, filled: from.end })
+        wipe(&mut *file, from.end, from.torn).map_err(io_error("wipe the end of", &name))?;
+        Ok(Log { file, number, end: from.end, filled: from.filled })
     }
 
     /// Appends a batch; it is durable when this returns.
@@ -156,11 +162,12 @@ impl Log {
     /// An [`Append::Refused`] leaves the log as it was, and the same call may succeed later. After
     /// [`Append::Unknown`] nobody can tell what the disk holds; the log must not be written any more.
     pub(crate) fn append(&mut self, batch: &[u8]) -> Result<(), Append> {
-        let frame = framed(batch, self.number, self.end);
-        let end = self.end + frame.len() as u64;
-        self.write(&frame, end).map_err(|e| self.give_up(e))?;
+        let end = self.end + (FRAME + batch.len()) as u64;
+        let filled = if end > self.filled { end + AHEAD as u64 } else { self.filled };
+        let frame = framed(batch, filled, self.number, self.end);
+        self.write(&frame, filled).map_err(|e| self.give_up(e, frame.len() as u64))?;
         self.file.sync().map_err(Append::Unknown)?;
-        self.end = end;
+        (self.end, self.filled) = (end, filled);
         Ok(())
     }
 
@@ -174,26 +181,34 @@ impl Log {
         self.end
     }
 
-    fn write(&mut self, frame: &[u8], end: u64) -> io::Result<()> {
-        if end > self.filled {
-            let zeros = vec![0; usize::try_from(AHEAD).unwrap_or(0)];
-            self.file.write_at(&zeros, end)?;
-            self.filled = end + AHEAD;
+    fn write(&mut self, frame: &[u8], filled: u64) -> io::Result<()> {
+        if filled > self.filled {
+            self.file.write_at(&vec![0; AHEAD], filled - AHEAD as u64)?;
         }
         self.file.write_at(frame, self.end)
     }
 
-    /// Takes a half written frame back. Where even that fails the next open does it, or finds a whole
-    /// frame, which nobody was told about but may stay.
-    fn give_up(&mut self, why: io::Error) -> Append {
-        match self.file.set_len(self.end) {
-            Ok(()) => {
-                self.filled = self.end;
-                Append::Refused(why)
-            }
+    /// Takes a half written frame back, and the room that was made for it.
+    fn give_up(&mut self, why: io::Error, len: u64) -> Append {
+        let wiped = self.file.set_len(self.filled).and_then(|()| {
+            let written = len.min(self.filled - self.end);
+            wipe(&mut *self.file, self.end, written)
+        });
+        match wiped {
+            Ok(()) => Append::Refused(why),
             Err(_) => Append::Unknown(why),
         }
     }
+}
+
+/// Writes zeros over `len` bytes at `at`, durably.
+fn wipe(file: &mut dyn DiskFile, at: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    file.write_at(&vec![0; len], at)?;
+    file.sync()
 }
 
 /// Why a batch was not appended.
@@ -204,7 +219,10 @@ pub(crate) enum Append {
 }
 
 enum Frame<'a> {
-    Whole(&'a [u8]),
+    Whole {
+        batch: &'a [u8],
+        file: usize,
+    },
     /// Zeros, or the end of the file.
     None,
     /// As a crash leaves it.
@@ -223,8 +241,8 @@ fn frame(bytes: &[u8], number: u64, at: usize) -> Frame<'_> {
         let rest = &bytes[at..];
         return if rest.iter().all(|b| *b == 0) { Frame::None } else { Frame::Unfinished };
     }
-    let [length, check, sum] = [0, 4, 8].map(|i| word(&head[i..]));
-    if check != head_check(length, number, at as u64) {
+    let [length, check, sum] = [0, 12, 16].map(|i| word(&head[i..]));
+    if check != head_check(&head[..12], number, at as u64) {
         // A head lies in one sector, or its first half is zero because the sector before it was lost.
         let split = SECTOR - at % SECTOR;
         let lost = split < FRAME && (zero(&head[..split]) || zero(&head[split..]));
@@ -233,7 +251,8 @@ fn frame(bytes: &[u8], number: u64, at: usize) -> Frame<'_> {
     let from = at + FRAME;
     let Some(batch) = bytes.get(from..from + length as usize) else { return Frame::Unfinished };
     if crc32c::crc32c(batch) == sum {
-        return Frame::Whole(batch);
+        let file = u64::from(word(&head[4..])) | u64::from(word(&head[8..])) << 32;
+        return Frame::Whole { batch, file: usize::try_from(file).unwrap_or(usize::MAX) };
     }
     match lost_sector(bytes, from, from + batch.len()) {
         true => Frame::Unfinished,
@@ -259,26 +278,27 @@ fn frame_behind(bytes: &[u8], number: u64, at: usize) -> bool {
     (at + 1..bytes.len()).any(|next| {
         bytes.get(next..next + FRAME).is_some_and(|head| {
             !zero(head)
-                && word(&head[4..]) == head_check(word(head), number, next as u64)
-                && matches!(frame(bytes, number, next), Frame::Whole(_))
+                && word(&head[12..]) == head_check(&head[..12], number, next as u64)
+                && matches!(frame(bytes, number, next), Frame::Whole { .. })
         })
     })
 }
 
-fn framed(batch: &[u8], number: u64, at: u64) -> Vec<u8> {
+fn framed(batch: &[u8], filled: u64, number: u64, at: u64) -> Vec<u8> {
     // Batches are bounded far below 4 GiB.
     let length = u32::try_from(batch.len()).unwrap_or(u32::MAX);
     let mut frame = Vec::with_capacity(FRAME + batch.len());
     frame.extend(length.to_le_bytes());
-    frame.extend(head_check(length, number, at).to_le_bytes());
+    frame.extend(filled.to_le_bytes());
+    frame.extend(head_check(&frame, number, at).to_le_bytes());
     frame.extend(crc32c::crc32c(batch).to_le_bytes());
     frame.extend_from_slice(batch);
     frame
 }
 
-/// Ties a length to its place, so that neither stale nor moved bytes pass for a frame.
-fn head_check(length: u32, number: u64, at: u64) -> u32 {
-    let mut sum = crc32c::crc32c(&length.to_le_bytes());
+/// Ties the lengths to their place, so that neither stale nor moved bytes pass for a frame.
+fn head_check(lengths: &[u8], number: u64, at: u64) -> u32 {
+    let mut sum = crc32c::crc32c(lengths);
     sum = crc32c::crc32c_append(sum, &number.to_le_bytes());
     crc32c::crc32c_append(sum, &at.to_le_bytes())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Trust};
 use crate::core::Core;
 use crate::disk::Disk;
 use crate::log::{self, Log, LogError, io_error};
@@ -41,13 +41,7 @@ pub(crate) fn forget(disk: &dyn Disk, first: u64) -> Result<(), LogError> {
 
 fn load(disk: &dyn Disk, name: &str, core: &mut Core, now: Instant) -> Result<(), LogError> {
     let file = disk.open(name).map_err(io_error("open", name))?;
-    let core = std::cell::RefCell::new(core);
-    checkpoint::load(
-        &*file,
-        name,
-        &mut |outline| core.borrow_mut().restore(outline, now),
-        &mut |kv| core.borrow_mut().adopt(kv),
-    )
+    checkpoint::load_into(&*file, name, Trust::Checksum, core, now)
 }
 
 fn replay(

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod etcd;
 mod kube;
 mod man;
 mod registry;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         // Before anything makes a thread or grows the heap: keepers are forks of this process.
         Part::Launcher => wharf_keeper::launcher::main(),
         Part::Daemon { from } => daemon::main(args.into_iter().skip(from)),
+        Part::Etcd => etcd::main(args.into_iter().skip(1)),
         Part::Oci { from } => wharf_runtime::oci::main(args.split_off(from)),
         Part::Kube => kube::main(args.into_iter().skip(1)),
         Part::Man => man::main(&args[2..]),
@@ -41,6 +43,7 @@ enum Part {
     Oci {
         from: usize,
     },
+    Etcd,
     /// The cluster's parts.
     Kube,
     Man,
@@ -65,6 +68,7 @@ fn part(program: Option<&OsString>, verb: Option<&OsString>, next: Option<&OsStr
         (_, "launcher") => Part::Launcher,
         (_, "daemon") => Part::Daemon { from: 1 },
         (_, "oci") => Part::Oci { from: 2 },
+        (_, "etcd") => Part::Etcd,
         (_, "kube") => Part::Kube,
         (_, "man") => Part::Man,
         (_, "registry") => Part::Registry,
@@ -90,6 +94,7 @@ mod tests {
         check("wharf", "daemon", Part::Daemon { from: 1 });
         check("/proc/self/exe", "launcher", Part::Launcher);
         check("wharf", "oci", Part::Oci { from: 2 });
+        check("wharf", "etcd", Part::Etcd);
         check("wharf", "kube", Part::Kube);
         check("wharf", "man", Part::Man);
         check("wharf", "registry", Part::Registry);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::daemon;
+use crate::{daemon, etcd};
 
 const USAGE: &str = "Usage:  wharf man DIR\n\nWrite the manual pages into DIR, which is made when it is missing.\nRead one with: man -l DIR/wharf-run.1";
 
@@ -54,6 +54,7 @@ fn command() -> clap::Command {
         .arg(clap::Arg::new("dir").value_name("DIR").required(true));
     wharf_cli::command()
         .subcommand(daemon::command())
+        .subcommand(etcd::command())
         .subcommand(oci)
         .subcommand(man)
         .subcommand(crate::registry::command())

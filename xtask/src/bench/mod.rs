@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: wharf and its peers on the same work, in turn, in the same run.
 
 mod clients;
+mod etcd;
 mod images;
 mod lab;
 mod logs;
@@ -37,6 +38,7 @@ const PARTS: &[Part] = &[
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),
+    ("etcd", etcd::measure),
     ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),

@@ -4,15 +4,18 @@
 //! and makes it visible; meanwhile the next group gathers. A second one copies the state to a checkpoint
 //! when the log has grown.
 
+mod copy;
+mod follower;
+mod worker;
+
 use std::collections::VecDeque;
 use std::future::ready;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -21,27 +24,24 @@ use wharf_base::clock::Clock;
 use wharf_base::sync::{Bell, Mutex, RwLock, RwLockWriteGuard};
 
 use crate::checkpoint;
-use crate::core::{Batch, Core, Outline, Rules, check_shape, writes};
+use crate::core::{Batch, Core, Rules, check_shape, writes};
 use crate::disk::{Disk, Folder};
 use crate::error::StoreError;
-use crate::hub::{Hub, Inbox, WatcherId};
-use crate::kv::{Kv, LeaseId, Revision};
-use crate::log::{Append, Log, LogError, io_error};
-use crate::range::KeyRange;
+use crate::hub::Hub;
+use crate::kv::{LeaseId, Revision};
+use crate::log::{LogError, io_error};
 use crate::recover;
 use crate::store::{
     Lease, LeaseRequest, Op, OpReply, Range, RangeReply, Store, Txn, TxnReply, WatchRequest,
 };
-use crate::watch::{Event, Watch, WatchItem, WatchSource};
+use crate::watch::Watch;
+use follower::Follower;
+use worker::Vault;
+
+pub use copy::Hash;
 
 /// Versions dropped, copied, or looked at for a watcher, under one hold of the lock.
 const SLICE: usize = 2_000;
-
-/// A log shorter than this is not worth a checkpoint; it is read back in less than a second.
-const LOG_MIN: u64 = 64 << 20;
-
-/// How long the disk is left alone after it refused a write.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What an embedded store is told when it is opened.
 #[derive(Clone, Debug)]
@@ -84,8 +84,25 @@ pub struct Status {
     pub size: u64,
     /// Puts are refused for want of space.
     pub no_space: bool,
+    /// The size beyond which puts are refused; 0 is no limit.
+    pub quota: u64,
     /// Why the disk takes no writes, if it does not.
     pub stalled: Option<String>,
+}
+
+impl Status {
+    /// As far as the core knows.
+    pub(crate) fn of(core: &Core) -> Status {
+        Status {
+            revision: core.visible(),
+            compacted: core.compacted(),
+            keys: core.keys() as u64,
+            size: core.weight(),
+            no_space: core.alarm(),
+            quota: 0,
+            stalled: None,
+        }
+    }
 }
 
 struct Shared {
@@ -98,8 +115,18 @@ struct Shared {
     closing: AtomicBool,
     /// How many copies of the state are being made: meanwhile no version may be dropped.
     copying: AtomicUsize,
+    /// What the thread is to do when it gets to it. Locked after `state`.
+    wishes: Mutex<Wishes>,
     clock: Clock,
     max_ops: usize,
+    quota: u64,
+}
+
+/// Who waits for work that is not a write.
+#[derive(Default)]
+struct Wishes {
+    pruned: Vec<oneshot::Sender<()>>,
+    copied: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 type Waiter = oneshot::Sender<Result<(), StoreError>>;
@@ -136,14 +163,24 @@ impl Embedded {
     /// What an operator asks about.
     pub fn status(&self) -> Status {
         let state = self.shared.state.read();
-        Status {
-            revision: state.core.visible(),
-            compacted: state.core.compacted(),
-            keys: state.core.keys() as u64,
-            size: state.core.weight(),
-            no_space: state.core.alarm(),
-            stalled: state.stalled.clone(),
-        }
+        let quota = self.shared.quota;
+        Status { quota, stalled: state.stalled.clone(), ..Status::of(&state.core) }
+    }
+
+    /// Waits until the last compaction has dropped what it made unreadable.
+    pub async fn pruned(&self) -> Result<(), StoreError> {
+        let (done, wait) = oneshot::channel();
+        self.shared.wishes.lock().pruned.push(done);
+        self.shared.bell.ring();
+        wait.await.map_err(|_| closed())
+    }
+
+    /// Rewrites the files, so that they hold what the store holds and no more. Writers go on meanwhile.
+    pub async fn defragment(&self) -> Result<(), StoreError> {
+        let (done, wait) = oneshot::channel();
+        self.shared.wishes.lock().copied.push(done);
+        self.shared.bell.ring();
+        wait.await.map_err(|_| closed())?
     }
 
     /// Takes puts again after [`StoreError::NoSpace`]. If nothing was deleted the next one raises the alarm anew.
@@ -167,7 +204,7 @@ impl Embedded {
             Rules { volatile: settings.volatile.clone(), quota: settings.quota, diskless: false };
         let mut core = Core::new(rules);
         let log = recover::open(&*disk, &mut core, settings.clock.instant())?;
-        let vault = Vault { disk, log, checkpoint_size: 0, copier: None, log_min: LOG_MIN };
+        let vault = Vault::new(disk, log);
         Embedded::start(core, Some(vault), settings).map_err(io_error("start", "a thread"))
     }
 
@@ -181,7 +218,9 @@ impl Embedded {
             bell: Bell::default(),
             closing: AtomicBool::new(false),
             copying: AtomicUsize::new(0),
+            wishes: Mutex::default(),
             clock: settings.clock.clone(),
+            quota: settings.quota,
             max_ops: settings.max_ops,
         });
         let worker = Arc::clone(&shared);
@@ -327,289 +366,6 @@ impl Shared {
                 drop(waiter.send(answer.clone()));
             }
         }
-    }
-
-    /// The thread: commits batches, ends leases, drops compacted versions; sleeps when there is nothing.
-    fn work(self: &Arc<Shared>, mut vault: Option<Vault>) {
-        loop {
-            let mut state = self.state.write();
-            let due = state.core.tick(self.clock.instant());
-            let Some(batch) = state.core.take_batch() else {
-                let idle = self.copying.load(Ordering::Acquire) == 0;
-                if idle && state.core.prune(SLICE) {
-                    continue;
-                }
-                drop(state);
-                if self.closing.load(Ordering::Acquire) {
-                    break;
-                }
-                self.bell.wait(due.map(|d| d.saturating_duration_since(self.clock.instant())));
-                continue;
-            };
-            // Now, because it must tell of this batch and of nothing behind it.
-            let outline =
-                vault.as_ref().is_some_and(|v| v.is_full(self)).then(|| state.core.outline());
-            drop(state);
-            if let Some(vault) = &mut vault
-                && !self.commit(vault, &batch)
-            {
-                break;
-            }
-            self.settle(self.state.write(), &batch);
-            if let (Some(vault), Some(outline)) = (&mut vault, outline) {
-                vault.begin_checkpoint(self, outline);
-            }
-        }
-        self.hub.lock().close();
-        self.answer(u64::MAX, &Err(closed()));
-        drop(vault);
-    }
-
-    /// Writes a batch, again and again while the disk refuses; `false` if the store is to end first.
-    fn commit(&self, vault: &mut Vault, batch: &Batch) -> bool {
-        if batch.bytes.is_empty() {
-            return true;
-        }
-        loop {
-            let (why, final_) = match vault.log.append(&batch.bytes) {
-                Ok(()) => break,
-                Err(Append::Refused(why)) => (why, false),
-                Err(Append::Unknown(why)) => (why, true),
-            };
-            self.stall(&why.to_string());
-            // After a failed sync the kernel may have dropped the pages, and a second sync would say that all
-            // is well: nothing is written any more until the store has been opened again.
-            let patience = if final_ { None } else { Some(RETRY) };
-            loop {
-                self.bell.wait(patience);
-                if self.closing.load(Ordering::Acquire) {
-                    return false;
-                }
-                if !final_ {
-                    break;
-                }
-            }
-        }
-        true
-    }
-
-    /// Turns writers away, those who wait included.
-    fn stall(&self, why: &str) {
-        let mut state = self.state.write();
-        if state.stalled.is_none() {
-            tracing::error!(why, "the store's disk does not take writes");
-        }
-        state.stalled = Some(why.to_owned());
-        self.answer(u64::MAX, &Err(StoreError::Disk { reason: why.to_owned() }));
-    }
-
-    /// The state as it is visible now.
-    fn freeze(self: &Arc<Shared>) -> (Outline, Vec<Kv>) {
-        let state = self.state.read();
-        let copy = Copy::begin(self);
-        let outline = Outline { head: state.core.visible(), ..state.core.outline() };
-        drop(state);
-        let versions = copy.versions(outline.head);
-        (outline, versions)
-    }
-}
-
-/// A copy of the state in the making; versions stay while it lives.
-struct Copy(Arc<Shared>);
-
-impl Copy {
-    /// With the state locked, or by the thread that drops versions.
-    fn begin(shared: &Arc<Shared>) -> Copy {
-        shared.copying.fetch_add(1, Ordering::AcqRel);
-        Copy(Arc::clone(shared))
-    }
-
-    /// All versions up to `until`, in the order of time. Taken in slices, so that nobody waits long.
-    fn versions(&self, until: Revision) -> Vec<Kv> {
-        let mut versions = Vec::new();
-        let mut start = Some(Vec::new());
-        while let Some(from) = start {
-            let state = self.0.state.read();
-            start = state.core.versions(&from, until, SLICE, &mut versions);
-        }
-        versions.sort_unstable_by(Kv::by_time);
-        versions
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        self.0.copying.fetch_sub(1, Ordering::AcqRel);
-        self.0.bell.ring();
-    }
-}
-
-/// The files of a store, in the hands of the thread that commits.
-struct Vault {
-    disk: Arc<dyn Disk>,
-    log: Log,
-    checkpoint_size: u64,
-    copier: Option<JoinHandle<()>>,
-    log_min: u64,
-}
-
-impl Vault {
-    /// Whether the log has outgrown the state that it leads to, and nobody copies that already.
-    fn is_full(&self, shared: &Shared) -> bool {
-        let limit = self.log_min.max(self.checkpoint_size);
-        self.log.len() > limit && shared.copying.load(Ordering::Acquire) == 0
-    }
-
-    /// Goes on in a new segment, and has everything before it copied to a checkpoint.
-    ///
-    /// A failure is reported and otherwise harmless: the log stays as long as it is needed.
-    fn begin_checkpoint(&mut self, shared: &Arc<Shared>, outline: Outline) {
-        let number = self.log.number() + 1;
-        let begun = Log::create(&*self.disk, number).and_then(|log| {
-            self.log = log;
-            let disk = Arc::clone(&self.disk);
-            let (until, weight) = {
-                let state = shared.state.read();
-                (state.core.visible(), state.core.weight())
-            };
-            self.checkpoint_size = weight;
-            let copy = Copy::begin(shared);
-            std::thread::Builder::new()
-                .name("etcd-copy".to_owned())
-                .spawn(move || {
-                    let versions = copy.versions(until);
-                    let saved = checkpoint::save(&*disk, number, &outline, &versions)
-                        .and_then(|()| recover::forget(&*disk, number));
-                    if let Err(e) = saved {
-                        let error = wharf_base::error::chain(&e);
-                        tracing::error!(%error, "no checkpoint was written");
-                    }
-                })
-                .map_err(io_error("start", "a thread"))
-        });
-        match begun {
-            Ok(copier) => self.copier = Some(copier),
-            Err(e) => {
-                let error = wharf_base::error::chain(&e);
-                tracing::error!(%error, "no checkpoint was begun");
-            }
-        }
-    }
-}
-
-impl Drop for Vault {
-    fn drop(&mut self) {
-        if let Some(copier) = self.copier.take()
-            && copier.join().is_err()
-        {
-            tracing::error!("the thread that copies the store has panicked");
-        }
-    }
-}
-
-/// A watcher in this process.
-struct Follower {
-    shared: Arc<Shared>,
-    keys: KeyRange,
-    inbox: Arc<Inbox>,
-    id: WatcherId,
-    /// The first revision that has not been delivered.
-    next: Revision,
-    progress: bool,
-}
-
-impl Follower {
-    fn start(shared: &Arc<Shared>, watch: &WatchRequest) -> Follower {
-        let state = shared.state.read();
-        let mut hub = shared.hub.lock();
-        let soonest = state.core.visible().next();
-        let next = watch.from.unwrap_or(soonest);
-        let inbox = Arc::new(Inbox::new((next < soonest).then_some(next)));
-        let keys = watch.keys.clone();
-        let id = hub.join(&keys, Arc::clone(&inbox));
-        Follower { shared: Arc::clone(shared), keys, inbox, id, next, progress: false }
-    }
-
-    /// What lies in the inbox, if it is wanted.
-    fn take(&mut self, item: WatchItem) -> Option<WatchItem> {
-        let WatchItem::Events { through, events } = item else { return Some(item) };
-        let from = self.next;
-        self.next = from.max(through.next());
-        let wanted = |e: &&Event| e.kv.mod_revision() >= from;
-        let left = events.iter().filter(wanted).count();
-        let events = match left {
-            0 => return None,
-            n if n == events.len() => events,
-            _ => events.iter().filter(wanted).cloned().collect(),
-        };
-        Some(WatchItem::Events { through, events })
-    }
-
-    /// Reads on in history from `self.next`.
-    fn catch_up(&mut self) -> Result<Option<WatchItem>, StoreError> {
-        let state = self.shared.state.read();
-        let oldest = state.core.compacted();
-        if self.next < oldest {
-            return Err(StoreError::Compacted { oldest });
-        }
-        let (events, next) = state.core.events(self.next, |key| self.keys.contains(key), SLICE);
-        if next > state.core.visible() {
-            // With the hub's lock held nothing is handed out, so that the inbox goes on exactly here.
-            let _hub = self.shared.hub.lock();
-            self.inbox.lock().behind = None;
-        }
-        self.next = next;
-        let through = Revision(next.0 - 1);
-        Ok((!events.is_empty()).then(|| WatchItem::Events { through, events: events.into() }))
-    }
-}
-
-impl WatchSource for Follower {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<WatchItem, StoreError>> {
-        loop {
-            // The hub first: what has been handed out must be known together with what is in the inbox.
-            let hub = self.progress.then(|| self.shared.hub.lock());
-            let mut inbox = self.inbox.lock();
-            if let Some(item) = inbox.items.pop_front() {
-                drop((inbox, hub));
-                match self.take(item) {
-                    Some(item) => return Poll::Ready(Ok(item)),
-                    None => continue,
-                }
-            }
-            if inbox.closed {
-                return Poll::Ready(Err(closed()));
-            }
-            if inbox.behind.is_none() {
-                if let Some(hub) = hub {
-                    let through = hub.through();
-                    drop((inbox, hub));
-                    self.progress = false;
-                    return Poll::Ready(Ok(WatchItem::Progress(through)));
-                }
-                inbox.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            drop((inbox, hub));
-            return match self.catch_up()? {
-                Some(item) => Poll::Ready(Ok(item)),
-                // Others get their turn between slices of a long history.
-                None => {
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-            };
-        }
-    }
-
-    fn request_progress(&mut self) {
-        self.progress = true;
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.shared.hub.lock().leave(&self.keys, self.id);
     }
 }
 

@@ -1,0 +1,203 @@
+//! The listening side: sockets, TLS, and plain HTTP for probes.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, try_join_all};
+use http_body_util::Full;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Host, MAX_REQUEST, Member, VERSION};
+use crate::embedded::Embedded;
+use crate::proto::etcdserverpb::auth_server::AuthServer;
+use crate::proto::etcdserverpb::cluster_server::ClusterServer;
+use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
+use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::etcdserverpb::watch_server::WatchServer;
+
+/// What a message may have beyond the request in it.
+const OVERHEAD: usize = 512 << 10;
+
+/// Etcd's API over a store, on any number of sockets.
+pub struct Door {
+    host: Host,
+    sockets: Vec<(TcpListener, Option<Tls>)>,
+}
+
+/// Certificates, each in PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The server's certificate, with those between it and its authority.
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+    /// Clients must show a certificate of this authority; `None` lets anyone in.
+    pub client_authority: Option<Vec<u8>>,
+}
+
+/// Why a door cannot be opened or has closed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// Its address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Certificates do not fit, or the server failed.
+    #[error("serve the etcd API")]
+    Serve {
+        /// Why.
+        source: tonic::transport::Error,
+    },
+}
+
+impl Door {
+    /// A door without sockets.
+    pub fn new(store: Embedded, member: Member) -> Door {
+        Door { host: Host::new(store, member), sockets: Vec::new() }
+    }
+
+    /// Listens on `address`; gives the one that it got, should the port be 0.
+    pub async fn listen(
+        &mut self,
+        address: SocketAddr,
+        tls: Option<Tls>,
+    ) -> Result<SocketAddr, ServeError> {
+        let failed = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        self.sockets.push((listener, tls));
+        Ok(bound)
+    }
+
+    /// Serves until `end` resolves. Streams are then cut; requests under way are answered.
+    pub async fn serve(self, end: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        let (stop, stopped) = watch::channel(());
+        let servers = self.sockets.into_iter().map(|(listener, tls)| {
+            let mut stopped = stopped.clone();
+            // An error says that the sender is gone, which is the same news.
+            let stopped = async move { drop(stopped.changed().await) };
+            serve_one(self.host.clone(), listener, tls, stopped)
+        });
+        let all = try_join_all(servers);
+        tokio::pin!(all, end);
+        let serving = |source| ServeError::Serve { source };
+        tokio::select! {
+            done = &mut all => return done.map(drop).map_err(serving),
+            () = &mut end => drop(stop),
+        }
+        // Watches have no end of their own, so waiting for them would be waiting for ever.
+        match tokio::time::timeout(GRACE, all).await {
+            Ok(done) => done.map(drop).map_err(serving),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// How long requests under way may take to finish.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+async fn serve_one(
+    host: Host,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    stopped: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    // Each watch of some clients is a stream; etcd does not bound them either.
+    let mut server = Server::builder().accept_http1(true).max_concurrent_streams(u32::MAX);
+    if let Some(tls) = tls {
+        let identity = Identity::from_pem(tls.certificate, tls.key);
+        let mut config = ServerTlsConfig::new().identity(identity);
+        if let Some(authority) = tls.client_authority {
+            config = config.client_ca_root(Certificate::from_pem(authority));
+        }
+        server = server.tls_config(config)?;
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut server = server.layer(Probes(host.clone()));
+    server.add_routes(routes(&host)).serve_with_incoming_shutdown(incoming, stopped).await
+}
+
+fn routes(host: &Host) -> Routes {
+    let limit = MAX_REQUEST + OVERHEAD;
+    Routes::new(KvServer::new(host.clone()).max_decoding_message_size(limit))
+        .add_service(WatchServer::new(host.clone()))
+        .add_service(LeaseServer::new(host.clone()))
+        .add_service(ClusterServer::new(host.clone()))
+        .add_service(MaintenanceServer::new(host.clone()))
+        .add_service(AuthServer::new(host.clone()))
+}
+
+/// Answers `/health` and `/version` in plain HTTP, as etcd does on the same port.
+#[derive(Clone)]
+struct Probes(Host);
+
+#[derive(Clone)]
+struct Probed<S> {
+    host: Host,
+    inner: S,
+}
+
+impl<S> Layer<S> for Probes {
+    type Service = Probed<S>;
+
+    fn layer(&self, inner: S) -> Probed<S> {
+        Probed { host: self.0.clone(), inner }
+    }
+}
+
+impl<S, B> Service<http::Request<B>> for Probed<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        match plain(&self.host, request.uri().path()) {
+            Some(answer) => Box::pin(std::future::ready(Ok(answer))),
+            None => {
+                let answer: Pin<Box<_>> = Box::pin(self.inner.call(request));
+                answer
+            }
+        }
+    }
+}
+
+fn plain(host: &Host, path: &str) -> Option<http::Response<Body>> {
+    let status = host.store.status();
+    let (code, text) = match path {
+        "/health" | "/livez" | "/readyz" => match (status.stalled, status.no_space) {
+            (None, false) => (200, r#"{"health":"true","reason":""}"#.to_owned()),
+            (Some(_), _) => (503, r#"{"health":"false","reason":"DISK"}"#.to_owned()),
+            (None, true) => (503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#.to_owned()),
+        },
+        "/version" => (200, format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"3.5.0"}}"#)),
+        _ => return None,
+    };
+    let mut answer = http::Response::new(Body::new(Full::new(Bytes::from(text))));
+    *answer.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
+    let json = http::HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    Some(answer)
+}
