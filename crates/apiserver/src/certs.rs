@@ -48,10 +48,10 @@ pub enum CertError {
         source: rustls::pki_types::pem::Error,
     },
     /// TLS refuses them.
-    #[error("TLS does not take the server's certificates")]
+    #[error("the server's certificates are refused")]
     Tls(#[source] rustls::Error),
     /// TLS refuses the authority.
-    #[error("TLS does not take the authority's certificate")]
+    #[error("the authority's certificate is refused")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
 }
 

@@ -58,7 +58,7 @@ pub struct Offer {
 #[derive(Debug, thiserror::Error)]
 pub enum OfferError {
     /// No id.
-    #[error("X-Docker-Expose-Session-Uuid is missing")]
+    #[error("the header X-Docker-Expose-Session-Uuid is missing")]
     Nameless,
     /// Taken.
     #[error("session {0} already exists")]
