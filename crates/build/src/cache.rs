@@ -73,6 +73,10 @@ pub struct PruneCache {
     pub ids: Vec<String>,
     /// Only these kinds; empty is all.
     pub kinds: Vec<String>,
+    /// Only what stands on one of these; empty is all.
+    pub parents: Vec<String>,
+    /// Only what images share, or only what they do not.
+    pub shared: Option<bool>,
     /// Text that a description must contain; empty is all.
     pub description: String,
     /// Stop when so little is left.
@@ -289,6 +293,9 @@ impl PruneCache {
             && (self.all || !e.shared)
             && self.unused_for.is_none_or(|d| u128::from(idle) >= d.as_nanos())
             && (self.ids.is_empty() || self.ids.iter().any(|id| e.id.starts_with(id.as_str())))
+            && self.shared.is_none_or(|shared| shared == e.shared)
+            && (self.parents.is_empty()
+                || self.parents.iter().any(|p| e.parent.as_ref() == Some(p)))
             && (self.kinds.is_empty() || self.kinds.iter().any(|k| k == e.kind))
             && e.description.contains(&self.description)
     }
@@ -324,6 +331,8 @@ mod tests {
         assert!(what.selects(&entry("a", 0, false), 5));
         assert!(!what.selects(&entry("a", 1, false), 5));
         assert!(!what.selects(&entry("a", 0, true), 5));
+        let own = PruneCache { all: true, shared: Some(false), ..PruneCache::default() };
+        assert!(own.selects(&entry("ab", 1, false), 10) && !own.selects(&entry("ab", 1, true), 10));
         let all = PruneCache { all: true, ids: vec!["ab".into()], ..PruneCache::default() };
         assert!(all.selects(&entry("abc", 0, true), 5) && !all.selects(&entry("b", 0, true), 5));
         let busy = CacheEntry { in_use: true, ..entry("abc", 0, false) };

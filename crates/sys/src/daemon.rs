@@ -4,9 +4,11 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::sync::OnceLock;
 
 use rustix::io::FdFlags;
 use rustix::net::AddressFamily;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 /// A listening socket that the service manager opened.
 #[derive(Debug)]
@@ -48,6 +50,28 @@ fn take(fd: RawFd) -> io::Result<Inherited> {
         AddressFamily::INET | AddressFamily::INET6 => Ok(Inherited::Tcp(socket.into())),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a unix or TCP socket")),
     }
+}
+
+/// The limit of open files that this process was started with.
+static FILE_LIMIT: OnceLock<Rlimit> = OnceLock::new();
+
+/// Lets this process open as many files as it may: each container costs a daemon a few descriptors, and the
+/// usual soft limit of 1024 exists for programs that call `select`.
+pub fn raise_file_limit() -> io::Result<()> {
+    let given = FILE_LIMIT.get_or_init(|| getrlimit(Resource::Nofile)).clone();
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given })?)
+}
+
+/// Gives process `pid`, a child, the limit that this process had before [`raise_file_limit`]: what
+/// containers inherit must not depend on when their launcher was started.
+pub fn restore_file_limit(pid: u32) -> io::Result<()> {
+    let (Some(given), Some(pid)) =
+        (FILE_LIMIT.get(), i32::try_from(pid).ok().and_then(Pid::from_raw))
+    else {
+        return Ok(());
+    };
+    prlimit(Some(pid), Resource::Nofile, given.clone())?;
+    Ok(())
 }
 
 /// Makes the heap small and give memory back: two arenas, and blocks of 64 KiB and more straight from the kernel.

@@ -213,5 +213,6 @@ fn start(program: &Program) -> io::Result<Running> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
+    wharf_sys::daemon::restore_file_limit(child.id())?;
     Ok(Running { socket, child })
 }

@@ -39,8 +39,19 @@ use crate::structured;
 /// Where further contexts are in an upload of wharf's own command line.
 const UPLOADED: &str = ".wharf-contexts";
 /// Names that `POST /build/prune` takes.
-const PRUNE_FILTERS: &[&str] =
-    &["all", "description", "id", "inuse", "parent", "private", "shared", "type", "until"];
+const PRUNE_FILTERS: &[&str] = &[
+    "all",
+    "description",
+    "id",
+    "inuse",
+    "label",
+    "label!",
+    "parent",
+    "private",
+    "shared",
+    "type",
+    "until",
+];
 
 /// Builds that can be cancelled by name.
 #[derive(Default)]
@@ -614,7 +625,14 @@ async fn prune(door: &Arc<Door>, call: &Call) -> Result<Reply, Fault> {
             Some(now.duration_since(then).unwrap_or_default())
         }
     };
+    let flag = |key: &str| first(key).map(|v| !matches!(v.as_str(), "0" | "false"));
+    // `system prune` sends its labels here as well; nothing in the cache has one.
+    if flag("inuse") == Some(true) || filters.values("label").next().is_some() {
+        return Ok(reply::ok(&serde_json::json!({ "CachesDeleted": [], "SpaceReclaimed": 0 })));
+    }
     let what = PruneCache {
+        shared: flag("shared").or_else(|| flag("private").map(|p| !p)),
+        parents: filters.values("parent").map(str::to_owned).collect(),
         all: q.truth("all") || first("all").is_some(),
         unused_for,
         ids: filters.values("id").map(str::to_owned).collect(),

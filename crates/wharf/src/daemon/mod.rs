@@ -91,6 +91,9 @@ fn start(matches: ArgMatches) -> Result<()> {
     wharf_sys::daemon::tune_heap();
     let inherited = wharf_sys::daemon::inherited_sockets().context("take over sockets")?;
     let launcher = Launcher::spawn(wharf_keeper::client::Program::default())?;
+    if let Err(e) = wharf_sys::daemon::raise_file_limit() {
+        tracing::warn!(error = %e, "the limit of open files stays as it is");
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
