@@ -28,17 +28,29 @@ pub fn start(api: &Api, root: String, address: SocketAddr) -> JoinSet<()> {
     tasks
 }
 
+/// Between a failure of [`own_service`] and its next try: doubled each time, from and up to here.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// Keeps the service by which pods reach this server.
 async fn own_service(api: Api, address: SocketAddr) {
     let prefixes = ["services", "endpoints", "discovery.k8s.io/endpointslices"];
     let keys = prefixes.map(|p| format!("/registry/{p}/default/kubernetes")).to_vec();
     let mut wake = bell(&api, keys);
+    let mut pause = FIRST_PAUSE;
     loop {
-        if let Err(f) = crate::bootstrap::own(&api, address).await {
-            tracing::warn!(error = %f, "the API's own service is not there");
-        }
-        if wake.changed().await.is_err() {
-            return;
+        let failed = match crate::bootstrap::own(&api, address).await {
+            Ok(_) => false,
+            Err(f) => {
+                tracing::warn!(error = %f, "the API's own service is not there");
+                true
+            }
+        };
+        pause = if failed { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+        // A failure may have a reason outside these keys: a deleted service's address is freed by another write.
+        tokio::select! {
+            changed = wake.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause), if failed => (),
         }
     }
 }
