@@ -32,6 +32,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("ship") {
         ship()?;
     }
+    if want("kube") {
+        kubectl()?;
+    }
     if want("vm") {
         kernel()?;
     }
@@ -161,6 +164,15 @@ pub(crate) fn ship() -> Result<()> {
         launcher(&dir.join(program), &root, &format!("usr/bin/{program}"), &[])?;
     }
     Ok(())
+}
+
+/// Today's kubectl.
+pub(crate) fn kubectl() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let root =
+        debian::folder(&dir, "kubectl-deb", Suite::Newest, &["kubernetes-client"], |_| true)?;
+    launcher(&dir.join("kubectl"), &root, "usr/bin/kubectl", &[])
 }
 
 /// An emulator and Debian's cloud kernel, for the tests on cgroup v2.
