@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(text(classic.lines(Event::Started { vertex: digest(1), at })), "");
         assert_eq!(text(classic.lines(done(1))), "");
         let all = begun + &text(classic.lines(done(0)));
-        let places: Vec<_> = ["Step 1/2 : RUN 0", "Using cache", " ---> ", "Step 2/2 : RUN 1"]
+        let places: Vec<_> = ["Step 1/2 : RUN 0", " ---> ", "Using cache", "Step 2/2 : RUN 1"]
             .iter()
             .map(|t| all.find(t).unwrap())
             .collect();

@@ -83,12 +83,14 @@ impl AsyncRead for Lenient {
         if me.held.is_empty() {
             let before = buffer.filled().len();
             buffer.put_slice(&me.ahead);
-            match Pin::new(&mut me.socket).poll_read(cx, buffer) {
-                Poll::Ready(read) => read?,
-                // A request line is looked at whole, so its first bytes wait for the others.
-                Poll::Pending => {
-                    buffer.set_filled(before);
-                    return Poll::Pending;
+            // A request line is looked at whole, so its first bytes wait for the others.
+            if !me.ahead.contains(&b'\r') {
+                match Pin::new(&mut me.socket).poll_read(cx, buffer) {
+                    Poll::Ready(read) => read?,
+                    Poll::Pending => {
+                        buffer.set_filled(before);
+                        return Poll::Pending;
+                    }
                 }
             }
             me.ahead = Bytes::new();

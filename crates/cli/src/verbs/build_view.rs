@@ -309,7 +309,7 @@ mod tests {
         assert!(
             text.contains("   3 | >>> c\n")
                 && text.contains("   1 |     a\n")
-                && !text.contains("f"),
+                && !text.contains("    f\n"),
             "{text}"
         );
     }
