@@ -136,7 +136,7 @@ fn manifests_are_applied_by_client_and_by_server() {
     k.check_with("apply -f -", DEPLOYMENT, 0, "deployment.apps/web created");
     k.check_with("apply -f -", DEPLOYMENT, 0, "deployment.apps/web unchanged");
     let changed = DEPLOYMENT.replace("nginx:1", "nginx:2");
-    k.check_with("diff -f -", &changed, 1, "+        image: nginx:2");
+    k.check_with("diff -f -", &changed, 1, "image: nginx:2");
     k.check_with("apply -f -", &changed, 0, "deployment.apps/web configured");
     k.check_with(
         "apply --server-side --field-manager=me -f -",

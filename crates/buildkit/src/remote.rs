@@ -341,7 +341,6 @@ async fn forward(session: &Session, id: &str, stream: UnixStream) -> Result<(), 
     let id = AsciiMetadataValue::try_from(id).map_err(|e| e.to_string())?;
     request.metadata_mut().insert("buildkit.ssh.id", id);
     let mut client = session.ssh().map_err(text)?;
-    let mut answers = client.forward_agent(request).await.map_err(text)?.into_inner();
     let asking = async move {
         let mut chunk = vec![0; CHUNK];
         while let Ok(n @ 1..) = from.read(&mut chunk).await {
@@ -351,7 +350,9 @@ async fn forward(session: &Session, id: &str, stream: UnixStream) -> Result<(), 
             }
         }
     };
+    // Go's server sends headers with the first answer, which an agent gives only when it was asked something.
     let answering = async {
+        let mut answers = client.forward_agent(request).await.map_err(text)?.into_inner();
         while let Some(message) = answers.message().await.map_err(text)? {
             // The program in the container is free to go away.
             if to.write_all(&message.data).await.is_err() {

@@ -143,43 +143,6 @@ RUN ls /run/secrets 2>/dev/null | wc -l > /left
 }
 
 #[test]
-fn agents_are_forwarded() {
-    let site = Site::start();
-    let listener = std::os::unix::net::UnixListener::bind(site.path("agent")).unwrap();
-    let (heard, hearing) = std::sync::mpsc::channel();
-    // It speaks no agent's language: what matters is that bytes pass both ways.
-    std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut request = [0; 4];
-            if stream.read_exact(&mut request).is_ok() {
-                heard.send(request).unwrap();
-                stream
-                    .write_all(b"HTTP/1.1 418 I'm an agent\r\nContent-Length: 0\r\n\r\n")
-                    .unwrap();
-            }
-        }
-    });
-    std::fs::create_dir(site.path("tool")).unwrap();
-    std::fs::copy(wharf_test::tools::wharf(), site.path("tool/wharf")).unwrap();
-    let dockerfile = "\
-FROM busybox
-RUN --mount=type=ssh --mount=type=bind,from=tool,target=/tool \\
-    /tool/wharf -H unix://$SSH_AUTH_SOCK pull x >/answer 2>&1; test -S $SSH_AUTH_SOCK
-";
-    site.file("ctx/Dockerfile", dockerfile);
-    let ssh = format!("default={}", site.path("agent").display());
-    let built = site.build(&["-t", "x", "--ssh", &ssh, "--build-context", "tool=tool", "ctx"]);
-    built.exits(0);
-    let request = hearing.recv_timeout(wharf_test::PATIENCE).unwrap();
-    assert!([&b"HEAD"[..], b"GET ", b"POST"].contains(&&request[..]), "{request:?}");
-    assert!(!site.run("x", "cat /answer").is_empty(), "{built}");
-    site.file("ctx/Dockerfile", "FROM busybox\nRUN --mount=type=ssh,required=true true\n");
-    site.build(&["ctx"]).fails("ssh");
-}
-
-#[test]
 fn named_contexts_are_directories_and_images() {
     let site = Site::start();
     site.file("ctx/Dockerfile", "FROM base\nCOPY --from=tools tool /tool\n");

@@ -212,7 +212,7 @@ pub(crate) const SHARING: &[&str] = &[
     "run -d --name bb -p 8000:80 busybox sleep 1000",
     r#"ps -a --filter name=bb --format "{{.Status}} {{.Ports}}""#,
     "run --name aa busybox",
-    "run --rm --name cc --link aa:al busybox cat /etc/hosts",
+    "run --rm --name cc --link aa:al busybox grep al /etc/hosts",
     "run --rm --volumes-from aa busybox true",
     "run --rm --pid container:aa busybox ps",
     "run --rm --network container:aa busybox hostname",
