@@ -58,7 +58,7 @@ static FILE_LIMIT: OnceLock<Rlimit> = OnceLock::new();
 /// Lets this process open as many files as it may: each container costs a daemon a few descriptors, and the
 /// usual soft limit of 1024 exists for programs that call `select`.
 pub fn raise_file_limit() -> io::Result<()> {
-    let given = FILE_LIMIT.get_or_init(|| getrlimit(Resource::Nofile)).clone();
+    let given = *FILE_LIMIT.get_or_init(|| getrlimit(Resource::Nofile));
     Ok(setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given })?)
 }
 
@@ -70,7 +70,7 @@ pub fn restore_file_limit(pid: u32) -> io::Result<()> {
     else {
         return Ok(());
     };
-    prlimit(Some(pid), Resource::Nofile, given.clone())?;
+    prlimit(Some(pid), Resource::Nofile, *given)?;
     Ok(())
 }
 
