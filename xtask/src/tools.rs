@@ -112,6 +112,7 @@ pub(crate) fn peers() -> Result<()> {
     let newest = [
         "docker.io",
         "docker-cli",
+        "docker-registry",
         "iptables",
         "nftables",
         "iproute2",

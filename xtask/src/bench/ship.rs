@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use wharf_test::host::child_of;
 use wharf_test::image::{Image, Tar};
-use wharf_test::{Host, eventually, tools};
+use wharf_test::{Host, eventually};
 
 /// Bytes of the image.
 const SIZE: usize = 200_000_000;
@@ -29,7 +29,7 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
             host.dir().join("registry").display()
         );
         let config = host.write("registry.yml", text.as_bytes());
-        let mut c = host.enter(tools::path("docker-registry"));
+        let mut c = host.enter("docker-registry");
         c.arg("serve").arg(config);
         c
     });
