@@ -20,7 +20,7 @@ pub(crate) fn merged(store: &ImageStore, layers: &[Layer]) -> Result<Root, Build
     let lowers = store.layer_dirs(layers);
     let open = || match &lowers[..] {
         [one] => Root::open(one),
-        _ => wharf_sys::mount::overlay(&lowers, None).map(Root::from_fd),
+        _ => wharf_sys::mount::overlay(&lowers, None, None).map(Root::from_fd),
     };
     open().map_err(BuildError::io("mount the files of a stage"))
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use wharf_image::{ImageStore, Layer};
+use wharf_sys::mount::{self, Upper};
 use wharf_sys::root::Root;
 
 use crate::error::BuildError;
@@ -52,7 +53,8 @@ impl Scratch {
     /// `below` with the upper directory on top, writable, seen by nobody else.
     pub(crate) fn mount(&self, store: &ImageStore, below: &[Layer]) -> Result<Root, BuildError> {
         let lowers = store.layer_dirs(below);
-        wharf_sys::mount::overlay(&lowers, Some((&self.upper, &self.work)))
+        let upper = Upper { dir: &self.upper, work: &self.work, volatile: true };
+        mount::overlay(&lowers, Some(upper), None)
             .map(Root::from_fd)
             .map_err(BuildError::io("mount the files of a stage"))
     }

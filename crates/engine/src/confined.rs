@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wharf_sys::mount::{self, Attr, Fs, attr, propagation};
+use wharf_sys::mount::{self, Attr, Fs, Upper, attr, propagation};
 use wharf_sys::process::{NEWNS, unshare};
 use wharf_sys::root::Root;
 
@@ -88,12 +88,9 @@ impl Inner {
     fn writable(&self, record: &Record) -> std::io::Result<std::os::fd::OwnedFd> {
         let dir = self.dir(&record.id);
         let lowers = self.lowers(record).map_err(|e| std::io::Error::other(e.message()))?;
-        let fs = Fs::open("overlay")?;
-        fs.set("source", "overlay")?;
-        fs.set_lowers(lowers.iter().map(|l| l.as_path()))?;
-        fs.set("upperdir", dir.join("upper").as_path())?;
-        fs.set("workdir", dir.join("work").as_path())?;
-        fs.mount(0)
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let volatile = record.host.auto_remove;
+        mount::overlay(&lowers, Some(Upper { dir: &upper, work: &work, volatile }), None)
     }
 
     /// All of the container's layers as they are, with an empty one in memory above them, which takes the
@@ -111,12 +108,8 @@ impl Inner {
         let top = std::fs::metadata(&own)?;
         std::fs::set_permissions(&upper, top.permissions())?;
         let lowers = self.lowers(record).map_err(|e| std::io::Error::other(e.message()))?;
-        let fs = Fs::open("overlay")?;
-        fs.set("source", "overlay")?;
-        fs.set_lowers(std::iter::once(&own).chain(&lowers).map(|l| l.as_path()))?;
-        fs.set("upperdir", upper.as_path())?;
-        fs.set("workdir", work.as_path())?;
-        fs.mount(0)
+        let all: Vec<_> = std::iter::once(own).chain(lowers).collect();
+        mount::overlay(&all, Some(Upper { dir: &upper, work: &work, volatile: true }), None)
     }
 
     /// What of the container's mounts has content that outlives it. A source that is gone is left out.

@@ -183,7 +183,9 @@ impl Inner {
         let network = self.join_network(&record, &mut undo)?;
         let lowers = self.lowers(&record)?;
         let dir = self.dir(&record.id);
-        let root = Root::Overlay { lowers, upper: dir.join("upper"), work: dir.join("work") };
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        // With --rm there is no container left after a crash of the machine, and nothing to keep for it.
+        let root = Root::Overlay { lowers, upper, work, volatile: record.host.auto_remove };
         let hostname = self.write_files(&record, &network)?;
         let plan = self.plan(&record, &network, &hostname, root)?;
         let log = crate::logs::config(&record, &dir)?;

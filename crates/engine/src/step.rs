@@ -200,7 +200,9 @@ impl Inner {
                 mounts.push(own);
             }
         }
-        let root = Root::Overlay { lowers: step.lowers, upper: step.upper, work: step.work };
+        // The image store makes a layer durable; a step that a crash cuts short is run again.
+        let (lowers, upper, work) = (step.lowers, step.upper, step.work);
+        let root = Root::Overlay { lowers, upper, work, volatile: true };
         let furniture = Furniture { hostname: &hostname, root, user: &step.user, mounts: &mounts };
         let plan = self.plan_with(&record, &network, furniture)?;
         let log = LogConfig {

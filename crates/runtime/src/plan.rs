@@ -271,6 +271,9 @@ pub enum Root {
         upper: PathBuf,
         /// An empty directory on the file system of `upper`.
         work: PathBuf,
+        /// The changes need not outlive a crash of the machine, see [`wharf_sys::mount::Upper`].
+        #[serde(default)]
+        volatile: bool,
     },
 }
 

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use wharf_sys::fs::{self, AtFlags, FileType, Mode, OFlags};
 use wharf_sys::mount::{self, Attr, Fs, attr, propagation};
@@ -421,34 +421,12 @@ pub(crate) fn open_root(root: &Root, label: Option<&str>) -> Result<OwnedFd, Fai
     match root {
         Root::Dir(path) => mount::clone_tree(fs::CWD, path, true)
             .map_err(|e| Failure::step(format!("open rootfs {}", path.display()), &e)),
-        Root::Overlay { lowers, upper, work } => {
-            let fs = Fs::open("overlay").map_err(|e| Failure::step("open overlay", &e))?;
-            overlay(&fs, lowers, upper, work, label).map_err(|e| {
-                let log = fs.log();
-                Failure::step(format!("mount overlay on {}: {log}", upper.display()), &e)
-            })
+        Root::Overlay { lowers, upper, work, volatile } => {
+            let upper = mount::Upper { dir: upper, work, volatile: *volatile };
+            mount::overlay(lowers, Some(upper), label)
+                .map_err(|e| Failure::step(format!("mount overlay on {}", upper.dir.display()), &e))
         }
     }
-}
-
-fn overlay(
-    fs: &Fs,
-    lowers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    label: Option<&str>,
-) -> io::Result<OwnedFd> {
-    fs.set("source", "overlay")?;
-    fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
-    fs.set("upperdir", upper)?;
-    fs.set("workdir", work)?;
-    // Where the kernel's default is to use them: a layer must not need its neighbours' attributes.
-    fs.set("redirect_dir", "off")?;
-    fs.set("metacopy", "off")?;
-    if let Some(label) = label {
-        fs.set("context", label)?;
-    }
-    fs.mount(0)
 }
 
 /// A bind mount's source as a detached mount.

@@ -121,23 +121,53 @@ impl Fs {
     }
 }
 
+/// What takes the changes to an overlay.
+#[derive(Clone, Copy, Debug)]
+pub struct Upper<'a> {
+    /// The directory that they are found in.
+    pub dir: &'a Path,
+    /// A directory for the kernel on the same file system, empty at first.
+    pub work: &'a Path,
+    /// The changes need not outlive a crash of the machine: nothing inside is synced, whoever asks. Without it, the last
+    /// unmount writes the whole file system of `dir` to its disk before the processes inside are seen to end.
+    pub volatile: bool,
+}
+
 /// A detached overlay of `lowers`, top first: no mount table shows it, and it goes with its last descriptor. With an
-/// upper and a work directory it can be written to; without, it needs two lowers.
-pub fn overlay(lowers: &[PathBuf], writable: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
+/// `upper` it can be written to; without, it needs two lowers. `label` is the SELinux context of all files.
+pub fn overlay(
+    lowers: &[PathBuf],
+    upper: Option<Upper<'_>>,
+    label: Option<&str>,
+) -> io::Result<OwnedFd> {
     let fs = Fs::open("overlay")?;
-    fs.set("source", "overlay")?;
-    fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
-    if let Some((upper, work)) = writable {
-        fs.set("upperdir", upper)?;
-        fs.set("workdir", work)?;
-        // Where the kernel's default is to use them: a layer must not need its neighbours' attributes.
-        fs.set("redirect_dir", "off")?;
-        fs.set("metacopy", "off")?;
-    }
-    fs.mount(0).map_err(|e| match fs.log() {
+    let set = || {
+        fs.set("source", "overlay")?;
+        fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
+        if let Some(upper) = &upper {
+            set_upper(&fs, upper)?;
+        }
+        label.map_or(Ok(()), |label| fs.set("context", label))
+    };
+    set().and_then(|()| fs.mount(0)).map_err(|e| match fs.log() {
         log if log.is_empty() => e,
         log => io::Error::new(e.kind(), log),
     })
+}
+
+fn set_upper(fs: &Fs, upper: &Upper<'_>) -> io::Result<()> {
+    if upper.volatile {
+        // The kernel refuses what an earlier volatile mount wrote to, since it cannot know that no crash came between.
+        match std::fs::remove_dir_all(upper.work.join("work/incompat")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => fs.flag("volatile")?,
+        }
+    }
+    fs.set("upperdir", upper.dir)?;
+    fs.set("workdir", upper.work)?;
+    // Where the kernel's default is to use them: a layer must not need its neighbours' attributes, and
+    // a mount that is on its way out must not keep the next one away.
+    ["redirect_dir", "metacopy", "index"].iter().try_for_each(|key| fs.set(key, "off"))
 }
 
 /// A detached copy of the mount a path is on, rooted at the path.

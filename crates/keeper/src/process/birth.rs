@@ -8,6 +8,7 @@ use wharf_base::clock::Clock;
 use wharf_runtime::cgroup::Cgroup;
 use wharf_runtime::{CreateError, Created, Failure, StartError};
 use wharf_sys::events::{Events, Interest, signal_fd};
+use wharf_sys::fs::{self, Mode, OFlags};
 use wharf_sys::{channel, child};
 
 use crate::process::logging::Log;
@@ -33,6 +34,7 @@ pub(super) struct Born {
     pub(super) signals: OwnedFd,
     pub(super) listener: OwnedFd,
     pub(super) oom: Option<OwnedFd>,
+    pub(super) root: Option<OwnedFd>,
 }
 
 /// A client that is there before the container: its options, its stream, and the connection to report to.
@@ -63,6 +65,7 @@ fn try_bear(launch: &Launch, clients: Vec<FirstClient>) -> Result<Born, Fault> {
     let mut created = wharf_runtime::create(&launch.plan, theirs).map_err(|e| create_fault(&e))?;
     let console = created.take_console();
     let cgroup = launch.plan.cgroup.clone();
+    let root = open_root(created.pid());
     let pump = connect(launch, &events, ours, console, clients);
     let (pump, started, pidfd) = match pump.and_then(|pump| start(launch, created, pump)) {
         Ok(running) => running,
@@ -74,7 +77,7 @@ fn try_bear(launch: &Launch, clients: Vec<FirstClient>) -> Result<Born, Fault> {
     let oom = cgroup.oom_events().ok().filter(|oom| {
         events.add(oom, Token::Oom.pack(), Interest::READ).is_ok() // Else it is told at the end only.
     });
-    Ok(Born { started, pidfd, cgroup, pump, log, events, signals, listener, oom })
+    Ok(Born { started, pidfd, cgroup, pump, log, events, signals, listener, oom, root })
 }
 
 /// Everything is connected before the first byte can come.
@@ -103,6 +106,15 @@ fn start(launch: &Launch, created: Created, pump: Pump) -> Result<(Pump, Started
     let init = created.start().map_err(|e| start_fault(&e))?;
     let started = Started { at: Clock::system().unix_nanos(), ..started };
     Ok((pump, started, init.pidfd))
+}
+
+/// The container's root, which keeps its mount: a file system that goes with the last process inside is synced before
+/// that process is seen to end, and nobody should wait for that.
+fn open_root(pid: i32) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    // Without it the end is told later, and that is all.
+    fs::openat(fs::CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .ok()
 }
 
 /// The descriptors that a keeper listens to.

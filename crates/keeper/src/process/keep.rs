@@ -46,6 +46,8 @@ pub(super) struct Keep {
     listener: OwnedFd,
     /// Held so that a connection can be refused when descriptors run out.
     spare: Option<OwnedFd>,
+    /// Held so that the root is unmounted when everybody knows of the end.
+    _root: Option<OwnedFd>,
     oom: Option<File>,
     oom_kills: u64,
     pub(super) log: Log,
@@ -75,6 +77,7 @@ impl Keep {
             signals: born.signals,
             listener: born.listener,
             spare: spare(),
+            _root: born.root,
             oom: born.oom.map(File::from),
             oom_kills: 0,
             log: born.log,

@@ -509,7 +509,7 @@ fn overlay(b: &Bundle) -> Root {
         fs::create_dir(dir).unwrap();
     }
     fs::write(low.join("lowest"), "low\n").unwrap();
-    Root::Overlay { lowers: vec![b.rootfs(), low], upper, work }
+    Root::Overlay { lowers: vec![b.rootfs(), low], upper, work, volatile: false }
 }
 
 /// Creates, starts and waits through the library; the exit and the output.

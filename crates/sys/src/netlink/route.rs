@@ -281,6 +281,8 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
@@ -558,6 +560,12 @@ fn link_attributes(a: &mut Attributes<'_>, link: &NewLink<'_>) {
         LinkKind::Macvlan { parent, .. }
         | LinkKind::Ipvlan { parent, .. }
         | LinkKind::Vlan { parent, .. } => a.u32(IFLA_LINK, parent),
+        // The kernel would make a queue for each processor and switch off all but one, and wait for a grace period of RCU
+        // on each half to do so.
+        LinkKind::Veth(_) | LinkKind::Peer => {
+            a.u32(IFLA_NUM_TX_QUEUES, 1);
+            a.u32(IFLA_NUM_RX_QUEUES, 1);
+        }
         _ => (),
     }
     let Some(name) = kind_name(link.kind) else { return };
