@@ -3,7 +3,7 @@
 use crate::sh::seconds;
 use crate::{machine, suites, tools};
 use anyhow::{Context, Result, bail, ensure};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use wharf_test::host::Engine;
 use wharf_test::{Host, Output};
@@ -20,14 +20,19 @@ pub(crate) fn run() -> Result<bool> {
     tools::busybox()?;
     say("Building wharf: one static binary.");
     let wharf = suites::build()?;
-    let size = std::fs::metadata(&wharf).context("look at the binary")?.len();
+    show(&wharf)
+}
+
+/// The part that follows the build.
+pub(crate) fn show(wharf: &Path) -> Result<bool> {
+    let size = std::fs::metadata(wharf).context("look at the binary")?.len();
     println!("{} ({:.1} MB)", wharf.display(), size as f64 / 1e6);
     say("Starting an engine in a network, mount and process namespace of its own.");
     let begin = Instant::now();
     let mut host = Host::bare(Engine::Wharf);
     host.start_daemon();
     println!("answers after {}", seconds(begin.elapsed()));
-    Demo { host, wharf }.show()?;
+    Demo { host, wharf: wharf.to_owned() }.show()?;
     say("Done: the engine, its network and its files are gone.");
     Ok(true)
 }

@@ -26,7 +26,7 @@ usage: cargo xtask TASK
   test [--only SUITE]...  install missing test clients, then run everything (or those suites)
        [FILTER]           run only tests whose name contains FILTER
   bench [--quick] [NAME]  measure wharf and its peers on the same work; writes bench/RESULTS.md
-  vm [FILTER]             run the kernel tests in a virtual machine with cgroup v2
+  vm [FILTER]             run kernel tests, ladder, tour and demo in a virtual machine with cgroup v2
   protos                  write the Rust code of the protocol definitions anew
   tools                   fetch the test clients into target/tools and stop
 
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["demo"] => demo::run(),
+        ["demo-of", wharf] => demo::show(wharf.as_ref()),
         ["bench", rest @ ..] => bench::run(rest),
         ["bench-serve"] => bench::serve(),
         ["bench-race", rounds, commands] => bench::race_programs(rounds, commands),

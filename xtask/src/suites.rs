@@ -116,6 +116,7 @@ fn report(rows: &[Row], took: Duration) -> bool {
 
 fn prepare() -> Result<()> {
     tools::clients()?;
+    tools::testcontainers()?;
     tools::buildx()?;
     tools::nginx()?;
     tools::etcd()?;

@@ -20,6 +20,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("buildx") {
         buildx()?;
     }
+    if want("testcontainers") {
+        testcontainers()?;
+    }
     if want("nginx") {
         nginx()?;
     }
@@ -68,7 +71,7 @@ pub(crate) fn clients() -> Result<()> {
     launcher(&dir.join("docker-compose"), &compose, plugin, &[])?;
     let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
     launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
-    let python = ["python3", "python3-docker"];
+    let python = ["python3", "python3-docker", "python3-pip"];
     let python = debian::folder(&dir, "python", Suite::Newest, &python, |_| true)?;
     launcher(&dir.join("python3"), &python, "usr/bin/python3", &[("PYTHONHOME", "usr")])?;
     let docker = dir.join("docker");
@@ -82,6 +85,21 @@ pub(crate) fn clients() -> Result<()> {
     }
     println!("  {}", read(cmd(&docker).arg("--version"))?.trim());
     Ok(())
+}
+
+/// testcontainers for Python, from PyPI, for the Python of [`clients`].
+pub(crate) fn testcontainers() -> Result<()> {
+    let (dir, wanted) = (dir(), "testcontainers==4.13.3");
+    let (folder, stamp) = (dir.join("testcontainers"), dir.join("testcontainers.packages"));
+    if fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
+        return Ok(());
+    }
+    println!("  installing {wanted}");
+    let mut pip = cmd(dir.join("python3"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--only-binary", ":all:", "--upgrade", "--target"]).arg(&folder).arg(wanted);
+    read(&mut pip)?;
+    Ok(fs::write(&stamp, wanted)?)
 }
 
 /// The stock docker CLI's plugin for builds, in a folder that a client's configuration can name.
@@ -187,7 +205,15 @@ pub(crate) fn kernel() -> Result<()> {
     debian::folder(&dir, "kernel", Suite::Configured, &["linux-image-cloud-amd64"], |f| {
         f.starts_with("linux-image")
     })?;
-    Ok(())
+    let e2fs = debian::folder(&dir, "e2fs-deb", Suite::Configured, &["e2fsprogs"], |_| true)?;
+    launcher(&dir.join("mke2fs"), &e2fs, "usr/sbin/mke2fs", &[])?;
+    machine().map(|_| ())
+}
+
+/// The root file system of the virtual machine: Debian's basic tools.
+pub(crate) fn machine() -> Result<PathBuf> {
+    let packages = ["bash", "dash", "coreutils", "util-linux", "mount", "grep", "tar"];
+    debian::folder(&dir(), "machine", Suite::Configured, &packages, |_| true)
 }
 
 /// A docker CLI of today that the machine already has.

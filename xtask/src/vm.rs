@@ -1,27 +1,62 @@
-//! `cargo xtask vm`: kernel tests and an engine in a virtual machine, for cgroup v2.
+//! `cargo xtask vm`: kernel tests, the ladder, the tour and the demo in a virtual machine, for cgroup v2.
 //!
-//! Debian's cloud kernel boots in software emulation with an initramfs made here: wharf, busybox,
-//! the modules that wharf needs, and the test programs of the crates that talk to the kernel.
+//! Debian's cloud kernel boots in software emulation from an initramfs with the modules that wharf needs, and goes
+//! on from a disk made here: Debian's basic tools, wharf, the stock docker command line, and the test programs.
 //! Results come back over the serial console in the test harness's own format.
 
-use crate::sh::{cargo, cmd, read, root};
+mod cpio;
+
+use crate::sh::{cargo, cmd, read, root, run as execute};
 use crate::suites::{Tally, build, count};
 use crate::tools;
 use anyhow::{Context, Result, bail};
+use cpio::Cpio;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Crates whose tests say something about control groups and processes. (wharf-image's want a disk
-/// that keeps attributes, where the machine's root is memory; wharf-net's want nft.)
+/// that keeps attributes, and wharf-net's say nothing that they do not say on any kernel.)
 const CRATES: &[&str] = &["wharf-sys", "wharf-runtime", "wharf-keeper"];
 
-/// Tests that need what the machine does not have: nft, and attributes on its root.
-const SKIP: &str = "--skip read_back_through_nft --skip attributes_and_nodes_come_back_as_set";
+/// Tests of the acceptance suite that meet control groups or this kernel: the ladder's steps with the stock docker
+/// command line, the tour, limits, and what needs a module that the machine at hand may lack.
+const LADDER: &[&str] = &[
+    "system::version_names_client_and_server",
+    "system::info_counts_what_there_is",
+    "images::save_and_load_round_trip",
+    "images::tags_are_names",
+    "pull::pull_fetches_verifies_and_runs",
+    "run::exit_code",
+    "run::sig_proxy",
+    "run::stdin_is_piped",
+    "attach::detach_keys_leave",
+    "exec::exec_shares",
+    "exec::exec_on_a_terminal",
+    "logs::follow_waits",
+    "copy::files_travel",
+    "events::the_life_of_a_container",
+    "lifecycle::always_restarts",
+    "lifecycle::commit_keeps",
+    "lifecycle::pause_freezes",
+    "lifecycle::rename_moves",
+    "lifecycle::stats_show",
+    "lifecycle::stop_sends",
+    "lifecycle::top_lists",
+    "limits::",
+    "isolation::devices_are_the_usual_few",
+    "network::published_ports_answer",
+    "network::sctp",
+    "network::udp",
+    "tour::",
+];
 
 /// Kernel modules that wharf and its tests use; Debian's kernel builds them apart.
 const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "ext4",
     "overlay",
     "veth",
     "bridge",
@@ -50,108 +85,22 @@ const MODULES: &[&str] = &[
     "tun",
 ];
 
-/// Memory of the machine. The root file system lives in it.
+/// Tools that the acceptance tests use, as in `target/tools`, where they look for them.
+const TOOLS: &[&str] = &["busybox-deb", "nft-deb", "nft", "nginx", "nginx.packages"];
+
+/// Memory of the machine in MB.
 const MEMORY: &str = "2048";
+
+/// Size of its disk. The file has holes.
+const DISK: &str = "3G";
 
 /// Seconds until a machine that hangs is ended.
 const LIMIT: &str = "900";
 
-/// Makes the machine's root a tmpfs (one cannot pivot away from an initramfs) and starts STAGE2.
-const STAGE1: &str = "#!/bin/busybox sh
-/bin/busybox mkdir -p /new
-/bin/busybox mount -t tmpfs -o size=90%,mode=755 tmpfs /new
-/bin/busybox cp -a /bin /etc /init2 /lib /tests /wharf /new/
-exec /bin/busybox switch_root /new /init2
-";
-
-/// Mounts what a Linux host has, runs the programs, and powers off.
-const STAGE2: &str = r#"#!/bin/busybox sh
-export PATH=/bin HOME=/root RUST_BACKTRACE=0
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /run /tmp /root /var/tmp /var/lib /usr/bin
-chmod 1777 /tmp /var/tmp
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm /dev/mqueue
-mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
-mount -t tmpfs -o mode=1777 shm /dev/shm
-mount -t mqueue mqueue /dev/mqueue
-mount -t tmpfs -o mode=755 run /run
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-while read -r module; do insmod "$module"; done < /lib/order
-# A controller is used below the root only where it is switched on.
-for c in $(cat /sys/fs/cgroup/cgroup.controllers); do
-    echo "+$c" > /sys/fs/cgroup/cgroup.subtree_control
-done
-ip link set lo up
-echo "vm: $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
-cd /tmp
-for program in /tests/*; do
-    echo "vm: $program"
-    "$program" --test-threads 2 SKIP FILTER 2>&1
-    code=$?
-    [ $code -le 101 ] || echo "test result: FAILED. 0 passed; 1 failed; $program ended with $code"
-done
-sh /etc/smoke
-echo "vm: the end"
-sync
-poweroff -f
-"#;
-
-/// An engine on cgroup v2: each line is a test.
-const SMOKE: &str = r#"
-passed=0; failed=0
-check() {
-    name=$1; shift
-    if out=$("$@" 2>&1); then passed=$((passed+1)); echo "test smoke::$name ... ok"
-    else failed=$((failed+1)); echo "test smoke::$name ... FAILED"; echo "$out"; fi
-}
-wharf daemon --data-root /var/lib/wharf --exec-root /run/wharf -H unix:///run/wharf.sock > /run/wharf.log 2>&1 &
-export DOCKER_HOST=unix:///run/wharf.sock
-n=0
-until wharf version > /dev/null 2>&1 || [ $n -ge 600 ]; do n=$((n+1)); sleep 0.1; done
-busybox_image() { tar -C /etc/image -c . | wharf import -c 'CMD ["sh"]' - busybox; }
-page() { n=0; until wget -qO- http://127.0.0.1:91/ || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.1; done | grep -q "$(wharf ps -q --filter name=web)"; }
-limited() { [ "$(wharf run --rm --memory 32m busybox cat /sys/fs/cgroup/memory.max)" = 33554432 ]; }
-oom() { wharf run --name oom --memory 16m --memory-swap 16m busybox sh -c 'x=$(head -c 99999999 /dev/zero | tr "\0" x)'
-    [ "$(wharf inspect -f '{{.State.OOMKilled}}' oom)" = true ]; }
-paused() { wharf pause web && wharf ps | grep -q Paused && wharf unpause web; }
-devices() { wharf run --rm busybox sh -c 'mknod /x c 1 8 && ! head -c1 /x; mknod /y c 10 200; ! head -c1 /y'; }
-# What the machine at hand may lack: 802.1Q and ipvlan.
-ip link add lan0 type dummy && ip link set lan0 up
-children() { wharf network create -d "$1" --subnet "$2" -o parent=lan0"$3" "$1$3" &&
-    wharf run -d --name "on-$1" --stop-timeout 0 --network "$1$3" busybox sleep 1000 &&
-    wharf run --rm --network "$1$3" busybox ping -c1 -W10 "on-$1" &&
-    wharf rm -f "on-$1" && wharf network rm "$1$3"; }
-vlan() { children macvlan 10.6.0.0/24 .50 && ! [ -e /sys/class/net/lan0.50 ]; }
-ipvlan() { children ipvlan 10.7.0.0/24 "" && wharf network create -d ipvlan -o parent=lan0 -o ipvlan_mode=l3 l3; }
-tagged() { wharf run -d --name tagged --stop-timeout 0 busybox sleep 1000 &&
-    wharf network attach --parent lan0 --vlan 7 --ip 10.8.0.2/24 tagged &&
-    wharf exec tagged ip -o addr show eth1.7 | grep -q 10.8.0.2 && wharf rm -f tagged; }
-check import busybox_image
-check vlan vlan
-check tagged tagged
-check ipvlan ipvlan
-check hello wharf run --rm hello-world
-check serve wharf run -d --name web -p 91:80 wharf/welcome
-check page page
-check pause paused
-check stats wharf stats --no-stream web
-check memory limited
-check oom oom
-check pids wharf run --rm --pids-limit 5 busybox grep -q 5 /sys/fs/cgroup/pids.max
-check cpus wharf run --rm --cpus 0.5 busybox grep -q '50000 100000' /sys/fs/cgroup/cpu.max
-check update wharf update --memory 64m --memory-swap 64m web
-check stop wharf stop web
-check remove wharf rm web oom
-[ $failed = 0 ] || { echo "vm: the engine's log"; tail -40 /run/wharf.log; }
-echo "test result: smoke. $passed passed; $failed failed;"
-"#;
-
 /// `cargo xtask vm [FILTER]`
 pub(crate) fn run(args: &[&str]) -> Result<bool> {
     tools::clients()?;
+    tools::nginx()?;
     tools::kernel()?;
     let tally = suite(args.first().copied())?;
     println!("{} passed, {} failed", tally.passed, tally.failed);
@@ -160,20 +109,15 @@ pub(crate) fn run(args: &[&str]) -> Result<bool> {
 
 /// Boots once; counts what the machine reports.
 pub(crate) fn suite(filter: Option<&str>) -> Result<Tally> {
-    let image = root().join("target/vm.cpio");
-    let programs = programs()?;
-    pack(&image, &programs, &build()?, filter.unwrap_or(""))?;
-    let kernel = only(&tools::dir().join("kernel/boot"), "vmlinuz-")?;
-    let firmware = tools::dir().join("qemu-deb/usr/share");
-    let mut qemu = cmd("timeout");
-    qemu.args(["--kill-after=5", LIMIT]).arg(tools::dir().join("qemu"));
-    qemu.arg("-L").arg(firmware.join("seabios")).arg("-L").arg(firmware.join("qemu"));
-    qemu.args(["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
-    qemu.args(["-m", MEMORY, "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
-    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(&image);
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off"]);
-    let tally = count(&mut qemu);
-    fs::remove_file(&image)?;
+    let dir = root().join("target/vm");
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+    }
+    fs::create_dir_all(&dir)?;
+    initramfs(&dir.join("initramfs"))?;
+    disk(&dir, filter)?;
+    let tally = count(&mut machine(&dir)?);
+    fs::remove_dir_all(&dir)?;
     let tally = tally?;
     if tally.passed + tally.failed == 0 {
         bail!("the machine reported nothing");
@@ -181,47 +125,31 @@ pub(crate) fn suite(filter: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Builds the test programs and says where they are.
-fn programs() -> Result<Vec<PathBuf>> {
-    let mut c = cargo();
-    c.args(["test", "--no-run", "--quiet", "--message-format=json"]);
-    c.args(CRATES.iter().flat_map(|name| ["-p", name]));
-    let messages = read(&mut c)?;
-    let executable = |line: &str| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        message["profile"]["test"].as_bool().filter(|t| *t)?;
-        Some(PathBuf::from(message["executable"].as_str()?))
-    };
-    Ok(messages.lines().filter_map(executable).collect())
+/// The machine, with its first program and its disk in `dir`.
+fn machine(dir: &Path) -> Result<std::process::Command> {
+    let kernel = only(&tools::dir().join("kernel/boot"), "vmlinuz-")?;
+    let firmware = tools::dir().join("qemu-deb/usr/share");
+    let mut qemu = cmd("timeout");
+    qemu.args(["--kill-after=5", LIMIT]).arg(tools::dir().join("qemu"));
+    qemu.arg("-L").arg(firmware.join("seabios")).arg("-L").arg(firmware.join("qemu"));
+    qemu.args(["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+    qemu.args(["-m", MEMORY, "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    let disk = dir.join("disk");
+    qemu.arg("-drive");
+    qemu.arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
+    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(dir.join("initramfs"));
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off"]);
+    Ok(qemu)
 }
 
-fn pack(to: &Path, programs: &[PathBuf], wharf: &Path, filter: &str) -> Result<()> {
+/// Writes the first root file system: busybox, the modules, and a script that goes on from the disk.
+fn initramfs(to: &Path) -> Result<()> {
     let mut cpio = Cpio::create(to)?;
-    let busybox = fs::read(tools::dir().join("busybox"))?;
-    for dir in ["bin", "etc", "etc/image", "etc/image/bin", "lib", "tests", "dev", "new"] {
+    for dir in ["bin", "lib"] {
         cpio.add(dir, 0o040_755, &[])?;
     }
-    cpio.add("init", 0o100_755, STAGE1.as_bytes())?;
-    cpio.add(
-        "init2",
-        0o100_755,
-        STAGE2.replace("SKIP", SKIP).replace("FILTER", filter).as_bytes(),
-    )?;
-    cpio.add("etc/smoke", 0o100_644, SMOKE.as_bytes())?;
-    cpio.add("etc/passwd", 0o100_644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:::\n")?;
-    cpio.add("etc/group", 0o100_644, b"root:x:0:\nnogroup:x:65534:\n")?;
-    cpio.add("etc/resolv.conf", 0o100_644, b"")?;
-    cpio.add("bin/busybox", 0o100_755, &busybox)?;
-    cpio.add("etc/image/bin/busybox", 0o100_755, &busybox)?;
-    for applet in ["sh", "cat", "head", "tr", "grep", "mknod", "sleep", "ping", "ip"] {
-        cpio.add(&format!("etc/image/bin/{applet}"), 0o120_777, b"busybox")?;
-    }
-    cpio.add("bin/wharf", 0o100_755, &fs::read(wharf)?)?;
-    cpio.add("wharf", 0o120_777, b"bin/wharf")?;
-    for program in programs {
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        cpio.add(&format!("tests/{name}"), 0o100_755, &fs::read(program)?)?;
-    }
+    cpio.add("init", 0o100_755, include_bytes!("vm/init.sh"))?;
+    cpio.add("bin/busybox", 0o100_755, &fs::read(tools::dir().join("busybox"))?)?;
     let mut order = String::new();
     for module in modules()? {
         let name = format!("lib/{}", module.file_name().unwrap_or_default().to_string_lossy());
@@ -230,6 +158,98 @@ fn pack(to: &Path, programs: &[PathBuf], wharf: &Path, filter: &str) -> Result<(
     }
     cpio.add("lib/order", 0o100_644, order.as_bytes())?;
     cpio.finish()
+}
+
+/// Makes `dir/disk`: a Debian with what is tested and what tests it.
+fn disk(dir: &Path, filter: Option<&str>) -> Result<()> {
+    let base = tools::machine()?;
+    let tree = dir.join("root");
+    // Links cost nothing; nothing here changes a file in place.
+    execute(cmd("cp").args(["-al"]).arg(&base).arg(&tree))?;
+    let place = |from: &Path, to: &str| -> Result<()> {
+        let to = tree.join(to);
+        fs::create_dir_all(to.parent().context("a path without a folder")?)?;
+        fs::copy(from, &to).with_context(|| format!("copy {}", from.display()))?;
+        Ok(fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?)
+    };
+    place(&tools::dir().join("busybox"), "bin/busybox")?;
+    place(&build()?, "bin/wharf")?;
+    place(&std::env::current_exe()?, "xtask")?;
+    for program in programs(&CRATES.iter().flat_map(|name| ["-p", name]).collect::<Vec<_>>())? {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        place(&program, &format!("tests/{name}"))?;
+    }
+    for program in programs(&["-p", "wharf-test", "--test", "acceptance"])? {
+        place(&program, "acceptance")?;
+    }
+    clients(&tree)?;
+    image(&tree.join("etc/image/bin"))?;
+    let here = |name: &str, text: &str| fs::write(tree.join("etc/vm").join(name), text);
+    fs::create_dir_all(tree.join("etc/vm"))?;
+    here("main", include_str!("vm/main.sh"))?;
+    here("smoke", include_str!("vm/smoke.sh"))?;
+    here("settings", &settings(filter))?;
+    fs::set_permissions(tree.join("etc/vm/main"), fs::Permissions::from_mode(0o755))?;
+    fs::write(tree.join("etc/resolv.conf"), "")?;
+    let mut make = cmd(tools::dir().join("mke2fs"));
+    make.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]);
+    execute(make.arg(&tree).arg(dir.join("disk")).arg(DISK))
+}
+
+/// What the machine's script reads.
+fn settings(filter: Option<&str>) -> String {
+    let ladder = filter.map_or_else(|| LADDER.join(" "), str::to_owned);
+    let tools = tools::dir();
+    let tools = tools.display();
+    format!(
+        "FILTER='{}'\nLADDER='{ladder}'\nexport WHARF_TEST_BUSYBOX={tools}/busybox WHARF_TEST_NFT={tools}/nft\n",
+        filter.unwrap_or_default()
+    )
+}
+
+/// The tools of the acceptance tests, at the paths that these have been built with.
+fn clients(tree: &Path) -> Result<()> {
+    let to = tree.join(tools::dir().strip_prefix("/").context("the tools have no absolute path")?);
+    fs::create_dir_all(&to)?;
+    for name in TOOLS {
+        execute(cmd("cp").arg("-al").arg(tools::dir().join(name)).arg(to.join(name)))?;
+    }
+    for name in ["busybox", "docker"] {
+        // Links to what the machine has, or to one of the folders.
+        execute(cmd("cp").arg("-L").arg(tools::dir().join(name)).arg(to.join(name)))?;
+    }
+    let cli = tools::dir().join("docker-cli");
+    if cli.exists() {
+        execute(cmd("cp").arg("-al").arg(cli).arg(to.join("docker-cli")))?;
+    }
+    for stamp in ["busybox-deb", "nft-deb"] {
+        let stamp = format!("{stamp}.packages");
+        fs::copy(tools::dir().join(&stamp), to.join(&stamp))?;
+    }
+    Ok(())
+}
+
+/// The root file system of the image that the script makes.
+fn image(bin: &Path) -> Result<()> {
+    fs::create_dir_all(bin)?;
+    fs::copy(tools::dir().join("busybox"), bin.join("busybox"))?;
+    for applet in ["sh", "cat", "head", "tr", "grep", "mknod", "sleep", "ping", "ip"] {
+        std::os::unix::fs::symlink("busybox", bin.join(applet))?;
+    }
+    Ok(())
+}
+
+/// Builds test programs and says where they are.
+fn programs(which: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut c = cargo();
+    c.args(["test", "--no-run", "--quiet", "--message-format=json"]).args(which);
+    let messages = read(&mut c)?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["profile"]["test"].as_bool().filter(|t| *t)?;
+        Some(PathBuf::from(message["executable"].as_str()?))
+    };
+    Ok(messages.lines().filter_map(executable).collect())
 }
 
 /// The modules with all they depend on, in the order in which they load.
@@ -265,43 +285,4 @@ fn only(dir: &Path, prefix: &str) -> Result<PathBuf> {
         .map(|e| e.path())
         .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)))
         .with_context(|| format!("no {prefix}… in {}", dir.display()))
-}
-
-/// An initramfs in the making (cpio, "newc" format).
-struct Cpio {
-    file: std::io::BufWriter<fs::File>,
-    inode: u32,
-}
-
-impl Cpio {
-    fn create(path: &Path) -> Result<Cpio> {
-        let file = fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Cpio { file: std::io::BufWriter::new(file), inode: 1 })
-    }
-
-    /// Adds a file, a directory or a link, as `mode` says.
-    fn add(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        let size = u32::try_from(content.len()).context("a file beyond 4 GB")?;
-        let length = u32::try_from(name.len() + 1).context("a name beyond 4 GB")?;
-        self.inode += 1;
-        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, length, 0];
-        write!(self.file, "070701")?;
-        for field in fields {
-            write!(self.file, "{field:08X}")?;
-        }
-        write!(self.file, "{name}\0")?;
-        self.pad(110 + name.len() + 1)?;
-        self.file.write_all(content)?;
-        self.pad(content.len())
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.add("TRAILER!!!", 0, &[])?;
-        Ok(self.file.flush()?)
-    }
-
-    fn pad(&mut self, written: usize) -> Result<()> {
-        let gap = written.next_multiple_of(4) - written;
-        Ok(self.file.write_all(&[0; 3][..gap])?)
-    }
 }

@@ -218,7 +218,9 @@ impl Inner {
     ) -> Result<Vec<MountPoint>> {
         let mut own = Vec::new();
         for raw in host.binds.iter().flatten() {
-            own.push(mount::parse_bind(raw)?);
+            let point = mount::parse_bind(raw)?;
+            check_driver(&point, host)?;
+            own.push(point);
         }
         for m in host.mounts.iter().flatten() {
             let point = mount::parse_mount(m)?;
@@ -252,6 +254,7 @@ impl Inner {
             let point = mount::anonymous(path)?;
             let taken = own.iter().any(|p| p.destination == point.destination);
             if !taken && !tmpfs(&point.destination) {
+                check_driver(&point, host)?;
                 own.push(point);
             }
         }
@@ -322,6 +325,14 @@ impl Inner {
 /// Who pins an image that a container mounts.
 pub(crate) fn mount_pin(record: &Record, point: &MountPoint) -> String {
     format!("{}:{}", record.id, point.destination)
+}
+
+/// `--volume-driver` is about the volumes of `-v` and of the image; without any it means nothing.
+fn check_driver(point: &MountPoint, host: &docker::HostConfig) -> Result<()> {
+    match point.kind {
+        MountKind::Volume { .. } => crate::volume::check_driver(&host.volume_driver),
+        _ => Ok(()),
+    }
 }
 
 fn check_source(point: &MountPoint) -> Result<()> {

@@ -212,7 +212,11 @@ impl Engine {
 
     /// Removes it.
     pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
-        self.0.remove(&self.0.find(id)?, options).await
+        let found = self.0.find(id)?;
+        match options.link {
+            true => self.0.unlink(id).await,
+            false => self.0.remove(&found, options).await,
+        }
     }
 
     /// Gives it another name.

@@ -1,6 +1,8 @@
 //! A container's files as a whole: what it changed, a tar of all of them, an image made of them.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -12,16 +14,14 @@ use wharf_spec::reference::Reference;
 use crate::container::Container;
 use crate::error::{EngineError, Kind, Result};
 use crate::inner::Inner;
+use crate::mount::clean_path;
 use crate::options::{ByteStream, CommitOptions};
+use crate::record::Record;
 use crate::state::State;
 
 impl Inner {
     /// Blocks while the upper directory is walked.
     pub(crate) fn changes(&self, c: &Container) -> Result<Vec<docker::FilesystemChange>> {
-        let record = c.record();
-        let upper = self.dir(&c.id).join("upper");
-        let found = wharf_image::changes(&upper, &self.lowers(&record)?)
-            .map_err(|e| EngineError::system("compare the container with its image", e))?;
         let one = |change: Change| docker::FilesystemChange {
             path: change.path.display().to_string(),
             kind: match change.kind {
@@ -30,7 +30,18 @@ impl Inner {
                 ChangeKind::Deleted => 2,
             },
         };
-        Ok(without_set_up(found).into_iter().map(one).collect())
+        let (own, _) = self.changed(&c.record())?;
+        Ok(own.into_iter().map(one).collect())
+    }
+
+    /// What the container changed, and what was changed in its layer only to mount something there.
+    fn changed(&self, record: &Record) -> Result<(Vec<Change>, Vec<Change>)> {
+        let upper = self.dir(&record.id).join("upper");
+        let found = wharf_image::changes(&upper, &self.lowers(record)?)
+            .map_err(|e| EngineError::system("compare the container with its image", e))?;
+        let tmpfs = record.host.tmpfs.iter().flatten().map(|(path, _)| clean_path(path));
+        let mounted = record.mounts.iter().map(|m| m.destination.clone()).chain(tmpfs);
+        Ok(apart(found, &mounted.collect()))
     }
 
     /// The tar of image and changes together; what is mounted in the container is not in it.
@@ -86,21 +97,29 @@ impl Inner {
         self.blocking(move |inner| {
             let cgroup = inner.cgroup(&record);
             let done = if still { cgroup.freeze() } else { cgroup.thaw() };
-            done.map_err(|e| EngineError::system("freeze or thaw the container", e))
+            match done {
+                // It has ended in the meantime: nothing moves.
+                Err(e) if e.is_gone() => Ok(()),
+                other => other.map_err(|e| EngineError::system("freeze or thaw the container", e)),
+            }
         })
         .await
     }
 
     async fn commit_files(
-        &self,
+        self: &Arc<Self>,
         c: &Container,
         o: &CommitOptions,
         name: Option<Reference>,
     ) -> Result<String> {
         let record = c.record();
         let base = self.images.resolve(&record.image).map_err(EngineError::from)?;
+        let of = record.clone();
+        let (_, set_up) = self.blocking(move |inner| inner.changed(&of)).await?;
+        let inside = |c: Change| c.path.strip_prefix("/").map(Into::into).unwrap_or(c.path);
         let options = wharf_image::CommitOptions {
             upper: self.dir(&c.id).join("upper"),
+            omit: set_up.into_iter().map(inside).collect(),
             base,
             container: c.id.to_string(),
             config: run_config(&record.config, &o.config),
@@ -183,42 +202,51 @@ const SET_UP: &[&str] = &[
     "/sys",
 ];
 
-/// Leaves out [`SET_UP`], and directories that changed by nothing else.
-fn without_set_up(found: Vec<Change>) -> Vec<Change> {
-    let set_up = |c: &Change| {
-        c.kind == ChangeKind::Added
-            && SET_UP.iter().any(|path| c.path == std::path::Path::new(path))
+/// Tells what the container changed from what was made to set it up: [`SET_UP`], places to mount at, and directories
+/// in which nothing else changed.
+fn apart(found: Vec<Change>, mounted: &BTreeSet<String>) -> (Vec<Change>, Vec<Change>) {
+    let set_up = |path: &Path| {
+        SET_UP.iter().any(|p| path == Path::new(p))
+            || path.to_str().is_some_and(|p| mounted.contains(p))
     };
-    let (dropped, kept): (Vec<Change>, Vec<Change>) = found.into_iter().partition(set_up);
-    let only_by_set_up = |c: &Change| {
-        c.kind != ChangeKind::Deleted
-            && dropped.iter().any(|d| d.path.parent() == Some(&c.path))
-            && !kept.iter().any(|k| k.path != c.path && k.path.starts_with(&c.path))
-    };
-    kept.iter().filter(|c| !only_by_set_up(c)).cloned().collect()
+    let (mut own, mut dropped) = (Vec::new(), Vec::<Change>::new());
+    // What lies in a directory comes before it.
+    for change in found.into_iter().rev() {
+        let within = |c: &Change| c.path.starts_with(&change.path);
+        let made = change.kind == ChangeKind::Added && set_up(&change.path);
+        let touched = change.kind != ChangeKind::Deleted && dropped.iter().any(within);
+        match (made || touched) && !own.iter().any(within) {
+            true => dropped.push(change),
+            false => own.push(change),
+        }
+    }
+    own.reverse();
+    (own, dropped)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn check(found: &[(&str, ChangeKind)], wanted: &[&str]) {
+        let change = |(path, kind): &(&str, ChangeKind)| Change { path: path.into(), kind: *kind };
+        let mounted = ["/data".to_owned(), "/deep/er/data".to_owned()].into();
+        let (own, _) = apart(found.iter().map(change).collect(), &mounted);
+        let own: Vec<_> = own.iter().map(|c| c.path.to_str().unwrap()).collect();
+        assert_eq!(own, wanted);
+    }
+
     #[test]
     fn mount_points_are_no_changes() {
-        let change = |path: &str, kind| Change { path: path.into(), kind };
-        let (added, modified) = (ChangeKind::Added, ChangeKind::Modified);
-        let found = vec![
-            change("/dev", added),
-            change("/etc", modified),
-            change("/etc/hosts", added),
-            change("/test", added),
-        ];
-        assert_eq!(without_set_up(found), [change("/test", added)]);
-        let found = vec![
-            change("/etc", modified),
-            change("/etc/hosts", added),
-            change("/etc/passwd", modified),
-        ];
-        let wanted = [change("/etc", modified), change("/etc/passwd", modified)];
-        assert_eq!(without_set_up(found), wanted);
+        use ChangeKind::{Added, Deleted, Modified};
+        let etc = ("/etc", Modified);
+        check(&[("/dev", Added), etc, ("/etc/hosts", Added), ("/test", Added)], &["/test"]);
+        let changed = ("/etc/passwd", Modified);
+        check(&[etc, ("/etc/hosts", Added), changed], &["/etc", "/etc/passwd"]);
+        check(&[("/data", Added), ("/database", Added)], &["/database"]);
+        check(&[("/deep", Added), ("/deep/er", Added), ("/deep/er/data", Added)], &[]);
+        check(&[("/data", Added), ("/data/left", Added)], &["/data", "/data/left"]);
+        check(&[("/data", Deleted)], &["/data"]);
     }
 }

@@ -112,6 +112,15 @@ impl Inner {
         if let Some(found) = index.names.get(name).and_then(|id| index.by_id.get(id)) {
             return Ok(found.clone());
         }
+        if let Some((parent, alias)) = name.split_once('/') {
+            let missing = || EngineError::no_such_container(text);
+            let parent = index.names.get(parent).and_then(|id| index.by_id.get(id)).cloned();
+            // Locks are taken one at a time.
+            drop(index);
+            let child =
+                parent.and_then(|p| p.record().linked(alias).cloned()).ok_or_else(missing)?;
+            return self.index.lock().by_id.get(&child).cloned().ok_or_else(missing);
+        }
         index.by_prefix(name)?.ok_or_else(|| EngineError::no_such_container(text))
     }
 

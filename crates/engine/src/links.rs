@@ -4,6 +4,7 @@
 //! user-defined networks a link is one more name in DNS and nothing else.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wharf_base::Id;
@@ -12,7 +13,7 @@ use wharf_spec::docker::HostConfig;
 
 use crate::error::{EngineError, Result};
 use crate::inner::Inner;
-use crate::record::{NetworkMode, Record};
+use crate::record::{self, NetworkMode, Record};
 
 /// A link as a container keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +131,31 @@ impl Inner {
         }
     }
 
+    /// `rm --link parent/alias`: the container `parent` loses the link, the one that it led to stays.
+    pub(crate) async fn unlink(self: &Arc<Self>, text: &str) -> Result<()> {
+        let Some((parent, alias)) = text.strip_prefix('/').unwrap_or(text).split_once('/') else {
+            return Err(EngineError::conflict(
+                "conflict: cannot remove the default link name of the container",
+            ));
+        };
+        let parent = self.find(parent)?;
+        let _turn = parent.turn.lock().await;
+        let mut record = Record::clone(&parent.record());
+        let Some(child) = record.linked(alias).cloned() else {
+            return Err(EngineError::no_such_container(text));
+        };
+        record.links.retain(|l| l.alias != alias);
+        record::store(&self.db, &record, &parent.life())?;
+        parent.with(|core| core.record = Arc::new(record));
+        let Ok(child) = self.find(child.as_str()) else { return Ok(()) };
+        let of = child.record();
+        let names = names(alias, of.hostname(), &of.name);
+        if parent.state().run().is_some() {
+            crate::files::edit(&self.dir(&parent.id), "hosts", |text| without(text, &names))?;
+        }
+        Ok(())
+    }
+
     /// Links as inspect shows them.
     pub(crate) fn shown_links(&self, record: &Record) -> Option<Vec<String>> {
         let shown = record.links.iter().filter_map(|link| {
@@ -210,6 +236,12 @@ fn moved(text: &str, names: &str, ip: IpAddr) -> String {
     text.split_inclusive('\n').map(line).collect()
 }
 
+/// `/etc/hosts` without the line of `names`.
+fn without(text: &str, names: &str) -> String {
+    let other = |l: &&str| l.trim_end().split_once('\t').is_none_or(|(_, after)| after != names);
+    text.split_inclusive('\n').filter(other).collect()
+}
+
 fn bridge_address(endpoints: &[Endpoint]) -> Option<IpAddr> {
     let bridge = endpoints.iter().find(|e| e.network_name == "bridge")?;
     bridge.ipv4.or(bridge.ipv6).map(|s| s.addr())
@@ -282,5 +314,6 @@ mod tests {
     fn a_line_moves_and_others_stay() {
         let text = "1.1.1.1\tdb h\n2.2.2.2\tdb\n";
         assert_eq!(moved(text, "db h", [3, 3, 3, 3].into()), "3.3.3.3\tdb h\n2.2.2.2\tdb\n");
+        assert_eq!(without(text, "db h"), "2.2.2.2\tdb\n");
     }
 }

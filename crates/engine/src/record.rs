@@ -73,6 +73,11 @@ impl Record {
         }
     }
 
+    /// The container that a legacy link of this name leads to.
+    pub fn linked(&self, alias: &str) -> Option<&Id> {
+        self.links.iter().find(|l| l.alias == alias).map(|l| &l.child)
+    }
+
     /// The program and its arguments, as inspect splits them.
     pub fn command(&self) -> (String, Vec<String>) {
         let list =

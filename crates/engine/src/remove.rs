@@ -21,9 +21,6 @@ impl Inner {
         c: &Arc<Container>,
         options: RemoveOptions,
     ) -> Result<()> {
-        if options.link {
-            return Err(EngineError::not_implemented("--link is not supported by wharf"));
-        }
         let (inner, c) = (self.clone(), c.clone());
         self.finish(async move {
             let alive = || c.state().run().is_some() || matches!(c.state(), State::Restarting(_));

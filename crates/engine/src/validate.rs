@@ -260,12 +260,6 @@ fn unsupported(h: &HostConfig) -> Result<()> {
              the file system under the data root instead"
         )));
     }
-    if !matches!(h.volume_driver.as_str(), "" | "local") {
-        return Err(EngineError::invalid(format!(
-            "volume driver {:?} is not there: wharf has \"local\"",
-            h.volume_driver
-        )));
-    }
     if !h.cgroup.is_empty() {
         return Err(EngineError::invalid(
             "the legacy option Cgroup is not supported: use CgroupParent",
@@ -348,7 +342,6 @@ mod tests {
         refused(|r| r.host_config.runtime = "kata".into(), "unknown or invalid runtime name: kata");
         refused(|r| r.host_config.log_config.kind = "syslog".into(), "syslog");
         refused(|r| r.host_config.userns_mode = "private".into(), "invalid userns mode");
-        refused(|r| r.host_config.volume_driver = "nfs".into(), "volume driver \"nfs\"");
         refused(|r| r.host_config.isolation = "hyperv".into(), "invalid isolation");
     }
 

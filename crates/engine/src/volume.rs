@@ -109,12 +109,7 @@ impl Volumes {
 
     /// As the API's create does it: the same name with other options is a conflict.
     pub(crate) fn create(&self, request: &docker::VolumeCreateRequest) -> Result<Provided> {
-        if !matches!(request.driver.as_str(), "" | "local") {
-            return Err(EngineError::not_found(format!(
-                "error looking up volume plugin {}: plugin \"{}\" not found: wharf has \"local\"",
-                request.driver, request.driver
-            )));
-        }
+        check_driver(&request.driver)?;
         if request.cluster_volume_spec.is_some() {
             return Err(EngineError::not_implemented(
                 "cluster volumes need a swarm, which wharf does not have",
@@ -192,6 +187,16 @@ impl Volumes {
         let mut batch = Batch::new();
         batch.put(TABLE, &volume.name, volume)?;
         Ok(self.db.write(batch, Durability::Process)?)
+    }
+}
+
+/// Refuses drivers other than wharf's own. The words are Docker's.
+pub(crate) fn check_driver(driver: &str) -> Result<()> {
+    match driver {
+        "" | "local" => Ok(()),
+        other => Err(EngineError::not_found(format!(
+            "error looking up volume plugin {other}: plugin \"{other}\" not found: wharf has \"local\""
+        ))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Images as tar streams: what load, save, import and commit take and give.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use wharf_spec::digest::Digest;
@@ -57,6 +58,8 @@ pub struct CommitOptions {
     /// The container's overlay upper directory. The caller has paused the container, or accepts that a file
     /// being written is caught in the middle.
     pub upper: PathBuf,
+    /// Paths in it, relative, that do not belong into the image, with all that is below them.
+    pub omit: BTreeSet<PathBuf>,
     /// The image below it.
     pub base: Image,
     /// The container's id, for the history.

@@ -1,6 +1,6 @@
 //! What a container changed: its overlay upper directory as a tar with OCI whiteouts, or as a list.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub fn tree_tar(root: &Path) -> ByteStream {
 
 /// The tar of everything below an open root.
 pub fn root_tar(root: Root) -> ByteStream {
-    body::stream(move |out| write_root(&root, out, Marks::Plain))
+    body::stream(move |out| write_root(&root, out, Marks::Plain, &BTreeSet::new()))
 }
 
 /// The changes of `upper` over `lowers` (top first), sorted by path.
@@ -66,11 +66,26 @@ pub(crate) enum Marks {
 
 /// Writes the tar of `dir` and its end marker.
 pub(crate) fn write_tar(dir: &Path, out: &mut impl Write, marks: Marks) -> io::Result<()> {
-    write_root(&Root::open(dir)?, out, marks)
+    write_tar_without(dir, out, marks, &BTreeSet::new())
 }
 
-fn write_root(root: &Root, out: &mut impl Write, marks: Marks) -> io::Result<()> {
-    let mut walk = Walk { out, marks, links: HashMap::new() };
+/// The same without the paths in `omit` and what is below them.
+pub(crate) fn write_tar_without(
+    dir: &Path,
+    out: &mut impl Write,
+    marks: Marks,
+    omit: &BTreeSet<PathBuf>,
+) -> io::Result<()> {
+    write_root(&Root::open(dir)?, out, marks, omit)
+}
+
+fn write_root(
+    root: &Root,
+    out: &mut impl Write,
+    marks: Marks,
+    omit: &BTreeSet<PathBuf>,
+) -> io::Result<()> {
+    let mut walk = Walk { out, marks, omit, links: HashMap::new() };
     walk.dir(&root.top()?, Path::new(""))?;
     tarball::end(walk.out)
 }
@@ -78,6 +93,7 @@ fn write_root(root: &Root, out: &mut impl Write, marks: Marks) -> io::Result<()>
 struct Walk<'a, W> {
     out: &'a mut W,
     marks: Marks,
+    omit: &'a BTreeSet<PathBuf>,
     /// First path of files with several names, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
 }
@@ -88,6 +104,9 @@ impl<W: Write> Walk<'_, W> {
         names.sort();
         for name in names {
             let path = path.join(&name);
+            if self.omit.contains(&path) {
+                continue;
+            }
             match dir.lstat(&name) {
                 Ok(found) => self.entry(dir, &name, &path, found)?,
                 // Removed while we walk: as if it had never been.

@@ -1,6 +1,8 @@
 //! New images: from the tar of a root file system, and from what a container changed.
 
+use std::collections::BTreeSet;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use wharf_spec::digest::Digest;
 use wharf_spec::image::{Descriptor, History, ImageConfig, Manifest, RunConfig, media_type};
@@ -50,7 +52,7 @@ pub(crate) fn commit(store: &ImageStore, options: CommitOptions) -> Result<Image
     let _lease = store.lease(&base)?;
     let mut run = options.config.clone();
     changes::apply(&mut run, &options.changes)?;
-    let taken = take_upper(inner, &options.upper)?;
+    let taken = take_upper(inner, &options.upper, &options.omit)?;
     let is_empty = taken.diff_id.to_string() == EMPTY_TAR;
     let now = inner.now();
     let command = [options.config.entrypoint.as_deref(), options.config.cmd.as_deref()];
@@ -74,13 +76,17 @@ pub(crate) fn commit(store: &ImageStore, options: CommitOptions) -> Result<Image
 }
 
 /// The upper directory as a layer: written as a tar by one thread, stored and unpacked by others.
-fn take_upper(inner: &Inner, upper: &std::path::Path) -> Result<Taken, ArchiveError> {
+fn take_upper(
+    inner: &Inner,
+    upper: &Path,
+    omit: &BTreeSet<PathBuf>,
+) -> Result<Taken, ArchiveError> {
     let (reader, mut writer) =
         std::io::pipe().map_err(|source| ArchiveError::Upper { path: upper.to_owned(), source })?;
     std::thread::scope(|scope| {
         let writing = scope.spawn(move || {
             let mut out = std::io::BufWriter::with_capacity(256 << 10, &mut writer);
-            diff::write_tar(upper, &mut out, Marks::Whiteouts)?;
+            diff::write_tar_without(upper, &mut out, Marks::Whiteouts, omit)?;
             std::io::Write::flush(&mut out)
         });
         let taken = inner.take_layer(reader);

@@ -85,6 +85,7 @@ async fn import(store: &ImageStore, name: &str, files: &[(&str, &str)]) -> Image
 async fn commit(store: &ImageStore, base: &Image, upper: &Path, name: &str) -> Image {
     let options = CommitOptions {
         upper: upper.to_owned(),
+        omit: ["omitted".into()].into(),
         base: base.clone(),
         container: "c0ffee".into(),
         config: RunConfig { cmd: Some(vec!["sh".into()]), ..RunConfig::default() },
@@ -105,6 +106,7 @@ async fn an_image_travels_through_save_and_load_unchanged() {
     let base = import(&store, "app:1", &[("etc/a", "one"), ("etc/b", "two")]).await;
     let upper = here.path("upper");
     fs::create_dir_all(upper.join("etc")).unwrap();
+    fs::create_dir_all(upper.join("omitted/below")).unwrap();
     fs::File::create(upper.join("etc/c")).unwrap().write_all(b"three").unwrap();
     let root = wharf_sys::root::Root::open(&upper).unwrap().dir(Path::new("etc")).unwrap();
     root.make_node("a".as_ref(), wharf_sys::root::Kind::CharDevice, 0, (0, 0)).unwrap();
@@ -117,6 +119,7 @@ async fn an_image_travels_through_save_and_load_unchanged() {
     let lowers = store.lowers(&top);
     let whiteout = fs::symlink_metadata(lowers[0].join("etc/a")).unwrap();
     assert_eq!(whiteout.rdev(), 0);
+    assert!(!lowers[0].join("omitted").exists());
     assert_eq!(fs::read_to_string(lowers[1].join("etc/a")).unwrap(), "one");
 
     let archive = collect(store.save(&["app".into()]).unwrap()).await;

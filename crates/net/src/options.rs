@@ -231,7 +231,7 @@ impl EndpointOptions {
                 Some("sysctls") => o.sysctls = sysctls(key, value)?,
                 // For drivers that route; a bridge has no use for it, and Docker sends it to all.
                 Some("exposedports" | "macaddress") => (),
-                None if !key.starts_with("com.docker.network.") && key.contains('.') => (),
+                None if !key.starts_with("com.docker.network.") => (),
                 _ => {
                     return Err(NetError::Unsupported {
                         what: format!("endpoint option {key:?}"),

@@ -66,7 +66,7 @@ impl Held {
         let mut got = Vec::new();
         for map in maps {
             let plan = plan(map, endpoint, network, default_ip);
-            match self.publish_one(&plan, handle) {
+            match possible(&plan).and_then(|()| self.publish_one(&plan, handle)) {
                 Ok(bindings) => got.extend(bindings),
                 Err(e) => {
                     self.release(&got);
@@ -187,10 +187,32 @@ fn plan(map: &PortMap, endpoint: &Endpoint, network: &Network, default_ip: Optio
         None => {
             let v4 = way(Ipv4Addr::UNSPECIFIED.into(), false, map, endpoint, network);
             let v6 = way(Ipv6Addr::UNSPECIFIED.into(), true, map, endpoint, network);
-            v4.into_iter().chain(v6).collect()
+            let relayed = |w: &Way| map.proto == Protocol::Sctp && w.reach == Reach::Relay;
+            v4.into_iter().chain(v6.filter(|w| !relayed(w))).collect()
         }
     };
     Plan { map: map.clone(), at }
+}
+
+/// Whether the kernel can do what is planned. SCTP goes by translation only: the daemon relays TCP and UDP.
+fn possible(plan: &Plan) -> Result<(), NetError> {
+    const TRACKED: &str = "net/netfilter/nf_conntrack_sctp_timeout_established";
+    if plan.map.proto != Protocol::Sctp {
+        return Ok(());
+    }
+    if let Some(way) = plan.at.iter().find(|w| w.reach == Reach::Relay) {
+        return Err(NetError::Unsupported {
+            what: format!("an SCTP port at {} for a container at {}", way.host_ip, way.target.ip()),
+            why: "publish it at an address of the container's own family".into(),
+        });
+    }
+    match netns::read_sysctl(TRACKED) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(NetError::MissingDriver {
+            what: "connection tracking for SCTP (CONFIG_NF_CT_PROTO_SCTP)",
+            module: "nf_conntrack",
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn way(

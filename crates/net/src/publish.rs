@@ -1,9 +1,6 @@
 //! Publishing ports of sandboxes, and withdrawing them.
 
-use std::net::IpAddr;
-
 use wharf_base::Id;
-use wharf_sys::netlink::Batch;
 use wharf_sys::netlink::conntrack::Flows;
 use wharf_sys::nft::Transaction;
 
@@ -11,7 +8,7 @@ use crate::attach::gateway_order;
 use crate::error::NetError;
 use crate::firewall;
 use crate::net::Net;
-use crate::sandbox::run_conntrack;
+use crate::sandbox::forget;
 use crate::spec::{Binding, Endpoint, PortMap, Protocol};
 
 impl Net {
@@ -72,13 +69,14 @@ impl Net {
 /// would keep its packets from the container for as long as it sends. Not in the background, where it
 /// would catch the first flows that are translated.
 fn forget_untranslated(bindings: &[Binding]) {
-    let mut batch = Batch::new();
-    for b in bindings.iter().filter(|b| b.proto == Protocol::Udp && b.host != 0) {
-        let to = Some(b.host_ip).filter(|ip| !ip.is_unspecified());
-        let flows = Flows { to_port: Some((b.proto.number(), b.host)), to, answered_by: None };
-        batch.forget_flows(&flows, matches!(b.host_ip, IpAddr::V6(_)));
-    }
-    run_conntrack(batch);
+    let udp = bindings.iter().filter(|b| b.proto == Protocol::Udp && b.host != 0);
+    let flows = udp.map(|b| Flows {
+        ipv6: b.host_ip.is_ipv6(),
+        to_port: Some((b.proto.number(), b.host)),
+        to: Some(b.host_ip).filter(|ip| !ip.is_unspecified()),
+        answered_by: None,
+    });
+    forget(&flows.collect::<Vec<_>>());
 }
 
 fn way_in<'a>(endpoints: impl Iterator<Item = &'a mut Endpoint>) -> Option<&'a mut Endpoint> {

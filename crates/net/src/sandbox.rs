@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use wharf_base::Id;
 use wharf_base::db::Batch as Changes;
-use wharf_sys::netlink::conntrack::Flows;
+use wharf_sys::netlink::conntrack::{self, Flows};
 use wharf_sys::netlink::route::LinkRef;
 use wharf_sys::netlink::{Batch, Family, Socket};
 use wharf_sys::nft::Transaction;
@@ -219,22 +219,19 @@ impl Net {
 /// Makes the kernel forget flows to addresses that will be somebody else's. Only published ports are
 /// worth the pass over the whole table: other flows ended with the container.
 fn forget_flows(dying: &[Endpoint]) {
-    let mut batch = Batch::new();
-    for e in dying.iter().filter(|e| !e.ports.is_empty()) {
-        for ip in [e.ipv4, e.ipv6].into_iter().flatten() {
-            let flows = Flows { answered_by: Some(ip.addr()), ..Flows::default() };
-            batch.forget_flows(&flows, ip.addr().is_ipv6());
-        }
-    }
-    run_conntrack(batch);
+    let published = dying.iter().filter(|e| !e.ports.is_empty());
+    let addresses = published.flat_map(|e| [e.ipv4, e.ipv6]).flatten().map(|s| s.addr());
+    let flows =
+        addresses.map(|ip| Flows { ipv6: ip.is_ipv6(), answered_by: Some(ip), ..Flows::default() });
+    forget(&flows.collect::<Vec<_>>());
 }
 
-/// Runs requests to connection tracking. Failing leaves flows that time out by themselves.
-pub(crate) fn run_conntrack(batch: Batch) {
-    if batch.is_empty() {
+/// Asks connection tracking to forget. Failing leaves flows that time out by themselves.
+pub(crate) fn forget(flows: &[Flows]) {
+    if flows.is_empty() {
         return;
     }
-    match Socket::open(Family::Netfilter).map(|mut s| s.execute(batch)) {
+    match Socket::open(Family::Netfilter).map(|mut s| conntrack::forget(&mut s, flows)) {
         Ok(Ok(())) => (),
         // No such flow.
         Ok(Err(e)) if e.is_absent() => (),

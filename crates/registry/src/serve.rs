@@ -50,7 +50,8 @@ pub async fn serve(
             Ok((stream, _)) => {
                 let (registry, tls, shutdown) = (registry.clone(), tls.clone(), shutdown.clone());
                 tasks.spawn(async move {
-                    greet(stream, registry, tls, shutdown).await;
+                    greet(stream, registry.clone(), tls, shutdown).await;
+                    registry.0.traffic.notify_one();
                     drop(place);
                 });
             }
@@ -92,7 +93,10 @@ where
 {
     let service = service_fn(move |request: Request<Incoming>| {
         let registry = registry.clone();
-        async move { Ok::<_, Infallible>(registry.answer(request.map(requested), secure).await) }
+        async move {
+            registry.0.traffic.notify_one();
+            Ok::<_, Infallible>(registry.answer(request.map(requested), secure).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -544,17 +544,45 @@ pub(crate) fn new_fs(
     if let Some(source) = source.filter(|s| !s.is_empty()) {
         fs.set("source", source)?;
     }
+    let mut lowers = Vec::new();
     for (key, value) in options {
-        let set = match value {
-            Some(value) => fs.set(key, value.as_str()),
-            None => fs.flag(key),
-        };
-        set.map_err(|e| explain(e, &fs, key))?;
+        let text = value.as_deref().unwrap_or_default();
+        match key.as_str() {
+            "lowerdir" if kind == "overlay" => lowers.extend(lower_dirs(text)),
+            "lowerdir+" if kind == "overlay" => lowers.push(text.into()),
+            _ => set_option(&fs, key, value.as_deref()).map_err(|e| explain(e, &fs, key))?,
+        }
+    }
+    if !lowers.is_empty() {
+        let all = lowers.iter().map(PathBuf::as_path);
+        fs.set_lowers(all).map_err(|e| explain(e, &fs, "lowerdir"))?;
     }
     if let Some(label) = label.filter(|_| matches!(kind, "tmpfs" | "mqueue")) {
         fs.set("context", label)?;
     }
     fs.mount(attrs).map_err(|e| explain(e, &fs, kind))
+}
+
+fn set_option(fs: &Fs, key: &str, value: Option<&str>) -> io::Result<()> {
+    match value {
+        Some(value) => fs.set(key, value),
+        None => fs.flag(key),
+    }
+}
+
+/// The directories in the value of `lowerdir`: apart by colons; a backslash makes the next character an ordinary one.
+fn lower_dirs(value: &str) -> Vec<PathBuf> {
+    let (mut all, mut one) = (Vec::new(), String::new());
+    let mut characters = value.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => one.extend(characters.next()),
+            ':' => all.push(std::mem::take(&mut one).into()),
+            c => one.push(c),
+        }
+    }
+    all.push(one.into());
+    all
 }
 
 /// The kernel says in words what is wrong with an option.
@@ -603,4 +631,20 @@ fn step(item: &MountPlan, what: &str, error: &io::Error) -> Failure {
 fn cstring(path: &Path) -> Result<CString, Failure> {
     CString::new(path.as_os_str().as_encoded_bytes())
         .map_err(|_| Failure::Refused { what: "a path holds a null byte".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lower_directories_are_apart_by_colons() {
+        for (value, expected) in
+            [("/a", &["/a"][..]), ("/a:/b", &["/a", "/b"]), (r"/a\:b:/c\\d", &["/a:b", r"/c\d"])]
+        {
+            let found = lower_dirs(value);
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(found, expected, "{value}");
+        }
+    }
 }

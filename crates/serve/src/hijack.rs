@@ -111,8 +111,14 @@ enum Client {
     Gone,
 }
 
+/// The head of the response is on its way already. docker-py reads it through a buffer and then goes on beside the
+/// buffer: output that came in one read with the head would be lost.
 async fn print(mut output: ByteStream, writer: &mut Writer) -> io::Result<()> {
+    let mut first = true;
     while let Some(block) = output.next().await {
+        if std::mem::take(&mut first) {
+            writer.heeded().await;
+        }
         writer.write_all(&block?).await?;
     }
     writer.flush().await?;
@@ -346,6 +352,24 @@ mod tests {
         let mut got = Vec::new();
         client.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"HEAD\r\n\r\nonetwo");
+    }
+
+    /// A client that reads the head through a buffer finds nothing but the head in it.
+    #[tokio::test]
+    async fn output_waits_until_the_head_was_read() {
+        let (mut client, socket) = tokio::net::UnixStream::pair().unwrap();
+        let (session, process) = session();
+        let hijacked = Hijacked { socket: Socket::Unix(socket), early: Bytes::new() };
+        process.out.send(Bytes::from_static(b"output")).unwrap();
+        tokio::spawn(pump(hijacked, Bytes::from_static(b"HEAD\r\n\r\n"), session));
+        let mut got = [0; 100];
+        client.readable().await.unwrap();
+        // Long enough for the output to come if nothing held it back.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let n = client.read(&mut got).await.unwrap();
+        assert_eq!(&got[..n], b"HEAD\r\n\r\n");
+        let n = client.read(&mut got).await.unwrap();
+        assert_eq!(&got[..n], b"output");
     }
 
     #[tokio::test]

@@ -4,10 +4,14 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream, unix};
 use tokio_rustls::server::TlsStream;
+
+/// How long a client may leave the head of a response unread before output follows all the same.
+const HEED: Duration = Duration::from_secs(1);
 
 /// A connected client.
 pub(crate) enum Socket {
@@ -67,6 +71,20 @@ pub(crate) enum Writer {
     Unix(unix::OwnedWriteHalf),
     /// Of anything else.
     Other(WriteHalf<Socket>),
+}
+
+impl Writer {
+    /// Waits until the client has read what was sent so far, as far as the kernel knows.
+    ///
+    /// There is no event for this, so it looks again every millisecond, for at most [`HEED`].
+    pub(crate) async fn heeded(&self) {
+        let Writer::Unix(half) = self else { return };
+        let waiting = || wharf_sys::socket::unread(half.as_ref()).is_ok_and(|left| left > 0);
+        let start = tokio::time::Instant::now();
+        while waiting() && start.elapsed() < HEED {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 impl Reader {

@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde::{Deserialize, Serialize};
+use serde::de::MapAccess;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+use crate::docker::Fields;
+use crate::docker::go;
 
 /// The key under which credentials for Docker Hub are kept.
 pub const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// Credentials for one registry, as in `X-Registry-Auth`.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize)]
 pub struct AuthConfig {
     /// User name.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -34,6 +37,27 @@ pub struct AuthConfig {
     /// A bearer token to send as it is.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub registrytoken: String,
+}
+
+impl Fields for AuthConfig {
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+        let field = match key.to_ascii_lowercase().as_str() {
+            "username" => &mut self.username,
+            "password" => &mut self.password,
+            "auth" => &mut self.auth,
+            "serveraddress" => &mut self.serveraddress,
+            "identitytoken" => &mut self.identitytoken,
+            "registrytoken" => &mut self.registrytoken,
+            _ => return Ok(false),
+        };
+        go::read(map, field)
+    }
+}
+
+impl<'de> Deserialize<'de> for AuthConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<AuthConfig, D::Error> {
+        go::object(d)
+    }
 }
 
 /// Secrets stay out of logs.
@@ -167,6 +191,20 @@ mod tests {
 
     fn file(text: &str) -> ConfigFile {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn keys_are_known_in_any_case() {
+        let auth: AuthConfig = serde_json::from_str(
+            r#"{"Username":"u","PASSWORD":null,"ServerAddress":"r.io","email":"e"}"#,
+        )
+        .unwrap();
+        let wanted = AuthConfig {
+            username: "u".into(),
+            serveraddress: "r.io".into(),
+            ..AuthConfig::default()
+        };
+        assert!(auth == wanted);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
@@ -58,57 +60,107 @@ pub struct Attr {
     pub propagation: u64,
 }
 
+/// The longest string that fsconfig(2) takes as a value.
+const LONGEST: usize = 255;
+
 /// A file system being configured.
 #[derive(Debug)]
-pub struct Fs(OwnedFd);
+pub struct Fs {
+    fd: OwnedFd,
+    /// An overlay's lower layers, top first, as long as they are not named to the kernel.
+    lowers: OnceLock<Vec<OwnedFd>>,
+}
 
 impl Fs {
     /// Begins a new instance of a file system type.
     pub fn open(kind: &str) -> io::Result<Self> {
-        Ok(Self(rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?))
+        let fd = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        Ok(Self { fd, lowers: OnceLock::new() })
     }
 
     /// Sets a string option.
     pub fn set(&self, key: &str, value: impl rustix::path::Arg) -> io::Result<()> {
-        Ok(rustix::mount::fsconfig_set_string(self.0.as_fd(), key, value)?)
+        Ok(rustix::mount::fsconfig_set_string(self.fd.as_fd(), key, value)?)
     }
 
     /// Names the lower layers of an overlay, top first.
     ///
-    /// From Linux 6.7 on, one by one, whatever their number and names. Before, joined by colons into
-    /// an option of at most a page; that kernel takes any option and refuses it only when it mounts,
-    /// so its version decides and not its answer.
+    /// From Linux 6.7 on, one by one, whatever their number and names. Before, all in one string that must not be
+    /// longer than 255 bytes, so [`Fs::mount`] calls them by the numbers of their descriptors. That kernel takes any
+    /// option and refuses it only when it mounts, so its version decides and not its answer.
     pub fn set_lowers<'a>(&self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
         if crate::host::kernel_version() >= (6, 7) {
             return lowers.into_iter().try_for_each(|lower| self.set("lowerdir+", lower));
         }
-        let escaped: Vec<String> =
-            lowers.map(|l| l.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:")).collect();
-        self.set("lowerdir", escaped.join(":").as_str())
+        self.keep_lowers(lowers)
+    }
+
+    fn keep_lowers<'a>(&self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
+        let opened: Result<Vec<_>, _> = lowers.map(open).collect();
+        self.lowers.set(opened?).map_err(|_| io::Error::other("lower layers were named before"))
     }
 
     /// Sets an option without a value.
     pub fn flag(&self, key: &str) -> io::Result<()> {
-        Ok(rustix::mount::fsconfig_set_flag(self.0.as_fd(), key)?)
+        Ok(rustix::mount::fsconfig_set_flag(self.fd.as_fd(), key)?)
     }
 
     /// Sets an option to a descriptor.
     pub fn set_fd(&self, key: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(rustix::mount::fsconfig_set_fd(self.0.as_fd(), key, fd)?)
+        Ok(rustix::mount::fsconfig_set_fd(self.fd.as_fd(), key, fd)?)
     }
 
     /// Makes the instance and a detached mount of it.
     pub fn mount(&self, attrs: u64) -> io::Result<OwnedFd> {
-        rustix::mount::fsconfig_create(self.0.as_fd())?;
+        match self.lowers.get() {
+            Some(lowers) => self.create_on(lowers)?,
+            None => rustix::mount::fsconfig_create(self.fd.as_fd())?,
+        }
         let flags = MountAttrFlags::from_bits_retain(u32::try_from(attrs).unwrap_or(0));
-        Ok(rustix::mount::fsmount(self.0.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+        Ok(rustix::mount::fsmount(self.fd.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+    }
+
+    /// Names the lower layers as files of `/proc/self/fd`, which is the working directory meanwhile: of this process
+    /// if it has one thread, and else of a thread that has a working directory of its own.
+    fn create_on(&self, lowers: &[OwnedFd]) -> io::Result<()> {
+        let names: Vec<String> = lowers.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        let names = names.join(":");
+        if names.len() > LONGEST {
+            let text = format!(
+                "{} layers are more than this kernel can stack: Linux 6.7 can",
+                lowers.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        let create = || -> io::Result<()> {
+            self.set("lowerdir", names.as_str())?;
+            Ok(rustix::mount::fsconfig_create(self.fd.as_fd())?)
+        };
+        if crate::process::is_single_threaded() {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let here = rustix::fs::open(".", flags, Mode::empty())?;
+            rustix::process::chdir("/proc/self/fd")?;
+            let created = create();
+            rustix::process::fchdir(here)?;
+            return created;
+        }
+        std::thread::scope(|scope| {
+            let aside = scope.spawn(|| {
+                crate::process::unshare(libc::CLONE_FS as u64)?;
+                rustix::process::chdir("/proc/self/fd")?;
+                create()
+            });
+            aside.join().unwrap_or_else(|_| Err(io::Error::other("panic while mounting")))
+        })
     }
 
     /// What the kernel has said about this instance, for error texts.
     pub fn log(&self) -> String {
         let mut text = String::new();
         let mut line = [0u8; 512];
-        while let Ok(n) = rustix::io::read(&self.0, &mut line) {
+        while let Ok(n) = rustix::io::read(&self.fd, &mut line) {
             if n < 3 {
                 break;
             }
@@ -234,4 +286,32 @@ fn setattr(
         )
     })
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As kernels before 6.7 need it; later ones take it as well.
+    #[test]
+    fn many_layers_with_long_names_are_stacked_by_number() {
+        let scratch = std::env::temp_dir().join(format!("wharf-lowers-{}", std::process::id()));
+        let layers: Vec<PathBuf> =
+            (0..40).map(|n| scratch.join(format!("{n:0>200}:a\\b"))).collect();
+        for (n, layer) in layers.iter().enumerate() {
+            std::fs::create_dir_all(layer).unwrap();
+            std::fs::write(layer.join("top"), n.to_string()).unwrap();
+            std::fs::write(layer.join(format!("only-{n}")), "").unwrap();
+        }
+        let here = std::env::current_dir().unwrap();
+        let fs = Fs::open("overlay").unwrap();
+        fs.keep_lowers(layers.iter().map(PathBuf::as_path)).unwrap();
+        let mount = fs.mount(attr::RDONLY).unwrap();
+        let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+        assert_eq!(std::fs::read_to_string(root.join("top")).unwrap(), "0");
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 41);
+        assert_eq!(std::env::current_dir().unwrap(), here);
+        drop(mount);
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{
@@ -10,6 +10,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
     sendmsg, socket_with, socketpair,
 };
+
+use crate::process::check;
 
 /// The most descriptors that one message carries.
 const MOST: usize = 32;
@@ -24,6 +26,16 @@ pub fn connect_stream(path: &Path) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
+}
+
+/// What the other end of a local stream has not read yet, in the kernel's account: more than the bytes themselves
+/// while anything is left, 0 once everything has been read (`SIOCOUTQ`, unix(7)).
+pub fn unread(socket: impl AsFd) -> io::Result<usize> {
+    let mut left: libc::c_int = 0;
+    // SAFETY: rustix has no function for it. SIOCOUTQ, which is TIOCOUTQ, writes one int.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+    check(done.into())?;
+    Ok(usize::try_from(left).unwrap_or(0))
 }
 
 /// Sends one message with descriptors.

@@ -139,6 +139,25 @@ fn diff_lists_added_changed_and_deleted() {
 }
 
 #[test]
+fn mount_points_are_part_of_no_image() {
+    let host = Host::with_busybox();
+    let args = ["run", "--name", "box", "-v", "data:/deep/er/data", "--tmpfs", "/scratch"];
+    let file = host.write("file", b"bound");
+    let bind = format!("{}:/bound/file", file.display());
+    let script = "echo x > /scratch/x; echo x > /deep/er/data/x; echo kept > /kept";
+    host.docker(args.iter().chain(&["-v", &bind, "busybox", "sh", "-c", script])).ok();
+    assert_eq!(host.docker(["diff", "box"]).lines(), ["A /kept"]);
+    host.docker(["commit", "box", "made"]).ok();
+    let ls = host.docker(["run", "--rm", "--network", "none", "made", "ls", "/"]).lines();
+    assert!(ls.contains(&"kept".to_owned()), "{ls:?}");
+    host.docker(["create", "--name", "plain", "made"]).ok();
+    let tar = host.docker(["export", "plain"]).stdout;
+    for name in ["deep/", "scratch/", "bound/"] {
+        assert!(!tar.contains(name), "{name} is in the image");
+    }
+}
+
+#[test]
 fn export_and_import_keep_the_tree() {
     let host = Host::with_busybox();
     host.docker([

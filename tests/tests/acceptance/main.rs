@@ -25,6 +25,7 @@ mod network;
 mod networks;
 mod pull;
 mod races;
+mod record;
 mod run;
 mod system;
 mod tour;

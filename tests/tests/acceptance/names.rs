@@ -164,3 +164,24 @@ fn a_link_on_a_network_of_ones_own_is_a_name_of_one_container() {
     assert_eq!(find(&host, "app", "store").unwrap(), [address(&host, "db", "net")]);
     assert!(find(&host, "other", "store").is_err());
 }
+
+#[test]
+fn a_legacy_link_is_a_name_that_can_be_taken_away() {
+    let host = Host::with_busybox();
+    host.sleeper("db");
+    let args = ["run", "-d", "--name", "web", "--stop-timeout", "0", "--link", "db:store"];
+    host.docker(args.iter().chain(&["busybox", "sleep", "1000"])).ok();
+    let hosts = || host.docker(["exec", "web", "cat", "/etc/hosts"]).ok();
+    assert!(hosts().contains("\tstore "), "{}", hosts());
+    let names = ["ps", "--no-trunc", "--filter", "name=db", "--format", "{{.Names}}"];
+    assert_eq!(host.docker(names).ok(), "db,web/store");
+    assert_eq!(host.inspect("web/store", "{{.Id}}"), host.inspect("db", "{{.Id}}"));
+
+    assert_eq!(host.docker(["rm", "--link", "/web/store"]).ok(), "/web/store");
+    assert!(!hosts().contains("store"), "{}", hosts());
+    assert_eq!(host.docker(names).ok(), "db");
+    assert_eq!(host.inspect("web", "{{.HostConfig.Links}}"), "[]");
+    host.docker(["rm", "--link", "web/store"]).fails("No such container");
+    host.docker(["rm", "--link", "db"]).fails("cannot remove the default link name");
+    assert_eq!(host.inspect("db", "{{.State.Running}}"), "true");
+}

@@ -1,6 +1,9 @@
 //! The default bridge, published ports, and the other modes.
 
-use std::net::{TcpListener, UdpSocket};
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use wharf_test::{
     Host, eventually,
     namespace::{in_network, in_network_at},
@@ -246,6 +249,61 @@ fn network_inspect_lists_its_containers() {
     host.docker(["network", "rm", "bridge"])
         .fails("bridge is a pre-defined network and cannot be removed");
     host.docker(["network", "inspect", "nowhere"]).fails("network nowhere not found");
+}
+
+#[test]
+fn sctp_is_published_or_refused_for_a_reason() {
+    let host = Host::with_busybox();
+    let args = ["run", "-d", "--name", "box", "--stop-timeout", "0", "-p", "3868:3868/sctp"];
+    let out = host.docker(args.into_iter().chain(["busybox", "sleep", "1000"]));
+    if out.code != 0 {
+        out.exits(125).fails("this kernel has no connection tracking for SCTP");
+        return;
+    }
+    assert_eq!(host.docker(["port", "box"]).lines(), ["3868/sctp -> 0.0.0.0:3868"]);
+    let pid = host.inspect("box", "{{.State.Pid}}");
+    let inside = format!("/proc/{}/root/proc/{pid}/ns/net", host.init());
+    // A kernel without SCTP sockets still translates for those who bring their own.
+    let Some(server) = in_network_at(inside.as_ref(), || sctp_socket().ok()) else { return };
+    rustix::net::bind(&server, &"0.0.0.0:3868".parse::<SocketAddr>().unwrap()).unwrap();
+    rustix::net::listen(&server, 1).unwrap();
+    for address in ["127.0.0.1:3868", &format!("{}:3868", bridge(&host))] {
+        let client = in_network(host.init(), || sctp_socket().unwrap());
+        rustix::net::connect(&client, &address.parse::<SocketAddr>().unwrap()).unwrap();
+        rustix::net::send(&client, b"ping", SendFlags::empty()).unwrap();
+        let inside = rustix::net::accept(&server).unwrap();
+        let mut buffer = [0; 16];
+        let (n, _) = rustix::net::recv(&inside, &mut buffer, RecvFlags::empty()).unwrap();
+        assert_eq!(&buffer[..n], b"ping", "to {address}");
+        rustix::net::send(&inside, b"pong", SendFlags::empty()).unwrap();
+        let (n, _) = rustix::net::recv(&client, &mut buffer, RecvFlags::empty()).unwrap();
+        assert_eq!(&buffer[..n], b"pong", "from {address}");
+    }
+    host.docker(["run", "--rm", "-p", "[::1]:3868:3868/sctp", "busybox", "true"])
+        .exits(125)
+        .fails("an SCTP port at ::1 for a container at 172.17.0.");
+}
+
+fn sctp_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let protocol = Some(rustix::net::ipproto::SCTP);
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        flags,
+        protocol,
+    )?;
+    let patience = Some(wharf_test::PATIENCE);
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        sockopt::set_socket_timeout(&socket, timeout, patience)?;
+    }
+    Ok(socket)
+}
+
+/// The host's address on the default bridge.
+fn bridge(host: &Host) -> String {
+    let template = "{{(index .IPAM.Config 0).Gateway}}";
+    host.docker(["network", "inspect", "-f", template, "bridge"]).ok()
 }
 
 #[test]

@@ -206,3 +206,21 @@ fn local_driver_options_mount_a_tmpfs() {
         host.docker(["run", "--rm", "-v", "mem:/m", "busybox", "sh", "-c", "mount | grep ' /m '"]);
     out.says("size=2048k");
 }
+
+#[test]
+fn a_volume_driver_matters_only_for_volumes_that_it_would_make() {
+    let host = Host::with_busybox();
+    let run = |more: &[&str]| {
+        // The docker command line takes a 404 for an image that it has to pull.
+        let args = ["run", "--rm", "--pull", "never", "--volume-driver", "nfs"]
+            .iter()
+            .chain(more)
+            .copied();
+        host.docker(args.chain(["busybox", "true"]))
+    };
+    run(&[]).ok();
+    run(&["-v", "/tmp:/host"]).ok();
+    run(&["--mount", "type=volume,src=own,dst=/v"]).ok();
+    run(&["-v", "named:/v"]).exits(125).fails("plugin \"nfs\" not found");
+    run(&["-v", "/anonymous"]).exits(125).fails("plugin \"nfs\" not found");
+}

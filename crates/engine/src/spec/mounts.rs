@@ -170,14 +170,10 @@ fn layered(destination: &str, layers: &[PathBuf]) -> Result<Mount> {
     }
 }
 
-/// Overlay options for a stack of directories, top first: one each where the kernel can (6.7), since a single option
-/// has room for few.
+/// Overlay options for a stack of directories, top first: one each, since a single option has room for few. The runtime
+/// knows what to do where the kernel has no such option.
 pub fn layer_options(layers: &[PathBuf]) -> Vec<String> {
-    let paths = layers.iter().map(|p| p.to_string_lossy());
-    if wharf_sys::host::kernel_version() >= (6, 7) {
-        return paths.map(|p| format!("lowerdir+={p}")).collect();
-    }
-    vec![format!("lowerdir={}", paths.collect::<Vec<_>>().join(":"))]
+    layers.iter().map(|p| format!("lowerdir+={}", p.to_string_lossy())).collect()
 }
 
 /// Mount events reach the container, or leave it, only if its root takes part.

@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) uploads: Uploads,
     /// Something may have become garbage.
     pub(crate) stirred: Notify,
+    /// Somebody asks, or has left.
+    pub(crate) traffic: Arc<Notify>,
     pub(crate) flights: Flights,
 }
 
@@ -87,9 +89,15 @@ impl Registry {
             shelves: Shelves::open(content, db)?,
             settings,
             stirred: Notify::new(),
+            traffic: Arc::default(),
             flights: Flights::default(),
         };
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Told of each request that comes over a connection, and of each connection that ends.
+    pub fn traffic(&self) -> Arc<Notify> {
+        self.0.traffic.clone()
     }
 
     /// Answers a request. `secure`: it came over TLS. Dropping the future keeps what an upload has received.

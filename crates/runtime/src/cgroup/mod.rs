@@ -87,6 +87,13 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// Whether the cgroup is not there any more: its last process has ended and somebody has cleaned up.
+    pub fn is_gone(&self) -> bool {
+        let (Self::Io { source, .. } | Self::Write { source, .. }) = self else { return false };
+        source.kind() == io::ErrorKind::NotFound
+            || source.raw_os_error() == Some(wharf_sys::errno::NODEV)
+    }
+
     /// Whether a cgroup was not removed because a process is still counted in it.
     pub fn is_busy(&self) -> bool {
         let busy = |e: &io::Error| e.raw_os_error() == Some(wharf_sys::errno::BUSY);

@@ -45,16 +45,13 @@ go_struct! {
     }
 }
 
-/// The body of `POST /containers/create`: a [`ContainerConfig`] with two more keys.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct CreateRequest {
-    #[serde(flatten)]
-    pub config: ContainerConfig,
-    #[serde(rename = "HostConfig", deserialize_with = "super::go::null")]
-    pub host_config: HostConfig,
-    #[serde(rename = "NetworkingConfig", deserialize_with = "super::go::null")]
-    pub networking_config: NetworkingConfig,
+go_struct! {
+    /// The body of `POST /containers/create`: a [`ContainerConfig`] with two more keys.
+    CreateRequest {
+        config: ContainerConfig = flatten;
+        host_config: HostConfig = "HostConfig";
+        networking_config: NetworkingConfig = "NetworkingConfig";
+    }
 }
 
 go_struct! {

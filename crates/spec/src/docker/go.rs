@@ -1,8 +1,11 @@
-//! Go's JSON rules as serde functions and one macro.
+//! Go's JSON rules as a trait, functions and one macro.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use jiff::Timestamp;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Go maps print sorted by key, and so does this.
@@ -17,7 +20,7 @@ pub struct Empty {}
 
 impl<'de> Deserialize<'de> for Empty {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Empty, D::Error> {
-        serde::de::IgnoredAny::deserialize(d)?;
+        IgnoredAny::deserialize(d)?;
         Ok(Empty {})
     }
 }
@@ -35,13 +38,50 @@ pub fn rfc3339_secs(unix_nanos: i64) -> String {
     rfc3339(unix_nanos.div_euclid(1_000_000_000) * 1_000_000_000)
 }
 
-/// Reads `null` as the zero value.
-pub(super) fn null<'de, D, T>(d: D) -> Result<T, D::Error>
+/// A struct that is filled key by key, as Go's `encoding/json` does it: names are compared without regard to case,
+/// an unknown key is ignored, and of a key that comes twice the last counts.
+pub trait Fields: Default {
+    /// Reads the value of `key` if a field has that name, and says whether one has.
+    ///
+    /// # Errors
+    ///
+    /// The value is not what the field holds.
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error>;
+}
+
+/// Reads a whole object.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Fields>(d: D) -> Result<T, D::Error> {
+    d.deserialize_map(Object(PhantomData))
+}
+
+struct Object<T>(PhantomData<T>);
+
+impl<'de, T: Fields> Visitor<'de> for Object<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+        let mut value = T::default();
+        while let Some(key) = map.next_key::<String>()? {
+            if !value.take(&key, &mut map)? {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(value)
+    }
+}
+
+/// Reads the value at hand into a field, `null` as the zero value.
+pub(crate) fn read<'de, A, T>(map: &mut A, field: &mut T) -> Result<bool, A::Error>
 where
-    D: Deserializer<'de>,
+    A: MapAccess<'de>,
     T: Deserialize<'de> + Default,
 {
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+    *field = map.next_value::<Option<T>>()?.unwrap_or_default();
+    Ok(true)
 }
 
 /// Go's `omitempty`.
@@ -88,27 +128,48 @@ pub(super) fn omit<T: Zero>(value: &T) -> bool {
 }
 
 /// Declares a struct of the Engine API: `field: Type = "JsonName";`, with `, omitempty` where Go has it.
+/// `= flatten` puts the fields of another such struct among its own.
 macro_rules! go_struct {
     ($(#[$meta:meta])* $name:ident { $($body:tt)* }) => {
-        go_struct!(@fields [$(#[$meta])* $name] [] $($body)*);
+        go_struct!(@fields [$(#[$meta])* $name] [] [] $($body)*);
     };
-    (@fields [$($head:tt)*] [$($done:tt)*] $field:ident : $ty:ty = $json:literal ; $($rest:tt)*) => {
+    (@fields [$($head:tt)*] [$($done:tt)*] [$($keys:tt)*] $field:ident : $ty:ty = $json:literal ; $($rest:tt)*) => {
+        go_struct!(@fields [$($head)*] [$($done)* #[serde(rename = $json)] pub $field: $ty,]
+            [$($keys)* $field $json,] $($rest)*);
+    };
+    (@fields [$($head:tt)*] [$($done:tt)*] [$($keys:tt)*] $field:ident : $ty:ty = $json:literal, omitempty ; $($rest:tt)*) => {
         go_struct!(@fields [$($head)*] [$($done)*
-            #[serde(rename = $json, deserialize_with = "super::go::null")]
-            pub $field: $ty,] $($rest)*);
+            #[serde(rename = $json, skip_serializing_if = "super::go::omit")] pub $field: $ty,]
+            [$($keys)* $field $json,] $($rest)*);
     };
-    (@fields [$($head:tt)*] [$($done:tt)*] $field:ident : $ty:ty = $json:literal, omitempty ; $($rest:tt)*) => {
-        go_struct!(@fields [$($head)*] [$($done)*
-            #[serde(rename = $json, deserialize_with = "super::go::null", skip_serializing_if = "super::go::omit")]
-            pub $field: $ty,] $($rest)*);
+    (@fields [$($head:tt)*] [$($done:tt)*] [$($keys:tt)*] $field:ident : $ty:ty = flatten ; $($rest:tt)*) => {
+        go_struct!(@fields [$($head)*] [$($done)* #[serde(flatten)] pub $field: $ty,]
+            [$($keys)* $field flatten,] $($rest)*);
     };
-    (@fields [$($head:tt)*] [$($done:tt)*] $field:ident : $ty:ty = flatten ; $($rest:tt)*) => {
-        go_struct!(@fields [$($head)*] [$($done)* #[serde(flatten)] pub $field: $ty,] $($rest)*);
-    };
-    (@fields [$(#[$meta:meta])* $name:ident] [$($done:tt)*]) => {
+    (@fields [$(#[$meta:meta])* $name:ident] [$($done:tt)*] [$($field:ident $key:tt,)*]) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(default)]
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
         pub struct $name { $($done)* }
+
+        impl super::go::Fields for $name {
+            fn take<'de, A>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error>
+            where
+                A: serde::de::MapAccess<'de>,
+            {
+                Ok($(go_struct!(@take (self.$field) key map $key))||*)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<$name, D::Error> {
+                super::go::object(d)
+            }
+        }
+    };
+    (@take ($place:expr) $key:ident $map:ident flatten) => {
+        super::go::Fields::take(&mut $place, $key, $map)?
+    };
+    (@take ($place:expr) $key:ident $map:ident $json:literal) => {
+        ($key.eq_ignore_ascii_case($json) && super::go::read($map, &mut $place)?)
     };
 }

@@ -2,14 +2,14 @@
 //!
 //! Clients are written in Go, Python and Rust against what Go's `encoding/json` emits: a field is
 //! always there with its zero value unless it is marked `omitempty`, a nil slice or map is `null`,
-//! and `null` in a request means the zero value. [`go_struct!`] says this once.
+//! and in a request `null` means the zero value and keys may be written in any case. [`go_struct!`] says this once.
 #![allow(
     missing_docs,
     reason = "fields carry the Engine API's own names and meaning, which its reference documents"
 )]
 
 #[macro_use]
-mod go;
+pub(crate) mod go;
 
 mod container;
 mod events;
@@ -25,7 +25,7 @@ mod volume;
 pub use container::*;
 pub use events::*;
 pub use exec::*;
-pub use go::{Empty, Map, ZERO_TIME, rfc3339, rfc3339_secs};
+pub use go::{Empty, Fields, Map, ZERO_TIME, rfc3339, rfc3339_secs};
 pub use host::*;
 pub use image::*;
 pub use inspect::*;

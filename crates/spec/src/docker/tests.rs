@@ -47,3 +47,26 @@ fn unknown_keys_are_ignored_and_wrong_types_are_not() {
     serde_json::from_str::<CreateRequest>(r#"{"Nope":1,"HostConfig":{"Nope":2}}"#).unwrap();
     serde_json::from_str::<CreateRequest>(r#"{"Tty":"yes"}"#).unwrap_err();
 }
+
+#[test]
+fn keys_are_known_in_any_case() {
+    let r: CreateRequest = serde_json::from_str(
+        r#"{"image":"x","CMD":["true"],"hostconfig":{"memory":7,"portbindings":{"80/tcp":[{"hostport":"9"}]}},
+            "networkingConfig":{"endpointsconfig":{"Net":{"ipamconfig":{"ipv4address":"10.0.0.2"}}}},
+            "labels":{"Case":"Kept"}}"#,
+    )
+    .unwrap();
+    assert_eq!((r.config.image.as_str(), r.host_config.resources.memory), ("x", 7));
+    let ports = &r.host_config.port_bindings.unwrap()["80/tcp"];
+    assert_eq!(ports.as_ref().unwrap()[0].host_port, "9");
+    let networks = r.networking_config.endpoints_config.unwrap();
+    let settings = networks["Net"].as_ref().unwrap().ipam_config.as_ref().unwrap();
+    assert_eq!(settings.ipv4_address, "10.0.0.2");
+    assert_eq!(r.config.labels.unwrap()["Case"], "Kept");
+}
+
+#[test]
+fn of_a_key_that_comes_twice_the_last_counts() {
+    let r: CreateRequest = serde_json::from_str(r#"{"Image":"a","image":"b"}"#).unwrap();
+    assert_eq!(r.config.image, "b");
+}

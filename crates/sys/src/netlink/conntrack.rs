@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::{Batch, NLM_F_ACK};
+use super::{Attributes, Batch, NLM_F_ACK, NLM_F_DUMP, NetlinkError, Socket, attribute};
 
 /// Which tracked flows to forget. Every given part must match.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flows {
+    /// Of IPv6 rather than IPv4.
+    pub ipv6: bool,
     /// Protocol number and destination port of the first packet.
     pub to_port: Option<(u8, u16)>,
     /// Destination of the first packet.
@@ -15,9 +17,12 @@ pub struct Flows {
     pub answered_by: Option<IpAddr>,
 }
 
+const CT_GET: u16 = 1 << 8 | 1;
 const CT_DELETE: u16 = 1 << 8 | 2;
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+/// What marks an attribute that holds others.
+const NESTED: u16 = 1 << 15;
 const FILTER: u16 = 25;
 const FILTER_ORIG_FLAGS: u16 = 1;
 const FILTER_REPLY_FLAGS: u16 = 2;
@@ -26,37 +31,78 @@ const FLAG_IP_DST: u32 = 1 << 1;
 const FLAG_PROTO_NUM: u32 = 1 << 3;
 const FLAG_DST_PORT: u32 = 1 << 5;
 
-impl Batch {
-    /// Forgets the flows that match, in one pass of the kernel over its table. With nothing to match
-    /// nothing is asked, because that would forget every flow of the host.
-    pub fn forget_flows(&mut self, flows: &Flows, ipv6: bool) {
-        let (orig, reply) = flags(flows);
-        if orig == 0 && reply == 0 {
-            return;
+/// Forgets every flow that one of `all` describes. With nothing to match nothing is asked, because that would forget
+/// every flow of the host.
+///
+/// # Errors
+///
+/// The kernel refused; the other descriptions were tried as well. That no flow matched is an error, too
+/// ([`NetlinkError::is_absent`]).
+pub fn forget(socket: &mut Socket, all: &[Flows]) -> Result<(), NetlinkError> {
+    let all: Vec<&Flows> = all.iter().filter(|f| flags(f) != (0, 0)).collect();
+    let mut batch = Batch::new();
+    for flows in &all {
+        batch.message("forget tracked flows", (CT_DELETE, NLM_F_ACK), &flows.head(), |a| {
+            flows.describe(a);
+        });
+    }
+    match socket.execute(batch) {
+        // Before Linux 6.2 only a listing can be filtered; a deletion needs a whole flow.
+        Err(e) if matches!(e.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+            all.iter().try_for_each(|flows| forget_one_by_one(socket, flows))
         }
-        let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
-        let head = [u8::try_from(family).unwrap_or(0), 0, 0, 0];
-        self.message("forget tracked flows", (CT_DELETE, NLM_F_ACK), &head, |a| {
-            a.nest(TUPLE_ORIG, |t| {
-                if let Some(ip) = flows.to {
-                    t.nest(1, |n| address(n, ip, true));
-                }
-                if let Some((proto, port)) = flows.to_port {
-                    t.nest(2, |n| {
-                        n.u8(1, proto);
-                        n.bytes(3, &port.to_be_bytes());
-                    });
-                }
-            });
-            a.nest(TUPLE_REPLY, |t| {
-                if let Some(ip) = flows.answered_by {
-                    t.nest(1, |n| address(n, ip, false));
-                }
-            });
-            a.nest(FILTER, |f| {
-                f.u32(FILTER_ORIG_FLAGS, orig);
-                f.u32(FILTER_REPLY_FLAGS, reply);
-            });
+        done => done,
+    }
+}
+
+fn forget_one_by_one(socket: &mut Socket, flows: &Flows) -> Result<(), NetlinkError> {
+    let mut list = Batch::new();
+    list.message("list tracked flows", (CT_GET, NLM_F_DUMP), &flows.head(), |a| flows.describe(a));
+    for found in socket.query(&list)? {
+        let Some(tuple) = found.body.get(4..).and_then(|b| attribute(b, TUPLE_ORIG)) else {
+            continue;
+        };
+        let mut one = Batch::new();
+        one.message("forget a tracked flow", (CT_DELETE, NLM_F_ACK), &flows.head(), |a| {
+            a.bytes(TUPLE_ORIG | NESTED, tuple);
+        });
+        match socket.execute(one) {
+            // It has ended by itself.
+            Err(e) if e.is_absent() => (),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+impl Flows {
+    /// The header of netfilter's messages.
+    fn head(&self) -> [u8; 4] {
+        let family = if self.ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+        [u8::try_from(family).unwrap_or(0), 0, 0, 0]
+    }
+
+    fn describe(&self, a: &mut Attributes<'_>) {
+        let (orig, reply) = flags(self);
+        a.nest(TUPLE_ORIG, |t| {
+            if let Some(ip) = self.to {
+                t.nest(1, |n| address(n, ip, true));
+            }
+            if let Some((proto, port)) = self.to_port {
+                t.nest(2, |n| {
+                    n.u8(1, proto);
+                    n.bytes(3, &port.to_be_bytes());
+                });
+            }
+        });
+        a.nest(TUPLE_REPLY, |t| {
+            if let Some(ip) = self.answered_by {
+                t.nest(1, |n| address(n, ip, false));
+            }
+        });
+        a.nest(FILTER, |f| {
+            f.u32(FILTER_ORIG_FLAGS, orig);
+            f.u32(FILTER_REPLY_FLAGS, reply);
         });
     }
 }
@@ -68,7 +114,7 @@ fn flags(flows: &Flows) -> (u32, u32) {
     (port | to, reply)
 }
 
-fn address(a: &mut super::Attributes<'_>, ip: IpAddr, destination: bool) {
+fn address(a: &mut Attributes<'_>, ip: IpAddr, destination: bool) {
     match ip {
         IpAddr::V4(ip) => a.bytes(if destination { 2 } else { 1 }, &ip.octets()),
         IpAddr::V6(ip) => a.bytes(if destination { 4 } else { 3 }, &ip.octets()),

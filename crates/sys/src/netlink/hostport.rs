@@ -13,7 +13,7 @@ pub enum Transport {
     Tcp,
     /// Is bound.
     Udp,
-    /// Listens.
+    /// Is bound.
     Sctp,
 }
 
@@ -21,6 +21,8 @@ pub enum Transport {
 ///
 /// TCP listens, because only a listening socket both allows `SO_REUSEADDR` (flows of a former
 /// listener that wind down are no reason to refuse) and keeps others out who set it as well.
+/// SCTP does not: nobody would ever accept what reaches the socket untranslated, and unless it listens the
+/// kernel refuses the client at once.
 pub fn reserve(transport: Transport, ip: IpAddr, port: u16) -> io::Result<OwnedFd> {
     const BACKLOG: i32 = 1024;
     let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -34,11 +36,11 @@ pub fn reserve(transport: Transport, ip: IpAddr, port: u16) -> io::Result<OwnedF
     if ip.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
-    if transport != Transport::Udp {
+    if transport == Transport::Tcp {
         sockopt::set_socket_reuseaddr(&fd, true)?;
     }
     rustix::net::bind(&fd, &SocketAddr::new(ip, port))?;
-    if transport != Transport::Udp {
+    if transport == Transport::Tcp {
         rustix::net::listen(&fd, BACKLOG)?;
     }
     Ok(fd)

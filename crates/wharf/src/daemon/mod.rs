@@ -144,7 +144,9 @@ async fn run(daemon: Daemon, inherited: Vec<(String, wharf_sys::daemon::Inherite
         shutdown.clone(),
         settings.shutdown_timeout,
     ));
-    let resting = tokio::spawn(lull::watch(house.door.traffic()));
+    let mut doors = vec![house.door.traffic()];
+    doors.extend(house.registry.as_ref().map(wharf_registry::Registry::traffic));
+    let resting = tokio::spawn(lull::watch(doors));
     let ships = registry.map(|(registry, (listener, tls))| {
         let (shutdown, grace) = (shutdown.clone(), settings.shutdown_timeout);
         tokio::spawn(wharf_registry::serve(registry, listener, tls, shutdown, grace))
