@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wharf_sys::fs::{self, AtFlags, FileType, Mode, OFlags};
 use wharf_sys::mount::{self, Attr, Fs, attr, propagation};
