@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod program;
 pub mod registry;
 pub mod relay;
+pub mod server;
 pub mod terminal;
 pub mod tools;
 pub mod world;

@@ -84,13 +84,22 @@ pub(crate) fn clients() -> Result<()> {
     Ok(())
 }
 
-/// The stock docker CLI's plugin for builds, in a folder that a client's configuration can name.
+/// The stock docker CLI's plugin for builds, in a folder that a client's configuration can name, and the ssh agent
+/// that it forwards.
 pub(crate) fn buildx() -> Result<()> {
     let dir = dir();
     fs::create_dir_all(dir.join("cli-plugins"))?;
     let root = debian::folder(&dir, "buildx-deb", Suite::Newest, &["docker-buildx"], |_| true)?;
     let program = "usr/libexec/docker/cli-plugins/docker-buildx";
-    launcher(&dir.join("cli-plugins/docker-buildx"), &root, program, &[])
+    launcher(&dir.join("cli-plugins/docker-buildx"), &root, program, &[])?;
+    // Small: builds get it as a context.
+    let needs = ["openssh-client", "libc6", "libssl3", "libselinux1", "libpcre2-8-0"];
+    let keep = |f: &str| needs.iter().any(|n| f.starts_with(&format!("{n}_")));
+    let root = debian::folder(&dir, "openssh", Suite::Configured, &["openssh-client"], keep)?;
+    for program in ["ssh-agent", "ssh-add", "ssh-keygen"] {
+        launcher(&dir.join(program), &root, &format!("usr/bin/{program}"), &[])?;
+    }
+    Ok(())
 }
 
 /// A root file system with nginx, for the tour of an everyday user. Debian's scripts, which do not

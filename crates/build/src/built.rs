@@ -1,8 +1,9 @@
 //! The result of a build, before anything is made of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease};
+use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease, Parts, Passing};
 use wharf_spec::image::ImageConfig;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
@@ -36,7 +37,26 @@ impl Built {
 
     /// Makes it an image of the store, with these names; without names it is dangling. Blocks.
     pub fn store(&self, names: &[Reference]) -> Result<Image, BuildError> {
-        Ok(self.store.assemble(self.config.clone(), self.layers.clone(), names.to_vec())?)
+        self.annotated(names, BTreeMap::new())
+    }
+
+    /// The same with annotations of its manifest. Blocks.
+    pub fn annotated(
+        &self,
+        names: &[Reference],
+        annotations: BTreeMap<String, String>,
+    ) -> Result<Image, BuildError> {
+        Ok(self.store.assemble_with(self.parts(names, annotations))?)
+    }
+
+    /// Makes it an image without a name for as long as it takes to send it. Blocks.
+    pub fn pass(&self, annotations: BTreeMap<String, String>) -> Result<Passing, BuildError> {
+        Ok(self.store.assemble_passing(self.parts(&[], annotations))?)
+    }
+
+    fn parts(&self, names: &[Reference], annotations: BTreeMap<String, String>) -> Parts {
+        let (config, layers) = (self.config.clone(), self.layers.clone());
+        Parts { config, layers, names: names.to_vec(), annotations }
     }
 
     /// Its files, read-only, as one tree that no mount table shows and that vanishes when it is dropped.

@@ -44,7 +44,8 @@ mod unpack;
 mod upstream;
 
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
-pub use ask::{Distribution, LoginError};
+pub use ask::{Distribution, LoginError, RemoteConfig};
+pub use assemble::{Parts, Passing};
 pub use body::read_blocking;
 pub use changes::ChangeError;
 pub use content::{Content, Link};
@@ -55,7 +56,7 @@ pub use ingest::LayerError;
 pub use lease::Lease;
 pub use progress::{LayerStep, Progress, ProgressSink};
 pub use pull::{PullError, PullOptions, Pulled};
-pub use push::{PushError, PushOptions, Pushed};
+pub use push::{PushError, PushOptions, Pushed, Several};
 pub use registry::RegistryError;
 pub use remove::{ImageUser, Pruned, RemoveOptions, Removed};
 pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};

@@ -1,5 +1,9 @@
 //! Images from contexts of every kind, with every option that changes them.
 
+use std::os::unix::net::UnixStream;
+
+use wharf_test::{Output, eventually, tools};
+
 use crate::{Site, transferred};
 
 #[test]
@@ -140,6 +144,56 @@ RUN ls /run/secrets 2>/dev/null | wc -l > /left
     assert_eq!(site.run("x", "cat /shout /other /left"), "HUSHenv\n0");
     site.host.docker(["history", "--no-trunc", "x"]).exits(0);
     site.build(&["ctx"]).fails("token");
+}
+
+/// An agent of the client, which ends with the test.
+struct Agent(std::process::Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Agent {
+    fn start(site: &Site) -> Agent {
+        let socket = site.path("agent");
+        let mut agent = std::process::Command::new(tools::path("ssh-agent"));
+        let agent = agent.args(["-D", "-a"]).arg(&socket).stdout(std::process::Stdio::null());
+        let agent = Agent(agent.spawn().unwrap());
+        eventually("the agent listens", || UnixStream::connect(&socket).ok());
+        agent
+    }
+}
+
+#[test]
+fn agents_are_forwarded() {
+    let site = Site::start();
+    let _agent = Agent::start(&site);
+    let make = |args: &[&str]| {
+        let mut command = site.host.client(tools::path(args[0]));
+        Output::of(command.env("SSH_AUTH_SOCK", site.path("agent")).args(&args[1..]), b"").ok()
+    };
+    make(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", "key"]);
+    make(&["ssh-add", "-q", "key"]);
+    // What the client makes of its agent knows the agent's language alone: only a program that speaks it gets through.
+    let add = "/ssh/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /ssh/usr/lib/x86_64-linux-gnu \
+               /ssh/usr/bin/ssh-add -L";
+    let dockerfile = format!(
+        "FROM busybox\nRUN --mount=type=ssh --mount=type=bind,from=ssh,target=/ssh {add} > /keys\n"
+    );
+    site.file("ctx/Dockerfile", &dockerfile);
+    let tool = format!("ssh={}", tools::path("openssh").display());
+    for (name, source) in [("socket", "agent"), ("file", "key")] {
+        let ssh = format!("default={}", site.path(source).display());
+        let args = ["-t", name, "--ssh", &ssh, "--build-context", &tool, "--no-cache", "ctx"];
+        site.build(&args).exits(0);
+        let keys = site.run(name, "cat /keys");
+        assert_eq!(keys.trim(), site.read("key.pub").trim(), "{name}");
+    }
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN --mount=type=ssh,required=true true\n");
+    site.build(&["ctx"]).fails("ssh");
 }
 
 #[test]

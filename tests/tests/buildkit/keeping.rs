@@ -21,6 +21,28 @@ fn disk_use_is_listed_and_pruned() {
 }
 
 #[test]
+fn a_prune_leaves_what_is_to_be_kept() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN echo kept > /kept\n");
+    site.build(&["ctx"]).exits(0);
+    let nothing = "Total:\t0B";
+    for keep in [
+        ["--min-free-space", "1"],
+        ["--max-used-space", "100gb"],
+        ["--reserved-space", "100gb"],
+        ["--filter", "until=24h"],
+    ] {
+        site.buildx(&[&["prune", "-af"], &keep[..]].concat()).says(nothing);
+    }
+    // More than there is: nothing can stay.
+    let pruned = site.buildx(&["prune", "-af", "--min-free-space", "1000000tb"]);
+    pruned.exits(0);
+    assert!(!pruned.stdout.contains(nothing), "{pruned}");
+    let left = site.buildx(&["du"]).ok();
+    assert!(left.contains("Total:\t0B") || !left.contains("kept"), "{left}");
+}
+
+#[test]
 fn builds_are_remembered_across_a_restart() {
     let mut site = Site::start();
     site.file("good/Dockerfile", "FROM busybox\nRUN echo remembered\n");
