@@ -72,8 +72,8 @@ pub(crate) async fn prune(
     Ok(found)
 }
 
-/// Bytes of cache that may stay, of those `used`, with so many free on the disk; `None` is none, as BuildKit's cache
-/// manager has it (`calculateKeepBytes`): the limits of use and of the disk count up to what is reserved.
+/// Bytes of cache that may stay, of those `used`, with so many free on the disk: the limits of use and of the disk count
+/// down to what is reserved (BuildKit's `calculateKeepBytes`). `None` sets no limit: everything goes.
 fn kept_bytes(request: &PruneRequest, used: i64, free: i64) -> Option<i64> {
     let PruneRequest { reserved_space, max_used_space, min_free_space, .. } = *request;
     if (reserved_space, max_used_space, min_free_space) == (0, 0, 0) {
@@ -83,7 +83,7 @@ fn kept_bytes(request: &PruneRequest, used: i64, free: i64) -> Option<i64> {
     let excess = (min_free_space - free).max(0);
     let by_disk = (min_free_space != 0).then(|| used - excess);
     let keep = by_use.into_iter().chain(by_disk).min().unwrap_or(0);
-    Some(keep.max(reserved_space))
+    Some(keep.max(reserved_space).max(0))
 }
 
 /// Steps of builds, cache mounts, and what clients sent.

@@ -119,3 +119,32 @@ fn an_archive_holds_several_platforms() {
     let docker = ["-o", "type=docker,dest=docker.tar", "ctx"];
     site.build(&[&both[..], &docker].concat()).fails("manifest lists");
 }
+
+#[test]
+fn manifests_and_indexes_are_annotated() {
+    let site = Site::start();
+    let _registry = serve(&site.host, &[]);
+    site.file("ctx/Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n");
+    let raw = |name: &str| site.inside(&["buildx", "imagetools", "inspect", "--raw", name]).json();
+    let note = ["--annotation", "org.example=one", "-t", ONE, "--push", "ctx"];
+    site.build(&note).exits(0);
+    assert_eq!(raw(ONE)["annotations"]["org.example"], "one");
+    let notes = [
+        "--annotation",
+        "manifest[linux/arm64]:which=arm",
+        "--annotation",
+        "index:list=yes",
+        "--platform",
+        "linux/amd64,linux/arm64",
+    ];
+    site.build(&[&notes[..], &["-t", TWO, "--push", "ctx"]].concat()).exits(0);
+    let index = raw(TWO);
+    assert_eq!(index["annotations"]["list"], "yes");
+    for manifest in index["manifests"].as_array().unwrap() {
+        let name = format!("127.0.0.1:5000/team/two@{}", manifest["digest"].as_str().unwrap());
+        let which = raw(&name)["annotations"]["which"].clone();
+        assert_eq!(which == "arm", manifest["platform"]["architecture"] == "arm64", "{which}");
+    }
+    let descriptor = ["--annotation", "manifest-descriptor:a=b", "-o", "type=image", "ctx"];
+    site.build(&descriptor).fails("manifest-descriptor");
+}

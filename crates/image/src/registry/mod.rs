@@ -8,6 +8,7 @@ mod dns;
 mod endpoint;
 mod hosts;
 mod payload;
+mod tls;
 mod transport;
 mod upload;
 
