@@ -24,6 +24,7 @@ pub mod registry;
 pub mod relay;
 pub mod terminal;
 pub mod tools;
+pub mod web;
 pub mod world;
 
 pub use docker::Output;

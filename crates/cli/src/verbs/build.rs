@@ -1,5 +1,6 @@
 //! `build`: packs the context, asks the engine, shows its progress, delivers the result.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::AsyncRead;
 use wharf_sys::terminal;
 
+use super::build_cache::{self, CacheFrom, CacheTo};
 use super::build_context::{CONTEXTS, Context, rules};
 use super::build_view::{Style, View, excerpt};
 use super::unpack::{Place, unpack};
@@ -19,6 +21,7 @@ use crate::api::{Client, JsonStream, Payload, next, segment, url};
 use crate::app::{Call, say, say_line, warn};
 use crate::conf::auth;
 use crate::failure::{Failure, os_text};
+use crate::out::progress::Target;
 use crate::parse::{csv, ulimit};
 
 /// Secrets that fit into a request's headers.
@@ -49,13 +52,27 @@ enum Output {
     Local(String),
     Tar(String),
     Archive(String),
+    /// An OCI layout as a directory.
+    Layout(String),
+    /// The names of the image, at their registries.
+    Push,
 }
 
 /// `build PATH | URL | -`
 pub async fn build(call: Call) -> Outcome {
     refuse(&call)?;
     let outputs = outputs(&call)?;
-    let mut plan = plan(&call)?;
+    let cache_to = given_caches(&call, "cache-to", CacheTo::parse)?;
+    let cache_from = given_caches(&call, "cache-from", CacheFrom::parse)?;
+    let layouts = layouts(&call).await?;
+    let mut plan = plan(&call, &layouts.by_name)?;
+    let asked: Vec<Value> = cache_to.iter().filter_map(CacheTo::request).collect();
+    if !asked.is_empty() {
+        plan.query.push(("cacheto", json!(asked).to_string()));
+    }
+    if cache_to.contains(&CacheTo::Inline) {
+        plan.query.push(("inlinecache", "1".into()));
+    }
     let checking = call.given.on("check") || call.given.text("call") == "check";
     if checking {
         plan.query.push(("check", "1".into()));
@@ -66,21 +83,71 @@ pub async fn build(call: Call) -> Outcome {
     let mut view = View::new(style, color, width);
     let client = call.client()?;
     let dockerfile = plan.dockerfile.clone();
+    let (names, loaded) = caches(client, &cache_from).await?;
+    plan.query.push(("cachefrom", json!(names).to_string()));
     let built = run(client, plan, &mut view).await;
     view.finish();
+    build_cache::forget(client, &loaded).await;
+    build_cache::forget(client, &layouts.loaded).await;
     if checking {
         return report_check(&view, &dockerfile, built.err());
     }
-    let id = match built {
-        Ok(id) => id,
+    let Done { id, caches } = match built {
+        Ok(done) => done,
         Err(e) => return Err(explained(&view, &dockerfile, e)),
     };
     tell_warnings(&view, &dockerfile, style);
+    let local = cache_to.iter().filter_map(|to| match to {
+        CacheTo::Local { dest, .. } => Some(dest),
+        _ => None,
+    });
+    for (dest, ids) in local.zip(&caches) {
+        let names: Vec<(&str, &str)> = ids.iter().map(|id| ("names", id.as_str())).collect();
+        let saved = fill(client, &url("/images/get", &names), dest).await;
+        build_cache::forget(client, ids).await;
+        saved?;
+    }
     deliver(&call, client, &id, &outputs).await?;
     if call.given.on("quiet") || style == Style::Quiet {
         say_line(&id)?;
     }
     Ok(())
+}
+
+/// The values of a flag, read.
+fn given_caches<T>(
+    call: &Call,
+    flag: &str,
+    read: fn(&str) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    call.given.all(flag).iter().map(|text| read(text)).collect()
+}
+
+/// The names of caches for the engine, and the images that were loaded for them.
+async fn caches(
+    client: &Client,
+    from: &[CacheFrom],
+) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let (mut names, mut loaded) = (Vec::new(), Vec::new());
+    for from in from {
+        match from {
+            CacheFrom::Name(name) => names.push(name.clone()),
+            // The first build of all has none yet.
+            CacheFrom::Local(dir) if !Path::new(dir).join("index.json").exists() => {
+                warn(format!("importing the cache in {dir}: it has no index.json"));
+            }
+            CacheFrom::Local(dir) => loaded.extend(build_cache::load(client, dir, None).await?),
+        }
+    }
+    names.extend(loaded.iter().cloned());
+    Ok((names, loaded))
+}
+
+/// A build that is complete.
+struct Done {
+    id: String,
+    /// Images of each local cache, in the order they were asked for.
+    caches: Vec<Vec<String>>,
 }
 
 /// A build that failed, and where.
@@ -95,7 +162,7 @@ impl From<crate::api::ApiError> for Broken {
     }
 }
 
-async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<String, Broken> {
+async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<Done, Broken> {
     let Plan { query, headers, body, .. } = plan;
     let query: Vec<(&str, &str)> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let path = url("/build", &query);
@@ -123,13 +190,15 @@ async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<String, Bro
         return Err(Broken { failure, place: None });
     }
     let mut stream = JsonStream::new(sent?);
-    let (mut id, mut place) = (String::new(), None);
+    let (mut id, mut place, mut caches) = (String::new(), None, Vec::new());
     while let Some(line) = stream.next().await? {
         if let Some(found) = line["aux"]["ID"].as_str() {
             id = found.to_owned();
         }
         let news = &line["wharf"];
-        if news["failed"].is_string() {
+        if let Some(ids) = news["cache"].as_array() {
+            caches.push(ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect());
+        } else if news["failed"].is_string() {
             let number =
                 |key: &str| news[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
             place = Some((number("line"), number("last")));
@@ -141,7 +210,7 @@ async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<String, Bro
             return Err(Broken { failure, place });
         }
     }
-    Ok(id)
+    Ok(Done { id, caches })
 }
 
 /// The error with the end of the output and the lines that it is about.
@@ -232,23 +301,21 @@ fn refuse(call: &Call) -> Outcome {
         ("annotation", "wharf does not annotate manifests"),
         ("attest", "wharf does not make attestations"),
         ("squash", "wharf does not squash images: use a further stage and COPY --from"),
-        ("push", "build first and push the image then"),
     ] {
         if given.changed(flag) {
             return told(flag, why);
         }
     }
+    let platforms: Vec<&str> = given.all("platform").iter().flat_map(|p| p.split(',')).collect();
+    if platforms.len() > 1 {
+        return told(
+            "platform",
+            "wharf build makes an image of one platform at a time: build each under a name of its own and join them with wharf manifest create",
+        );
+    }
     for flag in ["provenance", "sbom"] {
         if !matches!(given.text(flag), "" | "false" | "disabled=true" | "0") {
             return told(flag, "wharf does not make attestations");
-        }
-    }
-    for to in given.all("cache-to") {
-        if to != "inline" && to != "type=inline" {
-            return told(
-                "cache-to",
-                "the cache is in the engine, shared by all builds; only type=inline can be exported",
-            );
         }
     }
     match given.text("call") {
@@ -261,6 +328,12 @@ fn outputs(call: &Call) -> Result<Vec<Output>, Failure> {
     let mut out = Vec::new();
     for text in call.given.all("output") {
         out.push(output(text)?);
+    }
+    if call.given.on("push") {
+        out.push(Output::Push);
+    }
+    if out.contains(&Output::Push) && call.given.all("tag").is_empty() {
+        return Err("--push: the image needs a name with its registry: give one with -t".into());
     }
     if out.is_empty() {
         out.push(Output::Image);
@@ -276,13 +349,21 @@ fn output(text: &str) -> Result<Output, Failure> {
         return Ok(Output::Local(text.to_owned()));
     }
     let fields = csv(text)?;
-    let field = |key: &str| {
-        fields
-            .iter()
-            .filter_map(|f| f.split_once('='))
-            .find(|(k, _)| *k == key)
-            .map(|(_, v)| v.to_owned())
+    let pairs = || fields.iter().filter_map(|f| f.split_once('='));
+    let field = |key: &str| pairs().find(|(k, _)| *k == key).map(|(_, v)| v.to_owned());
+    let known: &[&str] = match field("type").as_deref() {
+        Some("oci" | "docker") => &["type", "dest", "tar"],
+        Some("image") => &["type", "push"],
+        _ => &["type", "dest"],
     };
+    // What the engine does anyway may be asked for.
+    let ours = |k: &str, v: &str| {
+        matches!((k, v), ("compression", "uncompressed") | ("oci-mediatypes", "true"))
+    };
+    if let Some((key, _)) = pairs().find(|(k, v)| !known.contains(k) && !ours(k, v)) {
+        return Err(Failure::new(format!("--output {text}: {key} is not supported by wharf")));
+    }
+    let is = |key: &str, value: &str| field(key).as_deref() == Some(value);
     let dest = || {
         field("dest").ok_or_else(|| Failure::new(format!("dest is required in --output {text}")))
     };
@@ -290,11 +371,11 @@ fn output(text: &str) -> Result<Output, Failure> {
         Some("local") => dest().map(Output::Local),
         Some("tar") => dest().map(Output::Tar),
         Some("docker") if field("dest").is_none() => Ok(Output::Image),
+        Some("docker" | "oci") if is("tar", "false") => dest().map(Output::Layout),
         Some("docker" | "oci") => dest().map(Output::Archive),
+        Some("image") if is("push", "true") => Ok(Output::Push),
         Some("image" | "cacheonly") => Ok(Output::Image),
-        Some("registry") => {
-            Err("--output type=registry: build first and push the image then".into())
-        }
+        Some("registry") => Ok(Output::Push),
         other => Err(Failure::new(format!(
             "unknown output type {:?}: use local, tar, oci, docker or image",
             other.unwrap_or_default()
@@ -302,12 +383,40 @@ fn output(text: &str) -> Result<Output, Failure> {
     }
 }
 
-fn plan(call: &Call) -> Result<Plan, Failure> {
+/// Contexts that are OCI layouts: the engine has their images while it builds.
+#[derive(Default)]
+struct Layouts {
+    by_name: BTreeMap<String, String>,
+    loaded: Vec<String>,
+}
+
+async fn layouts(call: &Call) -> Result<Layouts, Failure> {
+    let mut out = Layouts::default();
+    for entry in call.given.all("build-context") {
+        let found =
+            entry.split_once('=').and_then(|(n, v)| Some((n, v.strip_prefix("oci-layout://")?)));
+        let Some((name, place)) = found else { continue };
+        let new = build_cache::load_one(call.client()?, place).await?;
+        out.by_name.insert(name.to_owned(), new.id);
+        out.loaded.extend(new.loaded);
+    }
+    Ok(out)
+}
+
+fn plan(call: &Call, layouts: &BTreeMap<String, String>) -> Result<Plan, Failure> {
     let source = call.args()[0].as_str();
     let mut query = query(call)?;
     let headers = headers(call)?;
-    let remote = source.contains("://") || source.starts_with("git@");
+    let remote =
+        source.contains("://") || source.starts_with("git@") || source.starts_with("github.com/");
     if remote {
+        let mut context = Context::default();
+        query.push(("contexts", named_contexts(call, layouts, &mut context)?));
+        if !context.further.is_empty() {
+            let text =
+                "directories as --build-context need a build context that is a directory, too";
+            return Err(text.into());
+        }
         query.push(("remote", source.to_owned()));
         query.push(("dockerfile", call.given.text("file").to_owned()));
         return Ok(Plan {
@@ -318,7 +427,7 @@ fn plan(call: &Call) -> Result<Plan, Failure> {
         });
     }
     let mut context = Context::default();
-    let contexts = named_contexts(call, &mut context)?;
+    let contexts = named_contexts(call, layouts, &mut context)?;
     query.push(("contexts", contexts));
     if source == "-" {
         return stdin_plan(query, headers, context);
@@ -417,7 +526,6 @@ fn query(call: &Call) -> Result<Vec<(&'static str, String)>, Failure> {
         ("cpusetmems", given.text("cpuset-mems").into()),
         ("buildargs", Value::Object(build_args(given.all("build-arg"))).to_string()),
         ("labels", Value::Object(crate::parse::pairs(given.all("label"))).to_string()),
-        ("cachefrom", json!(given.all("cache-from")).to_string()),
         ("nocachefilter", json!(given.all("no-cache-filter")).to_string()),
         ("allow", json!(given.all("allow")).to_string()),
         (
@@ -428,9 +536,6 @@ fn query(call: &Call) -> Result<Vec<(&'static str, String)>, Failure> {
     for name in given.all("tag") {
         crate::parse::reference::parse(name)?;
         out.push(("t", name.clone()));
-    }
-    if !given.all("cache-to").is_empty() {
-        out.push(("inlinecache", "1".into()));
     }
     for (flag, key) in [("no-cache", "nocache"), ("pull", "pull")] {
         if given.on(flag) {
@@ -473,13 +578,18 @@ fn build_args(list: &[String]) -> Map<String, Value> {
 }
 
 /// `--build-context`: directories go into the upload, the rest is for the engine to find.
-fn named_contexts(call: &Call, context: &mut Context) -> Result<String, Failure> {
+fn named_contexts(
+    call: &Call,
+    layouts: &BTreeMap<String, String>,
+    context: &mut Context,
+) -> Result<String, Failure> {
     let mut out = Map::new();
     for entry in call.given.all("build-context") {
         let (name, value) = entry.split_once('=').ok_or_else(|| {
             Failure::new(format!("invalid context value: {entry}, expected key=value"))
         })?;
-        let value = match value.contains("://") {
+        let value = match value.contains("://") || value.starts_with("git@") {
+            _ if layouts.contains_key(name) => format!("docker-image://{}", layouts[name]),
             true => value.to_owned(),
             false if Path::new(value).is_dir() => {
                 let n = context.further.len().to_string();
@@ -595,12 +705,22 @@ async fn deliver(call: &Call, client: &Client, id: &str, outputs: &[Output]) -> 
         let facts = serde_json::to_vec_pretty(&facts).unwrap_or_default();
         write(call.given.text("metadata-file"), &facts)?;
     }
+    // An archive has the names that were given.
+    let tags = call.given.all("tag");
+    let names: Vec<(&str, &str)> = match tags {
+        [] => vec![("names", id)],
+        tags => tags.iter().map(|tag| ("names", tag.as_str())).collect(),
+    };
     for output in outputs {
         match output {
             Output::Image => {}
-            Output::Archive(dest) => {
-                let path = url("/images/get", &[("names", id)]);
-                save(client, &path, dest).await?;
+            Output::Archive(dest) => save(client, &url("/images/get", &names), dest).await?,
+            Output::Layout(dest) => fill(client, &url("/images/get", &names), dest).await?,
+            Output::Push => {
+                for tag in tags {
+                    let name = crate::parse::reference::parse(tag)?.with_default_tag();
+                    super::push::send(call, &name, "", Target::Nowhere).await?;
+                }
             }
             Output::Tar(dest) => files(client, id, dest, false).await?,
             Output::Local(dest) => files(client, id, dest, true).await?,
@@ -671,6 +791,11 @@ mod tests {
         assert_eq!(output("type=tar,dest=x.tar").unwrap(), Output::Tar("x.tar".into()));
         assert_eq!(output("type=oci,dest=x").unwrap(), Output::Archive("x".into()));
         assert!(output("type=local").is_err() && output("type=zip,dest=x").is_err());
+        assert_eq!(output("type=oci,dest=x,tar=false").unwrap(), Output::Layout("x".into()));
+        assert_eq!(output("type=image,push=true").unwrap(), Output::Push);
+        assert!(
+            output("type=oci,dest=x,compression=zstd").unwrap_err().text.contains("compression")
+        );
     }
 
     #[test]

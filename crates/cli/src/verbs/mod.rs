@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod attach;
 pub mod build;
+mod build_cache;
 mod build_context;
 mod build_view;
 pub mod commit;

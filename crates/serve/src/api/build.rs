@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -17,10 +18,11 @@ use wharf_base::sync::Mutex;
 use wharf_build::inputs::Nothing;
 use wharf_build::request::Allow;
 use wharf_build::{
-    BuildError, CacheEntry, Credentials, ErrorKind, Event, Inputs, Named, NetworkMode, NoCache,
-    PruneCache, Request, Secrets, Ssh, Tree,
+    BuildError, Built, CacheEntry, CacheScope, Credentials, ErrorKind, Event, GitAddress, Inputs,
+    Named, NetworkMode, NoCache, PruneCache, Request, Secrets, Ssh, Tree,
 };
 use wharf_engine::images as ops;
+use wharf_image::without_password;
 use wharf_spec::docker::{ErrorDetail, ProgressLine, Resources, Ulimit, rfc3339};
 use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 use wharf_spec::reference::Reference;
@@ -38,6 +40,8 @@ use crate::structured;
 
 /// Where further contexts are in an upload of wharf's own command line.
 const UPLOADED: &str = ".wharf-contexts";
+/// A file at an address that is larger than this is no Dockerfile.
+const MAX_DOCKERFILE: usize = 16 << 20;
 /// Names that `POST /build/prune` takes.
 const PRUNE_FILTERS: &[&str] = &[
     "all",
@@ -91,6 +95,21 @@ struct Options {
     id: String,
     inputs: Inputs,
     contexts: BTreeMap<String, String>,
+    cache_to: Vec<CacheTo>,
+}
+
+/// Where the cache goes besides this engine.
+#[derive(Debug, Clone, Deserialize)]
+struct CacheTo {
+    /// `registry`, or `local`: then this door names images for whoever asks to fetch.
+    r#type: String,
+    #[serde(default)]
+    r#ref: String,
+    /// `min` or `max`.
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    mounts: bool,
 }
 
 /// How progress is told.
@@ -116,11 +135,23 @@ async fn run(
     call: Call,
     out: mpsc::UnboundedSender<Bytes>,
 ) -> Result<(), Fault> {
-    let Options { mut request, dockerfile, names, remote, mut view, id, mut inputs, contexts } =
-        options;
-    let tree = context(&door, call, &remote, &dockerfile).await?;
+    let Options {
+        mut request,
+        dockerfile,
+        names,
+        remote,
+        mut view,
+        id,
+        mut inputs,
+        contexts,
+        cache_to,
+    } = options;
+    let credentials = inputs.credentials.clone();
+    let keep =
+        request.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|v| v == "1" || v == "true");
+    let tree = context(&door, call, &remote, &dockerfile, keep, &inputs).await?;
     take_dockerfile(&tree, &dockerfile, !remote.is_empty(), &mut request)?;
-    inputs.named = named(&door, &tree, contexts)?;
+    inputs.named = named(&door, &tree, contexts, &inputs).await?;
     inputs.context = Arc::new(tree);
     let cancel = CancellationToken::new();
     let _listed = Listed::new(&door, &id, &cancel);
@@ -153,6 +184,21 @@ async fn run(
             return Ok(());
         }
     };
+    for to in &cache_to {
+        match export_cache(&built, to, credentials.as_ref()).await {
+            Ok(line) => say(line.into_iter().collect()),
+            Err(e) => {
+                let error = e.message().to_owned();
+                let detail = ErrorDetail { code: 0, message: error.clone() };
+                say(vec![encode(&ProgressLine {
+                    error,
+                    error_detail: Some(detail),
+                    ..ProgressLine::default()
+                })]);
+                return Ok(());
+            }
+        }
+    }
     let image = blocking({
         let names = names.clone();
         move || {
@@ -173,6 +219,29 @@ async fn run(
     }
     last.into_iter().for_each(|line| drop(out.send(line)));
     Ok(())
+}
+
+/// Exports the cache of a build; a line that names the images of which a local cache is made.
+async fn export_cache(
+    built: &Built,
+    to: &CacheTo,
+    credentials: &dyn Credentials,
+) -> Result<Option<Bytes>, Fault> {
+    let scope = CacheScope { all_stages: to.mode == "max", mounts: to.mounts };
+    if to.r#type == "local" {
+        let images = built.cache_images(scope).await.map_err(|e| fault(&e))?;
+        let ids: Vec<String> = images.iter().map(|i| i.id().to_string()).collect();
+        let mut line = serde_json::json!({ "wharf": { "cache": ids } }).to_string();
+        line.push_str("\r\n");
+        return Ok(Some(line.into()));
+    }
+    let name = Reference::parse(&to.r#ref)
+        .map_err(|e| Fault::invalid(format!("cache-to: invalid reference {:?}: {e}", to.r#ref)))?;
+    let auth = credentials.auth(name.domain()).await.map_err(Fault::invalid)?;
+    built.push_cache(&name, scope, &auth).await.map_err(|e| {
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, wharf_base::error::chain(&e).to_string())
+    })?;
+    Ok(None)
 }
 
 impl View {
@@ -207,10 +276,11 @@ impl View {
 }
 
 /// `--build-context`: directories that came along in the upload are taken out of it.
-fn named(
+async fn named(
     door: &Door,
     tree: &Tree,
     contexts: BTreeMap<String, String>,
+    inputs: &Inputs,
 ) -> Result<BTreeMap<String, Named>, Fault> {
     let mut out = BTreeMap::new();
     let uploaded = door.builder.take_out(tree, UPLOADED).map_err(|e| fault(&e.into()))?;
@@ -232,9 +302,17 @@ fn named(
                 };
                 Named::Context(Arc::new(tree))
             }
+            Some(("http" | "https", _)) if !GitAddress::is_one(&value) => {
+                let tree = fetched(door, &value, "Dockerfile").await?;
+                Named::Context(Arc::new(tree))
+            }
+            _ if GitAddress::is_one(&value) => {
+                Named::Context(Arc::new(repository(door, &value, false, inputs).await?))
+            }
             _ => {
                 return Err(Fault::not_implemented(format!(
-                    "context {name}: {value} is not supported by wharf: use a directory or docker-image://"
+                    "context {name}: {} is not supported by wharf: use a directory, docker-image://, oci-layout://, or the address of an archive or a repository",
+                    without_password(&value)
                 )));
             }
         };
@@ -265,59 +343,59 @@ impl Drop for Listed {
 }
 
 /// The files: uploaded, or at an address.
-async fn context(door: &Door, call: Call, remote: &str, dockerfile: &str) -> Result<Tree, Fault> {
-    let body = match remote {
-        "" => call.into_stream(),
-        address if is_git(address) => {
-            return Err(Fault::not_implemented(format!(
-                "wharf does not fetch git repositories itself: clone {address} and build the directory"
-            )));
-        }
-        address => {
-            let fetched = door.images.store().download(address).await;
-            fetched.map_err(|e| {
-                fault(&BuildError::NotFound(format!(
-                    "cannot fetch {address}: {}",
-                    wharf_base::error::chain(&e)
-                )))
-            })?
-        }
-    };
+async fn context(
+    door: &Door,
+    call: Call,
+    remote: &str,
+    dockerfile: &str,
+    keep_git: bool,
+    inputs: &Inputs,
+) -> Result<Tree, Fault> {
+    match remote {
+        "" => door.builder.unpack(call.into_stream()).await.map_err(|e| fault(&e.into())),
+        address if GitAddress::is_one(address) => repository(door, address, keep_git, inputs).await,
+        address => fetched(door, address, dockerfile).await,
+    }
+}
+
+async fn repository(
+    door: &Door,
+    address: &str,
+    keep: bool,
+    inputs: &Inputs,
+) -> Result<Tree, Fault> {
+    let address = GitAddress::parse(address).map_err(|e| fault(&e))?;
+    let tree = door.builder.repository(&address, keep, inputs.secrets.as_ref()).await;
+    tree.map_err(|e| fault(&e))
+}
+
+/// What is at an address: an archive, or a Dockerfile.
+async fn fetched(door: &Door, address: &str, dockerfile: &str) -> Result<Tree, Fault> {
+    let shown = without_password(address);
+    let body = door.images.store().download(address).await.map_err(|e| {
+        let why = wharf_base::error::chain(&e);
+        fault(&BuildError::NotFound(format!("cannot fetch {shown}: {why}")))
+    })?;
     let mut body = body.peekable();
     let first = std::pin::Pin::new(&mut body).peek().await;
-    let text = match first {
-        Some(Ok(bytes)) => !is_archive(bytes),
-        _ => false,
-    };
-    let unpacked = match text && !remote.is_empty() {
-        // The address of a Dockerfile rather than of a context.
-        true => {
-            let mut whole = Vec::new();
-            while let Some(bytes) = body.next().await {
-                whole.extend_from_slice(
-                    &bytes.map_err(|e| Fault::invalid(format!("cannot read {remote}: {e}")))?,
-                );
-            }
-            door.builder.single_file(dockerfile, whole).await
+    if matches!(first, Some(Ok(bytes)) if is_archive(bytes)) {
+        return door.builder.unpack(body.boxed()).await.map_err(|e| fault(&e.into()));
+    }
+    let mut whole = Vec::new();
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes.map_err(|e| Fault::invalid(format!("cannot read {shown}: {e}")))?;
+        whole.extend_from_slice(&bytes);
+        if whole.len() > MAX_DOCKERFILE {
+            return Err(Fault::invalid(format!("{shown} is neither an archive nor a Dockerfile")));
         }
-        false => door.builder.unpack(body.boxed()).await,
-    };
-    unpacked.map_err(|e| fault(&e.into()))
+    }
+    door.builder.single_file(dockerfile, whole).await.map_err(|e| fault(&e.into()))
 }
 
 fn is_archive(head: &[u8]) -> bool {
     let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
     compressed.iter().any(|m| head.starts_with(m))
         || head.get(257..262).is_some_and(|m| m == b"ustar")
-}
-
-fn is_git(address: &str) -> bool {
-    let plain = address.split('#').next().unwrap_or(address);
-    address.starts_with("git://")
-        || address.starts_with("git@")
-        || address.starts_with("ssh://")
-        || address.starts_with("github.com/")
-        || plain.ends_with(".git")
 }
 
 fn take_dockerfile(
@@ -371,6 +449,7 @@ fn options(call: &Call) -> Result<Options, Fault> {
         allow: allow(q)?,
         check: q.truth("check"),
         cache_from: json(q, "cachefrom")?.unwrap_or_default(),
+        cache_from_alone: q.text("progress") != "vertices",
         inline_cache: q.truth("inlinecache"),
         reference: q.text("buildid"),
         ..Request::default()
@@ -389,7 +468,27 @@ fn options(call: &Call) -> Result<Options, Fault> {
             ..Inputs::default()
         },
         contexts: json(q, "contexts")?.unwrap_or_default(),
+        cache_to: cache_to(q)?,
     })
+}
+
+fn cache_to(q: &Query) -> Result<Vec<CacheTo>, Fault> {
+    let all: Vec<CacheTo> = json(q, "cacheto")?.unwrap_or_default();
+    for to in &all {
+        if !matches!(to.r#type.as_str(), "registry" | "local") {
+            return Err(Fault::invalid(format!(
+                "cacheto: type {:?} is not known: use registry or local",
+                to.r#type
+            )));
+        }
+        if !matches!(to.mode.as_str(), "" | "min" | "max") {
+            return Err(Fault::invalid(format!(
+                "cacheto: mode {:?} is not known: use min or max",
+                to.mode
+            )));
+        }
+    }
+    Ok(all)
 }
 
 fn no_cache(q: &Query) -> Result<NoCache, Fault> {
@@ -699,12 +798,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_are_told_from_dockerfiles_and_repositories() {
+    fn contexts_are_told_from_dockerfiles() {
         assert!(!is_archive(b"FROM busybox\n") && is_archive(b"\x1f\x8b\x08"));
-        assert!(
-            is_git("github.com/a/b")
-                && is_git("https://x/y.git#main")
-                && !is_git("https://x/ctx.tar.gz")
-        );
     }
 }
