@@ -298,7 +298,10 @@ impl Job {
         let _held = cache.hold(&key);
         let _flight = cache.flight(&key).await;
         let own = if no_cache { None } else { cache.find(&key) };
+        let was = own.is_some();
         let own = own.filter(|(entry, _)| self.permits(state, entry));
+        // What the engine has and may not use this time stays as it is.
+        let barred = was && own.is_none();
         let imported =
             if no_cache || own.is_some() { None } else { Box::pin(self.imported(&key)).await };
         let cached = own.is_some() || imported.is_some();
@@ -309,7 +312,10 @@ impl Job {
                 let made = work.await?;
                 let below = if link { Vec::new() } else { state.layers.clone() };
                 let (layer, lease) = made.unzip();
-                let created = cache.store(&key, &below, layer.clone(), description)?;
+                let created = match barred {
+                    true => cache.now(),
+                    false => cache.store(&key, &below, layer.clone(), description)?,
+                };
                 (layer, lease.into_iter().map(Arc::new).collect(), created)
             }
         };

@@ -203,10 +203,15 @@ fn tokens_open_repositories_and_are_told_to_nobody() {
         host.client(wharf_test::tools::wharf()).args(["builder", "du", "--verbose"]),
         b"",
     );
+    // The client shows lines of its own file; the engine repeats none.
+    let told = |output: &Output| -> String {
+        let text = output.to_string();
+        text.lines().filter(|l| !l.contains(" | ")).collect::<Vec<_>>().join("\n")
+    };
     for text in [
-        refused.to_string(),
-        built.to_string(),
-        unreachable.to_string().replace("ADD http://me:hush-hush@127.0.0.1:1/x", ""),
+        told(&refused),
+        told(&built),
+        told(&unreachable),
         host.docker(["history", "--no-trunc", "x"]).ok(),
         host.inspect("x", "{{json .}}"),
         du.ok(),

@@ -155,8 +155,47 @@ fn images_are_pushed_and_laid_out() {
     ] {
         site.wharf(&["build", "-o", output, "."]).fails(says);
     }
-    site.wharf(&["build", "--platform", "linux/amd64,linux/arm64", "."])
-        .fails("one platform at a time");
+}
+
+#[test]
+fn several_platforms_are_built_where_nothing_foreign_runs() {
+    let site = Site::new(
+        "FROM --platform=$BUILDPLATFORM busybox AS build\nARG TARGETARCH\nRUN echo for $TARGETARCH > /made\n\
+         FROM scratch\nCOPY --from=build /made /made\n",
+    );
+    let build = |more: &[&str]| {
+        let args = ["build", "--platform", "linux/amd64,linux/arm64"];
+        site.wharf(&[&args[..], more, &["."]].concat())
+    };
+    build(&["-o", "out"]).exits(0);
+    for arch in ["amd64", "arm64"] {
+        let made =
+            std::fs::read_to_string(site.dir.join(format!("out/linux_{arch}/made"))).unwrap();
+        assert_eq!(made, format!("for {arch}\n"));
+    }
+    build(&["-o", "type=oci,dest=layout,tar=false"]).exits(0);
+    let index = std::fs::read(site.dir.join("layout/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let platforms: Vec<_> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["platform"]["architecture"])
+        .collect();
+    assert_eq!(platforms, ["amd64", "arm64"]);
+    build(&["-t", "x", "-o", "out"]).fails("--tag is for one --platform");
+    build(&[]).fails("need --output type=oci or type=local");
+    site.file("Dockerfile", "FROM scratch\nRUN [\"/x\"]\n");
+    if std::env::consts::ARCH == "x86_64"
+        && !std::path::Path::new("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists()
+    {
+        build(&["-o", "out"]).fails("cannot run linux/arm64 programs");
+    }
+    // An older image that the result happens to be keeps its name.
+    site.file("Dockerfile", "FROM busybox\n");
+    site.wharf(&["build", "-t", "named", "."]).exits(0);
+    site.wharf(&["build", "-o", "out", "."]).exits(0);
+    site.host.docker(["image", "inspect", "named"]).exits(0);
 }
 
 #[test]

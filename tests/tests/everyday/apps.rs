@@ -106,7 +106,7 @@ fn a_python_application_with_cache_mounts() {
     let lab = Lab::start("pip-root", "python", &[PATH]).needs_buildkit();
     lab.file(
         "Dockerfile",
-        "# syntax=docker/dockerfile:1\nFROM python\nENV PYTHONDONTWRITEBYTECODE=1 PIP_NO_INDEX=1\nWORKDIR /app\n\
+        "FROM python\nENV PYTHONDONTWRITEBYTECODE=1 PIP_NO_INDEX=1\nWORKDIR /app\n\
          COPY pkg pkg\n\
          RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked \
          --mount=type=bind,source=requirements.txt,target=/requirements.txt \

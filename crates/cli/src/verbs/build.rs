@@ -1,7 +1,7 @@
 //! `build`: packs the context, asks the engine, shows its progress, delivers the result.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -14,14 +14,13 @@ use wharf_sys::terminal;
 
 use super::build_cache::{self, CacheFrom, CacheTo};
 use super::build_context::{CONTEXTS, Context, rules};
+use super::build_output::{Output, deliver, deliver_several, fill, outputs, takes_several};
 use super::build_view::{Style, View, excerpt};
-use super::unpack::{Place, unpack};
 use super::{Outcome, text};
-use crate::api::{Client, JsonStream, Payload, next, segment, url};
-use crate::app::{Call, say, say_line, warn};
+use crate::api::{Client, JsonStream, Payload, url};
+use crate::app::{Call, say_line, warn};
 use crate::conf::auth;
 use crate::failure::{Failure, os_text};
-use crate::out::progress::Target;
 use crate::parse::{csv, ulimit};
 
 /// Secrets that fit into a request's headers.
@@ -45,23 +44,13 @@ enum Body {
     Nothing,
 }
 
-/// Where the result goes besides the image store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Output {
-    Image,
-    Local(String),
-    Tar(String),
-    Archive(String),
-    /// An OCI layout as a directory.
-    Layout(String),
-    /// The names of the image, at their registries.
-    Push,
-}
-
 /// `build PATH | URL | -`
 pub async fn build(call: Call) -> Outcome {
     refuse(&call)?;
     let outputs = outputs(&call)?;
+    if platforms(&call).len() > 1 {
+        return several(&call, &outputs).await;
+    }
     let cache_to = given_caches(&call, "cache-to", CacheTo::parse)?;
     let cache_from = given_caches(&call, "cache-from", CacheFrom::parse)?;
     let layouts = layouts(&call).await?;
@@ -78,9 +67,7 @@ pub async fn build(call: Call) -> Outcome {
         plan.query.push(("check", "1".into()));
     }
     let style = style(&call)?;
-    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut view = View::new(style, color, width);
+    let mut view = view(style);
     let client = call.client()?;
     let dockerfile = plan.dockerfile.clone();
     let (names, loaded) = caches(client, &cache_from).await?;
@@ -112,6 +99,48 @@ pub async fn build(call: Call) -> Outcome {
         say_line(&id)?;
     }
     Ok(())
+}
+
+fn view(style: Style) -> View {
+    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    View::new(style, color, width)
+}
+
+fn platforms(call: &Call) -> Vec<String> {
+    let given = call.given.all("platform").iter().flat_map(|p| p.split(','));
+    given.filter(|p| !p.is_empty()).map(str::to_owned).collect()
+}
+
+/// One build after the other for several platforms. One that would have to run programs of a platform which the host
+/// cannot run is refused by its first `RUN`.
+async fn several(call: &Call, outputs: &[Output]) -> Outcome {
+    takes_several(call, outputs)?;
+    if call.args()[0] == "-" || call.given.text("file") == "-" {
+        return Err("standard input can be read for one --platform only".into());
+    }
+    let style = style(call)?;
+    let client = call.client()?;
+    let layouts = layouts(call).await?;
+    let from = given_caches(call, "cache-from", CacheFrom::parse)?;
+    let (names, loaded) = caches(client, &from).await?;
+    let mut made = Vec::new();
+    for platform in platforms(call) {
+        let mut plan = plan(call, &layouts.by_name)?;
+        plan.query.retain(|(key, _)| *key != "platform");
+        plan.query.push(("platform", platform.clone()));
+        plan.query.push(("cachefrom", json!(names).to_string()));
+        let (dockerfile, mut view) = (plan.dockerfile.clone(), view(style));
+        let built = run(client, plan, &mut view).await;
+        view.finish();
+        match built {
+            Ok(done) => made.push((platform, done.id)),
+            Err(e) => return Err(explained(&view, &dockerfile, e)),
+        }
+    }
+    build_cache::forget(client, &loaded).await;
+    build_cache::forget(client, &layouts.loaded).await;
+    deliver_several(client, &made, outputs).await
 }
 
 /// The values of a flag, read.
@@ -306,13 +335,6 @@ fn refuse(call: &Call) -> Outcome {
             return told(flag, why);
         }
     }
-    let platforms: Vec<&str> = given.all("platform").iter().flat_map(|p| p.split(',')).collect();
-    if platforms.len() > 1 {
-        return told(
-            "platform",
-            "wharf build makes an image of one platform at a time: build each under a name of its own and join them with wharf manifest create",
-        );
-    }
     for flag in ["provenance", "sbom"] {
         if !matches!(given.text(flag), "" | "false" | "disabled=true" | "0") {
             return told(flag, "wharf does not make attestations");
@@ -321,65 +343,6 @@ fn refuse(call: &Call) -> Outcome {
     match given.text("call") {
         "" | "build" | "check" => Ok(()),
         other => told("call", &format!("{other} is not known: use build or check")),
-    }
-}
-
-fn outputs(call: &Call) -> Result<Vec<Output>, Failure> {
-    let mut out = Vec::new();
-    for text in call.given.all("output") {
-        out.push(output(text)?);
-    }
-    if call.given.on("push") {
-        out.push(Output::Push);
-    }
-    if out.contains(&Output::Push) && call.given.all("tag").is_empty() {
-        return Err("--push: the image needs a name with its registry: give one with -t".into());
-    }
-    if out.is_empty() {
-        out.push(Output::Image);
-    }
-    Ok(out)
-}
-
-fn output(text: &str) -> Result<Output, Failure> {
-    if text == "-" {
-        return Ok(Output::Tar("-".into()));
-    }
-    if !text.contains('=') {
-        return Ok(Output::Local(text.to_owned()));
-    }
-    let fields = csv(text)?;
-    let pairs = || fields.iter().filter_map(|f| f.split_once('='));
-    let field = |key: &str| pairs().find(|(k, _)| *k == key).map(|(_, v)| v.to_owned());
-    let known: &[&str] = match field("type").as_deref() {
-        Some("oci" | "docker") => &["type", "dest", "tar"],
-        Some("image") => &["type", "push"],
-        _ => &["type", "dest"],
-    };
-    // What the engine does anyway may be asked for.
-    let ours = |k: &str, v: &str| {
-        matches!((k, v), ("compression", "uncompressed") | ("oci-mediatypes", "true"))
-    };
-    if let Some((key, _)) = pairs().find(|(k, v)| !known.contains(k) && !ours(k, v)) {
-        return Err(Failure::new(format!("--output {text}: {key} is not supported by wharf")));
-    }
-    let is = |key: &str, value: &str| field(key).as_deref() == Some(value);
-    let dest = || {
-        field("dest").ok_or_else(|| Failure::new(format!("dest is required in --output {text}")))
-    };
-    match field("type").as_deref() {
-        Some("local") => dest().map(Output::Local),
-        Some("tar") => dest().map(Output::Tar),
-        Some("docker") if field("dest").is_none() => Ok(Output::Image),
-        Some("docker" | "oci") if is("tar", "false") => dest().map(Output::Layout),
-        Some("docker" | "oci") => dest().map(Output::Archive),
-        Some("image") if is("push", "true") => Ok(Output::Push),
-        Some("image" | "cacheonly") => Ok(Output::Image),
-        Some("registry") => Ok(Output::Push),
-        other => Err(Failure::new(format!(
-            "unknown output type {:?}: use local, tar, oci, docker or image",
-            other.unwrap_or_default()
-        ))),
     }
 }
 
@@ -685,118 +648,9 @@ fn agents(list: &[String]) -> Result<Map<String, Value>, Failure> {
     Ok(out)
 }
 
-async fn deliver(call: &Call, client: &Client, id: &str, outputs: &[Output]) -> Outcome {
-    let write = |path: &str, content: &[u8]| {
-        std::fs::File::create(path)
-            .and_then(|mut f| f.write_all(content))
-            .map_err(|e| Failure::new(format!("cannot write {path}: {}", os_text(&e))))
-    };
-    if call.given.changed("iidfile") {
-        write(call.given.text("iidfile"), id.as_bytes())?;
-    }
-    if call.given.changed("metadata-file") {
-        let image = client.get(&format!("/images/{}/json", segment(id))).await?;
-        let facts = json!({
-            "containerimage.config.digest": id,
-            "containerimage.digest": image["Descriptor"]["digest"],
-            "containerimage.descriptor": image["Descriptor"],
-            "image.name": call.given.all("tag").join(","),
-        });
-        let facts = serde_json::to_vec_pretty(&facts).unwrap_or_default();
-        write(call.given.text("metadata-file"), &facts)?;
-    }
-    // An archive has the names that were given.
-    let tags = call.given.all("tag");
-    let names: Vec<(&str, &str)> = match tags {
-        [] => vec![("names", id)],
-        tags => tags.iter().map(|tag| ("names", tag.as_str())).collect(),
-    };
-    for output in outputs {
-        match output {
-            Output::Image => {}
-            Output::Archive(dest) => save(client, &url("/images/get", &names), dest).await?,
-            Output::Layout(dest) => fill(client, &url("/images/get", &names), dest).await?,
-            Output::Push => {
-                for tag in tags {
-                    let name = crate::parse::reference::parse(tag)?.with_default_tag();
-                    super::push::send(call, &name, "", Target::Nowhere).await?;
-                }
-            }
-            Output::Tar(dest) => files(client, id, dest, false).await?,
-            Output::Local(dest) => files(client, id, dest, true).await?,
-        }
-    }
-    let kept = outputs.contains(&Output::Image) || !call.given.all("tag").is_empty();
-    if !kept {
-        // The files are what was asked for; the cache keeps the layers.
-        drop(client.delete(&format!("/images/{}?noprune=1", segment(id))).await);
-    }
-    Ok(())
-}
-
-/// The image's files, by way of a container that never runs.
-async fn files(client: &Client, id: &str, dest: &str, unpacked: bool) -> Outcome {
-    let body = json!({ "Image": id, "Cmd": ["none"], "Entrypoint": [] });
-    let made = client.post("/containers/create", Payload::Json(body)).await?;
-    let container = text(&made, "Id").to_owned();
-    let path = format!("/containers/{}/export", segment(&container));
-    let done = match unpacked {
-        false => save(client, &path, dest).await,
-        true => fill(client, &path, dest).await,
-    };
-    client.delete(&format!("/containers/{}", segment(&container))).await?;
-    done
-}
-
-async fn fill(client: &Client, path: &str, dest: &str) -> Outcome {
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {dest}: {}", os_text(&e)));
-    std::fs::create_dir_all(dest).map_err(failed)?;
-    let temporary = wharf_base::fs::temp_beside(Path::new(dest));
-    let name = temporary.display().to_string();
-    let saved = save(client, path, &name).await;
-    let place = Place { directory: dest.into(), rename: None, keep_owner: false };
-    let done = saved.and_then(|()| {
-        let file = std::fs::File::open(&temporary).map_err(failed)?;
-        unpack(std::io::BufReader::new(file), &place).map(drop)
-    });
-    // What is left is a temporary file that the message need not mention.
-    drop(std::fs::remove_file(&temporary));
-    done
-}
-
-async fn save(client: &Client, path: &str, dest: &str) -> Outcome {
-    let mut body = client.send(Method::GET, path, Payload::Empty, &[]).await?.into_body();
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {dest}: {}", os_text(&e)));
-    let mut file = match dest {
-        "-" => None,
-        dest => Some(std::fs::File::create(dest).map_err(failed)?),
-    };
-    while let Some(bytes) = next(&mut body).await? {
-        match &mut file {
-            None => say(&bytes)?,
-            Some(file) => file.write_all(&bytes).map_err(failed)?,
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn outputs_have_dockers_forms() {
-        assert_eq!(output("out").unwrap(), Output::Local("out".into()));
-        assert_eq!(output("-").unwrap(), Output::Tar("-".into()));
-        assert_eq!(output("type=tar,dest=x.tar").unwrap(), Output::Tar("x.tar".into()));
-        assert_eq!(output("type=oci,dest=x").unwrap(), Output::Archive("x".into()));
-        assert!(output("type=local").is_err() && output("type=zip,dest=x").is_err());
-        assert_eq!(output("type=oci,dest=x,tar=false").unwrap(), Output::Layout("x".into()));
-        assert_eq!(output("type=image,push=true").unwrap(), Output::Push);
-        assert!(
-            output("type=oci,dest=x,compression=zstd").unwrap_err().text.contains("compression")
-        );
-    }
 
     #[test]
     fn arguments_and_hosts() {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod build;
 mod build_cache;
 mod build_context;
+mod build_output;
 mod build_view;
 pub mod commit;
 pub mod completion;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::Deserialize;
@@ -18,15 +17,16 @@ use wharf_base::sync::Mutex;
 use wharf_build::inputs::Nothing;
 use wharf_build::request::Allow;
 use wharf_build::{
-    BuildError, Built, CacheEntry, CacheScope, Credentials, ErrorKind, Event, GitAddress, Inputs,
-    Named, NetworkMode, NoCache, PruneCache, Request, Secrets, Ssh, Tree,
+    BuildError, Built, CacheEntry, CacheScope, Credentials, ErrorKind, Event, Inputs, NetworkMode,
+    NoCache, PruneCache, Request, Secrets, Ssh,
 };
 use wharf_engine::images as ops;
-use wharf_image::without_password;
+use wharf_image::Image;
 use wharf_spec::docker::{ErrorDetail, ProgressLine, Resources, Ulimit, rfc3339};
 use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 use wharf_spec::reference::Reference;
 
+use super::build_context::{context, named, take_dockerfile};
 use super::containers::parse_platform;
 use super::{Door, blocking};
 use crate::call::Call;
@@ -38,10 +38,6 @@ use crate::reply::{self, Reply};
 use crate::route::BuildAction;
 use crate::structured;
 
-/// Where further contexts are in an upload of wharf's own command line.
-const UPLOADED: &str = ".wharf-contexts";
-/// A file at an address that is larger than this is no Dockerfile.
-const MAX_DOCKERFILE: usize = 16 << 20;
 /// Names that `POST /build/prune` takes.
 const PRUNE_FILTERS: &[&str] = &[
     "all",
@@ -188,37 +184,42 @@ async fn run(
         match export_cache(&built, to, credentials.as_ref()).await {
             Ok(line) => say(line.into_iter().collect()),
             Err(e) => {
-                let error = e.message().to_owned();
-                let detail = ErrorDetail { code: 0, message: error.clone() };
-                say(vec![encode(&ProgressLine {
-                    error,
-                    error_detail: Some(detail),
-                    ..ProgressLine::default()
-                })]);
+                say(vec![encode(&broken(0, e.message().to_owned()))]);
                 return Ok(());
             }
         }
     }
-    let image = blocking({
-        let names = names.clone();
-        move || {
-            built.store(&names).map_err(|e| wharf_engine::EngineError::system("store the image", e))
-        }
-    })
-    .await?;
+    let image = store(&door, built, &names).await?;
+    say(ending(&image, &names, structured, quiet));
+    Ok(())
+}
+
+/// Makes the result an image with its names.
+async fn store(door: &Door, built: Built, names: &[Reference]) -> Result<Image, Fault> {
+    let own = names.to_vec();
+    let stored = blocking(move || {
+        built.store(&own).map_err(|e| wharf_engine::EngineError::system("store the image", e))
+    });
+    let image = stored.await?;
     let id = image.id().to_string();
-    for name in &names {
+    for name in names {
         door.images.tell("tag", &id, &name.familiar(), Some(&image));
     }
-    let mut last = vec![aux(&id)];
+    Ok(image)
+}
+
+/// The last lines of a build that went well.
+fn ending(image: &Image, names: &[Reference], structured: bool, quiet: bool) -> Vec<Bytes> {
+    let id = image.id().to_string();
     if quiet {
-        last = vec![said(format!("{id}\n"))];
-    } else if !structured {
+        return vec![said(format!("{id}\n"))];
+    }
+    let mut last = vec![aux(&id)];
+    if !structured {
         last.push(said(format!("Successfully built {}\n", image.id().short())));
         last.extend(names.iter().map(|n| said(format!("Successfully tagged {}\n", n.familiar()))));
     }
-    last.into_iter().for_each(|line| drop(out.send(line)));
-    Ok(())
+    last
 }
 
 /// Exports the cache of a build; a line that names the images of which a local cache is made.
@@ -275,52 +276,6 @@ impl View {
     }
 }
 
-/// `--build-context`: directories that came along in the upload are taken out of it.
-async fn named(
-    door: &Door,
-    tree: &Tree,
-    contexts: BTreeMap<String, String>,
-    inputs: &Inputs,
-) -> Result<BTreeMap<String, Named>, Fault> {
-    let mut out = BTreeMap::new();
-    let uploaded = door.builder.take_out(tree, UPLOADED).map_err(|e| fault(&e.into()))?;
-    for (name, value) in contexts {
-        let found = match value.split_once("://") {
-            Some(("docker-image", image)) => Named::Image(image.to_owned()),
-            Some(("upload", path)) => {
-                let inside = path.strip_prefix(UPLOADED).and_then(|p| p.strip_prefix('/'));
-                let dir = inside.filter(|p| !p.contains('/') && !p.contains(".."));
-                let tree = match (&uploaded, dir) {
-                    (Some(uploaded), Some(dir)) => {
-                        uploaded.sub(dir).map_err(|e| fault(&e.into()))?
-                    }
-                    _ => {
-                        return Err(Fault::invalid(format!(
-                            "context {name}: {path} did not come along"
-                        )));
-                    }
-                };
-                Named::Context(Arc::new(tree))
-            }
-            Some(("http" | "https", _)) if !GitAddress::is_one(&value) => {
-                let tree = fetched(door, &value, "Dockerfile").await?;
-                Named::Context(Arc::new(tree))
-            }
-            _ if GitAddress::is_one(&value) => {
-                Named::Context(Arc::new(repository(door, &value, false, inputs).await?))
-            }
-            _ => {
-                return Err(Fault::not_implemented(format!(
-                    "context {name}: {} is not supported by wharf: use a directory, docker-image://, oci-layout://, or the address of an archive or a repository",
-                    without_password(&value)
-                )));
-            }
-        };
-        out.insert(name.to_lowercase(), found);
-    }
-    Ok(out)
-}
-
 /// A build's entry in the list, as long as it runs.
 struct Listed {
     door: Arc<Door>,
@@ -340,87 +295,6 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.door.builds.0.lock().remove(&self.id);
     }
-}
-
-/// The files: uploaded, or at an address.
-async fn context(
-    door: &Door,
-    call: Call,
-    remote: &str,
-    dockerfile: &str,
-    keep_git: bool,
-    inputs: &Inputs,
-) -> Result<Tree, Fault> {
-    match remote {
-        "" => door.builder.unpack(call.into_stream()).await.map_err(|e| fault(&e.into())),
-        address if GitAddress::is_one(address) => repository(door, address, keep_git, inputs).await,
-        address => fetched(door, address, dockerfile).await,
-    }
-}
-
-async fn repository(
-    door: &Door,
-    address: &str,
-    keep: bool,
-    inputs: &Inputs,
-) -> Result<Tree, Fault> {
-    let address = GitAddress::parse(address).map_err(|e| fault(&e))?;
-    let tree = door.builder.repository(&address, keep, inputs.secrets.as_ref()).await;
-    tree.map_err(|e| fault(&e))
-}
-
-/// What is at an address: an archive, or a Dockerfile.
-async fn fetched(door: &Door, address: &str, dockerfile: &str) -> Result<Tree, Fault> {
-    let shown = without_password(address);
-    let body = door.images.store().download(address).await.map_err(|e| {
-        let why = wharf_base::error::chain(&e);
-        fault(&BuildError::NotFound(format!("cannot fetch {shown}: {why}")))
-    })?;
-    let mut body = body.peekable();
-    let first = std::pin::Pin::new(&mut body).peek().await;
-    if matches!(first, Some(Ok(bytes)) if is_archive(bytes)) {
-        return door.builder.unpack(body.boxed()).await.map_err(|e| fault(&e.into()));
-    }
-    let mut whole = Vec::new();
-    while let Some(bytes) = body.next().await {
-        let bytes = bytes.map_err(|e| Fault::invalid(format!("cannot read {shown}: {e}")))?;
-        whole.extend_from_slice(&bytes);
-        if whole.len() > MAX_DOCKERFILE {
-            return Err(Fault::invalid(format!("{shown} is neither an archive nor a Dockerfile")));
-        }
-    }
-    door.builder.single_file(dockerfile, whole).await.map_err(|e| fault(&e.into()))
-}
-
-fn is_archive(head: &[u8]) -> bool {
-    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    compressed.iter().any(|m| head.starts_with(m))
-        || head.get(257..262).is_some_and(|m| m == b"ustar")
-}
-
-fn take_dockerfile(
-    tree: &Tree,
-    name: &str,
-    lone: bool,
-    request: &mut Request,
-) -> Result<(), Fault> {
-    let read = |path: &str| wharf_build::read_small(tree, path).map_err(|e| fault(&e.into()));
-    let found = match read(name)? {
-        None if lone => read("Dockerfile")?,
-        found => found,
-    };
-    let Some(text) = found else {
-        return Err(Fault::invalid(format!("Cannot locate specified Dockerfile: {name}")));
-    };
-    if text.is_empty() {
-        return Err(Fault::invalid(format!("the Dockerfile ({name}) cannot be empty")));
-    }
-    request.dockerignore = match read(&format!("{name}.dockerignore"))? {
-        None => read(".dockerignore")?,
-        own => own,
-    };
-    request.dockerfile = text;
-    Ok(())
 }
 
 fn options(call: &Call) -> Result<Options, Fault> {
@@ -683,6 +557,11 @@ fn failure(e: &BuildError, structured: bool) -> ProgressLine {
         inner if structured => (0, wharf_base::error::chain(inner).to_string()),
         _ => (0, fault(e).message().to_owned()),
     };
+    broken(code, message)
+}
+
+/// A line that ends a stream without success.
+fn broken(code: i32, message: String) -> ProgressLine {
     ProgressLine {
         error_detail: Some(ErrorDetail { code: i64::from(code), message: message.clone() }),
         error: message,
@@ -795,10 +674,5 @@ mod tests {
             assert_eq!(extra_hosts(&query(raw)).unwrap(), ["a:1.2.3.4"], "{raw}");
         }
         assert!(extra_hosts(&query("extrahosts=nonsense")).is_err());
-    }
-
-    #[test]
-    fn contexts_are_told_from_dockerfiles() {
-        assert!(!is_archive(b"FROM busybox\n") && is_archive(b"\x1f\x8b\x08"));
     }
 }
