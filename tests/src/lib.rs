@@ -25,6 +25,7 @@ pub mod relay;
 pub mod server;
 pub mod terminal;
 pub mod tools;
+pub mod web;
 pub mod world;
 
 pub use docker::Output;

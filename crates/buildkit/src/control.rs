@@ -29,7 +29,7 @@ use crate::proto::moby::buildkit::v1::{
     UsageRecord,
 };
 use crate::solve::{Ask, Outcome};
-use crate::{export, fault, solve, usage};
+use crate::{cache, export, fault, solve, usage};
 
 /// Bytes of a session's tunnel in one message, and between it and its session.
 const TUNNEL: usize = 32 << 10;
@@ -199,7 +199,7 @@ async fn build(
     returned: oneshot::Receiver<ReturnRequest>,
 ) -> Result<HashMap<String, String>, Status> {
     export::check(build)?;
-    kit.wants_inline_cache(&build.request)?;
+    let caches = cache::exports(&build.request)?;
     let outcomes = if build.request.frontend.is_empty() {
         let returned = returned.await.map_err(|_| Status::cancelled("the client has gone"))?;
         chosen(kit, returned)?
@@ -211,7 +211,11 @@ async fn build(
         };
         solve::solve(kit, build, ask).await?.outcomes
     };
-    export::export(kit, build, &outcomes).await
+    let answer = export::export(kit, build, &outcomes).await?;
+    for export in &caches {
+        cache::export(kit, build, export, &outcomes).await?;
+    }
+    Ok(answer)
 }
 
 /// The results that a client wants exported, or its error.

@@ -27,8 +27,8 @@ use crate::line::{self, Io, MAX_MESSAGE};
 use crate::proto::grpc::health::v1::health_server::HealthServer;
 use crate::proto::moby::buildkit::v1::control_server::ControlServer;
 use crate::proto::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
+use crate::proto::moby::buildkit::v1::types;
 use crate::proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
-use crate::proto::moby::buildkit::v1::{SolveRequest, types};
 use crate::proto::pb;
 use crate::remote::Remote;
 use crate::session::{Offer, OfferError, Session, Sessions};
@@ -201,25 +201,6 @@ impl BuildKit {
         let pushed = task.end(pushed)?;
         self.images().tell("push", &name.familiar(), &name.familiar_name(), None);
         Ok(pushed.digest.to_string())
-    }
-
-    /// Whether the cache is to be embedded in the image. Other exports of the cache are refused.
-    pub(crate) fn wants_inline_cache(&self, request: &SolveRequest) -> Result<bool, Status> {
-        let cache = request.cache.clone().unwrap_or_default();
-        if !cache.export_ref.is_empty() {
-            return Err(Status::unimplemented(
-                "exporting the cache by reference is not supported by wharf",
-            ));
-        }
-        for export in &cache.exports {
-            if export.r#type != "inline" {
-                return Err(Status::unimplemented(format!(
-                    "wharf exports its build cache with --cache-to type=inline only, not with type={}",
-                    export.r#type
-                )));
-            }
-        }
-        Ok(!cache.exports.is_empty())
     }
 }
 

@@ -10,6 +10,7 @@
 mod annotations;
 mod bridge;
 mod builds;
+mod cache;
 mod contexts;
 mod control;
 mod definition;

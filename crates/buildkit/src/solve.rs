@@ -8,17 +8,18 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tonic::Status;
 use wharf_base::Id;
-use wharf_build::{Built, Context, ErrorKind, Event, Inputs, Named, Request};
+use wharf_build::{Built, Context, ErrorKind, Event, GitAddress, Inputs, Named, Request};
 use wharf_spec::platform::Platform;
 
 use crate::builds::Build;
+use crate::cache::{self, Export};
 use crate::definition::{self, Place};
 use crate::kit::BuildKit;
 use crate::options::Options;
 use crate::proto::pb;
 use crate::remote::{Remote, SessionContext, broken};
 use crate::session::Session;
-use crate::upload::{self, Upload};
+use crate::upload::{self, Fetched, Upload};
 use crate::{export, fault, graph, questions, syntax};
 
 /// What a client asks the frontend for.
@@ -154,7 +155,7 @@ impl Run<'_> {
         file: &pb::SourceInfo,
     ) -> Result<Built, Status> {
         request.reference.clone_from(&self.build.request.r#ref);
-        request.inline_cache |= self.kit.wants_inline_cache(&self.build.request)?;
+        request.inline_cache |= cache::exports(&self.build.request)?.contains(&Export::Inline);
         let journal = &self.build.journal;
         let (events, mut told) = mpsc::unbounded_channel();
         let cancel = self.build.cancel.clone();
@@ -243,10 +244,9 @@ impl Run<'_> {
         if let Some(upload) = &self.upload {
             return Ok(Arc::new(upload.context.clone()));
         }
-        if self.inputs.contains_key("context") {
-            return Err(Status::unimplemented(
-                "a build graph as the build context is not supported by wharf; name it with --build-context",
-            ));
+        if let Some(input) = self.inputs.get("context") {
+            let outcome = self.kit.builds().outcome(&graph::result(input)?)?;
+            return Ok(outcome.built.context());
         }
         let dir = &options.context_dir;
         let session = self.session_of(options, dir).await?;
@@ -301,8 +301,20 @@ impl Run<'_> {
                 let outcome = self.kit.builds().outcome(&graph::result(input)?)?;
                 Ok(Named::Built(outcome.built.clone()))
             }
+            _ if GitAddress::is_one(value) => {
+                let secrets = Remote(self.session.clone());
+                let tree = upload::repository(self.kit, &secrets, value, false).await?;
+                Ok(Named::Context(Arc::new(tree)))
+            }
+            "http" | "https" => {
+                let tree = match upload::archive(self.kit, value).await? {
+                    Fetched::Archive(tree) | Fetched::Dockerfile(tree) => tree,
+                };
+                Ok(Named::Context(Arc::new(tree)))
+            }
             _ => Err(Status::unimplemented(format!(
-                "wharf does not take {value} for the context {key}; it takes directories, docker-image:// and targets"
+                "wharf does not take {value} for the context {key}; it takes directories, docker-image://, targets, archives \
+                 and repositories"
             ))),
         }
     }

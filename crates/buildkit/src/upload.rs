@@ -1,17 +1,18 @@
 //! Build contexts that are no directory of the client: what it reads from its standard input, and what is at an address.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use tonic::Status;
 use wharf_base::error::chain;
-use wharf_build::Tree;
-use wharf_image::ByteStream;
+use wharf_build::{BuildError, GitAddress, Tree};
+use wharf_image::{ByteStream, without_password};
 
 use crate::builds::Build;
 use crate::kit::BuildKit;
-use crate::options::Options;
-use crate::remote;
+use crate::options::{Options, boolean};
+use crate::remote::{self, Remote};
 use crate::session::Session;
 
 /// The address of the client's standard input.
@@ -31,7 +32,7 @@ pub(crate) struct Upload {
 pub(crate) async fn load(
     kit: &BuildKit,
     build: &Build,
-    session: &Session,
+    session: &Arc<Session>,
     options: &mut Options,
 ) -> Result<Option<Upload>, Status> {
     let Some(url) = options.context.clone() else {
@@ -57,7 +58,7 @@ pub(crate) async fn load(
 
 async fn fetch(
     kit: &BuildKit,
-    session: &Session,
+    session: &Arc<Session>,
     url: &str,
     options: &mut Options,
 ) -> Result<Tree, Status> {
@@ -65,9 +66,34 @@ async fn fetch(
         let upload = remote::upload(session, path).await?;
         return unpack(kit, upload).await;
     }
-    if !(url.starts_with("http://") || url.starts_with("https://")) || is_git(url) {
+    if GitAddress::is_one(url) {
+        let keep = options.request.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        let keep = keep.and_then(|v| boolean(v)).unwrap_or(false);
+        return repository(kit, &Remote(session.clone()), url, keep).await;
+    }
+    match archive(kit, url).await? {
+        Fetched::Archive(tree) => Ok(tree),
+        Fetched::Dockerfile(tree) => {
+            // Whatever name was given.
+            options.filename = "Dockerfile".into();
+            Ok(tree)
+        }
+    }
+}
+
+/// What was at an address.
+pub(crate) enum Fetched {
+    /// Files.
+    Archive(Tree),
+    /// One file, under this name.
+    Dockerfile(Tree),
+}
+
+/// Fetches what is at a web address.
+pub(crate) async fn archive(kit: &BuildKit, url: &str) -> Result<Fetched, Status> {
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
         return Err(Status::unimplemented(format!(
-            "wharf does not fetch git repositories itself: clone {} and build the directory",
+            "wharf does not fetch {}: give the address of an archive, a Dockerfile or a repository",
             without_password(url)
         )));
     }
@@ -77,9 +103,8 @@ async fn fetch(
     let mut body = body.peekable();
     let head = std::pin::Pin::new(&mut body).peek().await;
     if matches!(head, Some(Ok(bytes)) if is_archive(bytes)) {
-        return unpack(kit, body.boxed()).await;
+        return unpack(kit, body.boxed()).await.map(Fetched::Archive);
     }
-    // A Dockerfile rather than a context, whatever name was given.
     let mut whole = Vec::new();
     while let Some(bytes) = body.next().await {
         whole.extend_from_slice(&bytes.map_err(|e| Status::unknown(e.to_string()))?);
@@ -90,9 +115,20 @@ async fn fetch(
             )));
         }
     }
-    options.filename = "Dockerfile".into();
     let tree = kit.builder().single_file("Dockerfile", whole).await;
-    tree.map_err(|e| Status::unknown(chain(&e).to_string()))
+    tree.map(Fetched::Dockerfile).map_err(|e| Status::unknown(chain(&e).to_string()))
+}
+
+/// Fetches a repository, or the directory of it that its address names.
+pub(crate) async fn repository(
+    kit: &BuildKit,
+    secrets: &Remote,
+    url: &str,
+    keep: bool,
+) -> Result<Tree, Status> {
+    let failed = |e: BuildError| Status::unknown(chain(&e).to_string());
+    let address = GitAddress::parse(url).map_err(failed)?;
+    kit.builder().repository(&address, keep, secrets).await.map_err(failed)
 }
 
 async fn unpack(kit: &BuildKit, body: ByteStream) -> Result<Tree, Status> {
@@ -114,27 +150,12 @@ fn is_archive(head: &[u8]) -> bool {
         || head.get(257..262).is_some_and(|magic| magic == b"ustar")
 }
 
-fn is_git(url: &str) -> bool {
-    url.split(['#', '?']).next().unwrap_or(url).ends_with(".git")
-}
-
-/// An address for people to read.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    format!("{scheme}://{host}{path}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_told_apart_and_shown_without_passwords() {
-        assert!(is_git("https://x/y.git#v1:sub") && !is_git("https://x/y.tar.gz"));
-        assert_eq!(without_password("https://me:secret@x/y?a@b"), "https://x/y?a@b");
-        assert_eq!(without_password("git@host:x"), "git@host:x");
+    fn archives_are_known_by_how_they_begin() {
         assert!(is_archive(b"\x1f\x8b\x08") && !is_archive(b"FROM scratch"));
     }
 

@@ -1,18 +1,12 @@
-//! Questions to registries that bring no image: logins, what a name means there, and downloads by address.
-
-use std::io;
+//! Questions to registries that bring no image: logins, and what a name means there.
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http::Uri;
-use http_body_util::BodyExt as _;
 use wharf_spec::digest::Digest;
 use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::image::{Descriptor, Document, ImageConfig, media_type};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::{DOCKER_HUB, Reference};
 
-use crate::archive::ByteStream;
 use crate::pull::{choose, explain, parse};
 use crate::registry::{RawManifest, RegistryError, Remote};
 use crate::{ErrorKind, ImageStore, PullError};
@@ -124,35 +118,6 @@ impl ImageStore {
         let mut remotes = self.0.registries.remotes(name, auth)?;
         remotes.retain(|r| !r.endpoint.mirror || name.digest().is_some() || r.endpoint.resolves);
         Ok(remotes)
-    }
-
-    /// Downloads what is at an `http` or `https` address; without a scheme it is `http`, as in Docker. A transfer
-    /// that stalls ends with an error.
-    pub async fn download(&self, address: &str) -> Result<ByteStream, RegistryError> {
-        let text = match address.contains("://") {
-            true => address.to_owned(),
-            false => format!("http://{address}"),
-        };
-        let uri: Uri = text
-            .parse()
-            .ok()
-            .filter(|u: &Uri| matches!(u.scheme_str(), Some("http" | "https")))
-            .ok_or_else(|| RegistryError::Setting { what: address.to_owned() })?;
-        let body = self.0.registries.download(uri).await?.into_body().into_data_stream();
-        let patience = self.0.settings.registries.stall;
-        let chunks = futures_util::stream::unfold(Some(body), move |body| async move {
-            let mut body = body?;
-            match tokio::time::timeout(patience, body.next()).await {
-                Ok(None) => None,
-                Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-                Ok(Some(Err(e))) => Some((Err(io::Error::other(e)), None)),
-                Err(_) => {
-                    let text = format!("no byte arrived for {} s", patience.as_secs());
-                    Some((Err(io::Error::new(io::ErrorKind::TimedOut, text)), None))
-                }
-            }
-        });
-        Ok(Box::pin(chunks))
     }
 }
 

@@ -42,6 +42,7 @@ mod store;
 mod tarball;
 mod unpack;
 mod upstream;
+mod web;
 
 pub use archive::{ArchiveError, ByteStream, CommitOptions, ImportOptions, LoadOptions, Loaded};
 pub use ask::{Distribution, LoginError, RemoteConfig};
@@ -63,3 +64,4 @@ pub use settings::{ProxySettings, RegistrySettings, Settings, UnpackLimits};
 pub use store::{DiskUsage, ImageStore, Summary};
 pub use unpack::{UnpackError, decompress};
 pub use upstream::{Fetched, Registries, Upstream};
+pub use web::{WebAnswer, WebRequest, without_password};

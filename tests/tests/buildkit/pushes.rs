@@ -148,3 +148,24 @@ fn manifests_and_indexes_are_annotated() {
     let descriptor = ["--annotation", "manifest-descriptor:a=b", "-o", "type=image", "ctx"];
     site.build(&descriptor).fails("manifest-descriptor");
 }
+
+#[test]
+fn cache_goes_to_a_registry_and_comes_back() {
+    let site = Site::start();
+    let _registry = serve(&site.host, &[]);
+    site.file(
+        "ctx/Dockerfile",
+        "FROM busybox AS build\nRUN echo made > /made\nFROM busybox\nCOPY --from=build /made /made\n",
+    );
+    let cache = "type=registry,ref=127.0.0.1:5000/cache:1";
+    let to = format!("{cache},mode=max");
+    site.build(&["-t", "x", "--cache-to", &to, "ctx"]).exits(0);
+    site.host.docker(["rmi", "-f", "x"]).ok();
+    site.buildx(&["prune", "-af"]).exits(0);
+    let again = site.build(&["-t", "x", "--cache-from", cache, "ctx"]);
+    again.exits(0);
+    let run = again.stderr.lines().find(|l| l.ends_with("RUN echo made > /made")).unwrap();
+    let number = run.split(' ').next().unwrap();
+    assert!(again.stderr.contains(&format!("{number} CACHED")), "{again}");
+    assert_eq!(site.run("x", "cat /made"), "made");
+}
