@@ -192,6 +192,8 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -209,14 +211,17 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &get().unwrap()), "nothing has changed");
         let own = settings.certs_dir.join("registry.example:5000");
         std::fs::create_dir_all(&own).unwrap();
-        std::fs::write(own.join("ca.crt"), "no certificate").unwrap();
+        let write = |path: PathBuf, text: &str| {
+            std::fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
+        };
+        write(own.join("ca.crt"), "no certificate");
         assert!(get().unwrap_err().to_string().contains("ca.crt"), "it is read now");
         std::fs::remove_file(own.join("ca.crt")).unwrap();
         let second = get().unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         let host = settings.hosts_dir.join("registry.example:5000");
         std::fs::create_dir_all(&host).unwrap();
-        std::fs::write(host.join("hosts.toml"), "skip_verify = true\n").unwrap();
+        write(host.join("hosts.toml"), "skip_verify = true\n");
         assert!(!Arc::ptr_eq(&second, &get().unwrap()), "so are hosts files");
     }
 }
