@@ -22,8 +22,10 @@ pub mod namespace;
 pub mod program;
 pub mod registry;
 pub mod relay;
+pub mod server;
 pub mod terminal;
 pub mod tools;
+pub mod web;
 pub mod world;
 
 pub use docker::Output;

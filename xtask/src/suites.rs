@@ -28,6 +28,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "etcd", engine: true, run: |s| suite(s, &["etcd"]) },
     Suite { name: "ship", engine: true, run: |s| suite(s, &["ship"]) },
     Suite { name: "buildkit", engine: true, run: |s| suite(s, &["buildkit"]) },
+    Suite { name: "everyday", engine: true, run: |s| suite(s, &["everyday"]) },
     Suite { name: "kube", engine: true, run: |s| suite(s, &["kubectl"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
@@ -118,7 +119,9 @@ fn prepare() -> Result<()> {
     tools::clients()?;
     tools::testcontainers()?;
     tools::buildx()?;
+    tools::git()?;
     tools::nginx()?;
+    tools::everyday()?;
     tools::etcd()?;
     tools::peers()?;
     tools::ship()?;

@@ -23,8 +23,14 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("testcontainers") {
         testcontainers()?;
     }
+    if want("git") {
+        git()?;
+    }
     if want("nginx") {
         nginx()?;
+    }
+    if want("everyday") {
+        everyday()?;
     }
     if want("peers") {
         peers()?;
@@ -102,13 +108,69 @@ pub(crate) fn testcontainers() -> Result<()> {
     Ok(fs::write(&stamp, wanted)?)
 }
 
-/// The stock docker CLI's plugin for builds, in a folder that a client's configuration can name.
+/// The stock docker CLI's plugin for builds, in a folder that a client's configuration can name, and the ssh agent
+/// that it forwards.
 pub(crate) fn buildx() -> Result<()> {
     let dir = dir();
     fs::create_dir_all(dir.join("cli-plugins"))?;
     let root = debian::folder(&dir, "buildx-deb", Suite::Newest, &["docker-buildx"], |_| true)?;
     let program = "usr/libexec/docker/cli-plugins/docker-buildx";
-    launcher(&dir.join("cli-plugins/docker-buildx"), &root, program, &[])
+    launcher(&dir.join("cli-plugins/docker-buildx"), &root, program, &[])?;
+    // Small: builds get it as a context.
+    let needs = ["openssh-client", "libc6", "libssl3", "libselinux1", "libpcre2-8-0"];
+    let keep = |f: &str| needs.iter().any(|n| f.starts_with(&format!("{n}_")));
+    let root = debian::folder(&dir, "openssh", Suite::Configured, &["openssh-client"], keep)?;
+    for program in ["ssh-agent", "ssh-add", "ssh-keygen"] {
+        launcher(&dir.join(program), &root, &format!("usr/bin/{program}"), &[])?;
+    }
+    Ok(())
+}
+
+/// git, for the repositories that builds are made from. Its commands start others by this launcher's name.
+pub(crate) fn git() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(dir.join("git"))?;
+    let keep = |f: &str| ["git_", "libpcre2", "zlib1g", "libc6_"].iter().any(|p| f.starts_with(p));
+    let root = debian::folder(&dir, "git-deb", Suite::Configured, &["git"], keep)?;
+    fs::create_dir_all(root.join("templates"))?;
+    let env = [("GIT_EXEC_PATH", "../git"), ("GIT_TEMPLATE_DIR", "templates")];
+    launcher(&dir.join("git/git"), &root, "usr/bin/git", &env)
+}
+
+/// Root file systems for the images of everyday: Java with Tomcat, MariaDB, a C compiler, Python with pip. What Debian's
+/// scripts would do to them, the tests' Dockerfiles do.
+pub(crate) fn everyday() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    nginx()?;
+    for (name, packages) in [
+        ("java-root", &["default-jdk-headless", "tomcat10", "tzdata"][..]),
+        ("mariadb-root", &["mariadb-server", "mariadb-client", "hostname"]),
+        ("gcc-root", &["gcc", "libc6-dev"]),
+        ("pip-root", &["python3", "python3-pip"]),
+    ] {
+        let shell = ["dash", "coreutils", "sed", "grep", "findutils", "mawk", "bash"];
+        let packages = [packages, &shell[..]].concat();
+        let root = debian::folder(&dir, name, Suite::Configured, &packages, |_| true)?;
+        // Nobody reads these here, and every engine would have to store them.
+        for bulk in ["usr/share/doc", "usr/share/man", "usr/share/locale"] {
+            absent(&root.join(bulk))?;
+        }
+    }
+    let java = dir.join("java-root");
+    absent(&java.join("usr/lib/jvm/java-17-openjdk-amd64/jmods"))?;
+    for entry in fs::read_dir(java.join("usr/share/tomcat10/etc"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), java.join("etc/tomcat10").join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn absent(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 /// A root file system with nginx, for the tour of an everyday user. Debian's scripts, which do not
@@ -130,7 +192,6 @@ pub(crate) fn peers() -> Result<()> {
     let newest = [
         "docker.io",
         "docker-cli",
-        "docker-registry",
         "iptables",
         "nftables",
         "iproute2",

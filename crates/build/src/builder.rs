@@ -117,7 +117,9 @@ impl Builder {
     ) -> Result<Built, BuildError> {
         let job = Job::new(self.0.clone(), request, inputs, progress, cancel)?;
         let _ends_when_dropped = job.cancel.clone().drop_guard();
-        let state = job.run().await?;
+        let state = job.run().await;
+        job.forget_pulled();
+        let state = state?;
         let mut config = state.image_config();
         if config.created.is_none() || job.epoch.is_some() {
             config.created = Some(job.created(&state));
@@ -129,6 +131,9 @@ impl Builder {
         Ok(Built {
             store: self.0.store().clone(),
             config,
+            lines: job.lines(&state),
+            mounts: job.used_mounts(),
+            cache: self.0.cache.clone(),
             layers: state.layers,
             leases: state.leases,
         })

@@ -1,14 +1,24 @@
 //! The result of a build, before anything is made of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease};
+use futures_util::future::BoxFuture;
+use tokio::sync::OnceCell;
+use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease, Parts, Passing};
 use wharf_spec::image::ImageConfig;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 use wharf_sys::root::Root;
 
+use crate::cache::Cache;
+use crate::context::{Context, ContextError, Tree, Want};
+use crate::copy::blocking;
 use crate::error::BuildError;
+use crate::export::Line;
+use crate::files::{self, Attributes, Select, Target};
+use crate::mounts::Wanted;
+use crate::scratch::Scratch;
 
 /// What a build gave. Its layers stay until it is dropped.
 pub struct Built {
@@ -16,6 +26,11 @@ pub struct Built {
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<Layer>,
     pub(crate) leases: Vec<Arc<Lease>>,
+    /// What can be exported as cache: the result's own line first.
+    pub(crate) lines: Vec<Line>,
+    /// The cache mounts that it used.
+    pub(crate) mounts: Vec<Wanted>,
+    pub(crate) cache: Arc<Cache>,
 }
 
 impl Built {
@@ -36,7 +51,26 @@ impl Built {
 
     /// Makes it an image of the store, with these names; without names it is dangling. Blocks.
     pub fn store(&self, names: &[Reference]) -> Result<Image, BuildError> {
-        Ok(self.store.assemble(self.config.clone(), self.layers.clone(), names.to_vec())?)
+        self.annotated(names, BTreeMap::new())
+    }
+
+    /// The same with annotations of its manifest. Blocks.
+    pub fn annotated(
+        &self,
+        names: &[Reference],
+        annotations: BTreeMap<String, String>,
+    ) -> Result<Image, BuildError> {
+        Ok(self.store.assemble_with(self.parts(names, annotations))?)
+    }
+
+    /// Makes it an image without a name for as long as it takes to send it. Blocks.
+    pub fn pass(&self, annotations: BTreeMap<String, String>) -> Result<Passing, BuildError> {
+        Ok(self.store.assemble_passing(self.parts(&[], annotations))?)
+    }
+
+    fn parts(&self, names: &[Reference], annotations: BTreeMap<String, String>) -> Parts {
+        let (config, layers) = (self.config.clone(), self.layers.clone());
+        Parts { config, layers, names: names.to_vec(), annotations }
     }
 
     /// Its files, read-only, as one tree that no mount table shows and that vanishes when it is dropped.
@@ -44,9 +78,52 @@ impl Built {
         crate::layers::merged(&self.store, &self.layers)
     }
 
+    /// Its files as the context of another build: a linked target of bake that is the main context.
+    pub fn context(self: &Arc<Self>) -> Arc<dyn Context> {
+        Arc::new(Whole { built: self.clone(), tree: OnceCell::new() })
+    }
+
+    /// Its files in one directory of this host: those of its only layer, or a copy of all. Blocks.
+    fn directory(self: &Arc<Self>) -> Result<Tree, BuildError> {
+        let failed = || BuildError::io("open the files of another build");
+        if let [_] = &self.layers[..]
+            && let [dir] = &self.store.layer_dirs(&self.layers)[..]
+        {
+            return Tree::new(dir.clone(), self.clone()).map_err(failed());
+        }
+        let scratch = Scratch::new(&self.store)?;
+        if !self.layers.is_empty() {
+            let (from, root) = (self.tree()?, Root::open(scratch.upper()).map_err(failed())?);
+            let target = Target { root: &root, dest: "/".into(), is_dir: true };
+            for selection in files::select(&from, ".", &Select::default())? {
+                files::copy(&from, &selection, &target, &Attributes::default())?;
+            }
+        }
+        Tree::new(scratch.upper().to_owned(), scratch).map_err(failed())
+    }
+
     /// Its files as a tar (`--output type=tar`).
     pub fn tar(&self) -> Result<ByteStream, BuildError> {
         Ok(wharf_image::root_tar(self.tree()?))
+    }
+}
+
+/// All files of a build's result, put into one directory when they are first wanted.
+struct Whole {
+    built: Arc<Built>,
+    tree: OnceCell<Tree>,
+}
+
+impl Context for Whole {
+    fn fetch<'a>(&'a self, _want: &'a Want) -> BoxFuture<'a, Result<Tree, ContextError>> {
+        Box::pin(async move {
+            let made = self.tree.get_or_try_init(|| {
+                let built = self.built.clone();
+                blocking(move || built.directory())
+            });
+            let said = |e| ContextError::Source(wharf_base::error::chain(&e).to_string());
+            made.await.cloned().map_err(said)
+        })
     }
 }
 

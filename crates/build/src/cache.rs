@@ -19,6 +19,8 @@ use crate::error::BuildError;
 use crate::mounts::{ID_PREFIX, Mounts};
 
 const TABLE: &str = "build-cache";
+/// What web servers said of files that were fetched.
+const WEB: &str = "build-web";
 /// How stale a stored time of last use may be: a build that finds everything cached then writes nothing.
 const USE_PRECISION: i64 = 60_000_000_000;
 
@@ -37,6 +39,20 @@ pub(crate) struct Entry {
     pub(crate) uses: u64,
 }
 
+/// A file of a web server as it was last seen: asked again, the server may say that it is still the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Fetched {
+    /// Without a password.
+    pub(crate) address: String,
+    /// `ETag`
+    pub(crate) tag: Option<String>,
+    /// `Last-Modified` as it came.
+    pub(crate) date: Option<String>,
+    pub(crate) digest: Digest,
+    /// The same in seconds since 1970.
+    pub(crate) modified: Option<i64>,
+}
+
 /// One line of `docker builder du`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheEntry {
@@ -44,7 +60,7 @@ pub struct CacheEntry {
     pub id: String,
     /// The key of the entry below it, if that is cached.
     pub parent: Option<String>,
-    /// `regular`, or `exec.cachemount`.
+    /// `regular`, `internal` for a step that changed no file, or `exec.cachemount`.
     pub kind: &'static str,
     /// The instruction, or the cache mount.
     pub description: String,
@@ -205,6 +221,32 @@ impl Cache {
         Ok(now)
     }
 
+    /// What is known of the file at an address.
+    pub(crate) fn fetched(&self, address: &str) -> Option<Fetched> {
+        let key = Digest::sha256(address.as_bytes());
+        let found = self.db.get::<Fetched>(WEB, key.hex()).ok().flatten();
+        found.filter(|f| f.address == address)
+    }
+
+    /// Remembers a file, if its server will be able to say that it is the same.
+    pub(crate) fn remember_fetched(&self, file: &Fetched) -> Result<(), BuildError> {
+        let key = Digest::sha256(file.address.as_bytes());
+        let mut batch = Batch::new();
+        match file.tag.is_some() || file.date.is_some() {
+            true => batch.put(WEB, key.hex(), file).map_err(wharf_image::StoreError::from)?,
+            false => batch.delete(WEB, key.hex()),
+        }
+        self.db.write(batch, Durability::Process).map_err(wharf_image::StoreError::from)?;
+        Ok(())
+    }
+
+    /// Whether some step gave the last of `layers`.
+    pub(crate) fn made(&self, layers: &[Layer]) -> bool {
+        let Some(last) = layers.last() else { return false };
+        let entries = self.entries.lock();
+        entries.values().filter_map(|e| e.layer.as_ref()).any(|l| l.diff_id == last.diff_id)
+    }
+
     /// Everything in the cache, cache mounts included, oldest use first.
     pub(crate) fn list(&self) -> Vec<CacheEntry> {
         let images: BTreeSet<Digest> = self
@@ -222,7 +264,7 @@ impl Cache {
         let row = |(key, e): (&String, &Entry)| CacheEntry {
             id: key.clone(),
             parent: e.below.last().and_then(|l| by_chain.get(&l.chain_id)).map(|k| (*k).clone()),
-            kind: "regular",
+            kind: if e.layer.is_some() { "regular" } else { "internal" },
             description: e.description.clone(),
             in_use: busy.contains_key(key),
             shared: e.layer.as_ref().is_some_and(|l| images.contains(&l.chain_id)),

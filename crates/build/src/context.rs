@@ -63,6 +63,11 @@ impl Tree {
         Ok(Tree(Arc::new(Held { path, root, _guard: Box::new(guard) })))
     }
 
+    /// The same of a directory that is open already.
+    pub(crate) fn opened(path: PathBuf, root: Root, guard: impl Send + Sync + 'static) -> Tree {
+        Tree(Arc::new(Held { path, root, _guard: Box::new(guard) }))
+    }
+
     /// The directory `name` of it, which must be one itself. It keeps the whole.
     pub fn sub(&self, name: &str) -> Result<Tree, ContextError> {
         let path = self.path().join(name);

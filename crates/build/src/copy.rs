@@ -4,7 +4,6 @@ use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use serde_json::json;
 use wharf_image::{ImageStore, Layer, Lease};
 use wharf_spec::digest::{Algorithm, Digest, Hasher};
@@ -13,7 +12,7 @@ use wharf_spec::dockerfile::ignore::Ignore;
 use wharf_spec::dockerfile::instruction::Copy;
 use wharf_spec::dockerfile::lint::{Rule, warn};
 use wharf_spec::dockerfile::{HereFile, Source};
-use wharf_sys::root::{Kind, Root};
+use wharf_sys::root::{Kind, Root, Time};
 
 use crate::base::{Files, Opened};
 use crate::context::{Tree, Want};
@@ -22,6 +21,7 @@ use crate::files::{self, Attributes, Chmod, Select, Selection, Target};
 use crate::inline::Remembered;
 use crate::job::{Job, Place};
 use crate::layers;
+use crate::remote::{Kind as Fetched, Remote, is_remote};
 use crate::scratch::Scratch;
 use crate::state::{State, absolute};
 
@@ -34,8 +34,8 @@ enum Item {
     Files { opened: Arc<Opened>, selection: Selection, unpack: bool },
     /// A here-document.
     Document { name: String, content: String },
-    /// A file from the network, under this name.
-    Fetched { scratch: Arc<Scratch>, name: Option<String>, unpack: bool },
+    /// A file or a directory from the network.
+    Remote { remote: Arc<Remote>, exclude: Ignore },
 }
 
 /// How a step by its key went.
@@ -95,9 +95,7 @@ impl Job {
         }
         let description = place.instruction.text.clone();
         let done = self.put(state, place.no_cache, &description, plan).await?;
-        let shown = description.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
-        let keyword = place.instruction.keyword.to_ascii_uppercase();
-        state.log(&done.created, format!("{keyword} {shown} # buildkit"), !done.made);
+        state.log(&done.created, format!("{} # buildkit", shown(&copy)), !done.made);
         Ok(done.cached)
     }
 
@@ -201,7 +199,10 @@ impl Job {
                 (Source::Here(h), _) => {
                     items.push(Item::Document { name: h.name.clone(), content: h.content.clone() });
                 }
-                (Source::Path(p), _) if remote(p) => items.push(self.fetched(p, copy).await?),
+                (Source::Path(p), _) if remote(p) => {
+                    let remote = Arc::new(self.remote(p, copy, place.no_cache).await?);
+                    items.push(Item::Remote { remote, exclude: select.exclude.clone() });
+                }
                 (Source::Path(p), Some(opened)) => {
                     self.warn_ignored(place, &select.ignore, p);
                     let unpack = copy.is_add && copy.unpack != Some(false);
@@ -253,51 +254,6 @@ impl Job {
         blocking(move || job.open(&files).map(Arc::new)).await
     }
 
-    /// A remote source of ADD, brought here.
-    async fn fetched(&self, address: &str, copy: &Copy) -> Result<Item, BuildError> {
-        if is_git(address) {
-            return Err(BuildError::Unsupported(format!(
-                "ADD of the git repository {address} is not supported by wharf: fetch it in the client and COPY it"
-            )));
-        }
-        let wanted = copy.checksum.as_deref().map(|text| {
-            text.parse::<Digest>().map_err(|_| {
-                BuildError::Invalid(format!("invalid checksum {text:?}: use sha256:…"))
-            })
-        });
-        let wanted = wanted.transpose()?;
-        let mut body = self.builder.store().download(address).await.map_err(|e| {
-            BuildError::NotFound(format!(
-                "cannot fetch {address}: {}",
-                wharf_base::error::chain(&e)
-            ))
-        })?;
-        let scratch = Scratch::new(self.builder.store())?;
-        let path = scratch.file();
-        let failed = || BuildError::io(format!("store what {address} gives"));
-        let mut file = std::fs::File::create(&path).map_err(failed())?;
-        let mut hasher = Hasher::new(wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm));
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(failed())?;
-            hasher.update(&chunk);
-            std::io::Write::write_all(&mut file, &chunk).map_err(failed())?;
-        }
-        let found = hasher.finish();
-        if let Some(wanted) = wanted
-            && wanted != found
-        {
-            return Err(BuildError::Invalid(format!(
-                "digest mismatch for {address}: expected {wanted}, got {found}"
-            )));
-        }
-        let name = address.split(['?', '#']).next().and_then(|a| a.split_once("://"));
-        let name = name
-            .and_then(|(_, rest)| rest.split_once('/'))
-            .map(|(_, path)| path.rsplit('/').next().unwrap_or_default());
-        let name = name.filter(|n| !n.is_empty()).map(str::to_owned);
-        Ok(Item::Fetched { scratch: Arc::new(scratch), name, unpack: copy.unpack == Some(true) })
-    }
-
     /// Puts a plan into the state; whether it was cached, and whether it made a layer.
     async fn put(
         self: &Arc<Self>,
@@ -319,8 +275,14 @@ impl Job {
         let link = plan.link;
         let (store, epoch) = (self.builder.store().clone(), self.epoch);
         let below = if link { Vec::new() } else { state.layers.clone() };
-        let work = move || plan.perform(&store, &below, epoch);
-        self.keyed(state, Keyed { key, no_cache, link, description }, blocking(work)).await
+        let job = self.clone();
+        let work = async move {
+            for remote in plan.remotes() {
+                job.bring(remote).await?;
+            }
+            blocking(move || plan.perform(&store, &below, epoch)).await
+        };
+        self.keyed(state, Keyed { key, no_cache, link, description }, work).await
     }
 
     /// What the key has in the cache, or else what `work` makes, put on top of the state; whether it was cached, and
@@ -336,7 +298,12 @@ impl Job {
         let _held = cache.hold(&key);
         let _flight = cache.flight(&key).await;
         let own = if no_cache { None } else { cache.find(&key) };
-        let imported = if no_cache || own.is_some() { None } else { self.imported(&key) };
+        let was = own.is_some();
+        let own = own.filter(|(entry, _)| self.permits(state, entry));
+        // What the engine has and may not use this time stays as it is.
+        let barred = was && own.is_none();
+        let imported =
+            if no_cache || own.is_some() { None } else { Box::pin(self.imported(&key)).await };
         let cached = own.is_some() || imported.is_some();
         let (layer, leases, created) = match (own, imported) {
             (Some((entry, lease)), _) => (entry.layer, vec![Arc::new(lease)], entry.created),
@@ -345,7 +312,10 @@ impl Job {
                 let made = work.await?;
                 let below = if link { Vec::new() } else { state.layers.clone() };
                 let (layer, lease) = made.unzip();
-                let created = cache.store(&key, &below, layer.clone(), description)?;
+                let created = match barred {
+                    true => cache.now(),
+                    false => cache.store(&key, &below, layer.clone(), description)?,
+                };
                 (layer, lease.into_iter().map(Arc::new).collect(), created)
             }
         };
@@ -430,22 +400,14 @@ impl Plan {
                 Item::Document { name, content } => {
                     hasher.update(json!([2, name, content]).to_string().as_bytes());
                 }
-                Item::Fetched { scratch, name, unpack } => {
-                    hasher.update(json!([3, name, unpack]).to_string().as_bytes());
-                    let mut file = std::fs::File::open(scratch.file())
-                        .map_err(BuildError::io("read a fetched file"))?;
-                    let mut content = Hasher::new(Algorithm::Sha256);
-                    let mut buffer = vec![0; 128 << 10];
-                    loop {
-                        match file
-                            .read(&mut buffer)
-                            .map_err(BuildError::io("read a fetched file"))?
-                        {
-                            0 => break,
-                            n => content.update(&buffer[..n]),
+                Item::Remote { remote, exclude } => {
+                    let how = match &remote.kind {
+                        Fetched::File { name, unpack, .. } => json!([name, unpack]),
+                        Fetched::Directory { .. } => {
+                            json!(exclude.patterns().collect::<Vec<_>>())
                         }
-                    }
-                    hasher.update(content.finish().hex().as_bytes());
+                    };
+                    hasher.update(json!([3, remote.identity, how]).to_string().as_bytes());
                 }
             }
         }
@@ -501,23 +463,57 @@ impl Plan {
                 files::make_dirs(root, at.parent().unwrap_or(Path::new("/")), owner)?;
                 files::write(root, &at, content.as_bytes(), owner, self.mode(0o644))
             }
-            Item::Fetched { scratch, name, unpack } => {
-                let failed = || BuildError::io("read a fetched file");
-                let mut file = std::fs::File::open(scratch.file()).map_err(failed())?;
-                if *unpack {
-                    return self.unpack_into(root, file);
-                }
-                let dir = self.is_dir || root.stat(&self.dest).is_ok_and(|m| m.kind == Kind::Dir);
-                let Some(name) = name.as_deref().or((!dir).then_some("")) else {
-                    return Err(BuildError::Invalid("cannot determine a file name for the source: its address has none; name the file in the destination".into()));
-                };
-                let at = self.file_at(root, name);
-                let mut content = Vec::new();
-                file.read_to_end(&mut content).map_err(failed())?;
-                files::make_dirs(root, at.parent().unwrap_or(Path::new("/")), owner)?;
-                files::write(root, &at, &content, owner, self.mode(0o600))
-            }
+            Item::Remote { remote, exclude } => self.place_remote(remote, exclude, root),
         }
+    }
+
+    fn place_remote(
+        &self,
+        remote: &Remote,
+        exclude: &Ignore,
+        root: &Root,
+    ) -> Result<(), BuildError> {
+        let owner = self.attributes.owner.unwrap_or((0, 0));
+        let (name, unpack, modified) = match &remote.kind {
+            Fetched::File { name, unpack, modified, .. } => (name, *unpack, modified.get()),
+            Fetched::Directory { address, .. } => {
+                let from = crate::git::directory(remote.here()?, address)?;
+                let select = Select { exclude: exclude.clone(), ..Select::default() };
+                let attributes = Attributes { owner: Some(owner), ..self.attributes.clone() };
+                let target = Target { root, dest: self.dest.clone(), is_dir: true };
+                for selection in files::select(&from, ".", &select)? {
+                    files::copy(&from, &selection, &target, &attributes)?;
+                }
+                return Ok(());
+            }
+        };
+        if unpack {
+            let file = std::fs::File::open(remote.here()?.file());
+            return self.unpack_into(root, file.map_err(BuildError::io("read a fetched file"))?);
+        }
+        let dir = self.is_dir || root.stat(&self.dest).is_ok_and(|m| m.kind == Kind::Dir);
+        let Some(name) = name.as_deref().or((!dir).then_some("")) else {
+            return Err(BuildError::Invalid("cannot determine a file name for the source: its address has none; name the file in the destination".into()));
+        };
+        let at = self.file_at(root, name);
+        let content = crate::remote::read(remote.here()?)?;
+        files::make_dirs(root, at.parent().unwrap_or(Path::new("/")), owner)?;
+        files::write(root, &at, &content, owner, self.mode(0o600))?;
+        if let Some(seconds) = modified
+            && let (Some(parent), Some(name)) = (at.parent(), at.file_name())
+        {
+            let time = Time { seconds: *seconds, nanos: 0 };
+            let set = root.dir(parent).and_then(|d| d.set_times(name, time));
+            set.map_err(BuildError::io(format!("set the time of {}", at.display())))?;
+        }
+        Ok(())
+    }
+
+    fn remotes(&self) -> impl Iterator<Item = &Arc<Remote>> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Remote { remote, .. } => Some(remote),
+            _ => None,
+        })
     }
 
     fn mode(&self, default: u32) -> u32 {
@@ -556,6 +552,21 @@ impl Plan {
     }
 }
 
+/// As the history shows it: with BuildKit's choice of flags.
+fn shown(copy: &Copy) -> String {
+    let mut out = if copy.is_add { "ADD" } else { "COPY" }.to_owned();
+    out.push_str(if copy.parents { " --parents" } else { "" });
+    for (flag, value) in [("chown", &copy.chown), ("chmod", &copy.chmod)] {
+        out.extend(value.iter().map(|v| format!(" --{flag}={v}")));
+    }
+    let source = |s: &Source| match s {
+        Source::Path(path) => format!(" {}", wharf_image::without_password(path)),
+        Source::Here(document) => format!(" <<{}", document.name),
+    };
+    out.extend(copy.sources.iter().map(source));
+    format!("{out} {}", copy.dest)
+}
+
 /// What one path or pattern selects.
 async fn selected(
     opened: Arc<Opened>,
@@ -578,19 +589,6 @@ fn is_archive(head: &[u8]) -> bool {
         || head.get(257..262).is_some_and(|m| m == b"ustar")
 }
 
-fn is_remote(path: &str) -> bool {
-    path.starts_with("http://") || path.starts_with("https://") || is_git(path)
-}
-
-fn is_git(path: &str) -> bool {
-    let plain = path.split('#').next().unwrap_or(path);
-    let web = path.starts_with("http://") || path.starts_with("https://");
-    path.starts_with("git://")
-        || path.starts_with("git@")
-        || path.starts_with("ssh://")
-        || web && plain.ends_with(".git")
-}
-
 /// Runs blocking work off the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
@@ -606,13 +604,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn archives_and_addresses_are_told_by_their_looks() {
+    fn archives_are_told_by_their_looks() {
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
         assert!(is_archive(&tar) && is_archive(b"\x1f\x8b\x08") && !is_archive(b"PK"));
-        assert!(
-            is_git("https://x/y.git#v1:sub") && is_git("git@host:x") && !is_git("https://x/y.tar")
-        );
-        assert!(is_remote("http://x") && !is_remote("x.git"));
     }
 }

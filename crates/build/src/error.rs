@@ -6,6 +6,7 @@ use wharf_engine::EngineError;
 use wharf_image::{ArchiveError, PullError, StoreError};
 
 use crate::context::ContextError;
+use crate::git::GitError;
 
 /// A place in a Dockerfile, with the line itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,14 @@ pub enum BuildError {
         /// Why.
         source: PullError,
     },
+    /// A repository could not be had.
+    #[error("git repository {repository}")]
+    Git {
+        /// Its address, without a password.
+        repository: String,
+        /// Why.
+        source: GitError,
+    },
     /// The host failed.
     #[error("cannot {action}")]
     Io {
@@ -121,8 +130,13 @@ impl BuildError {
                 ErrorKind::Invalid
             }
             Self::Step { source, .. } => source.kind(),
-            Self::NotFound(_) => ErrorKind::NotFound,
-            Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::NotFound(_)
+            | Self::Git {
+                source: GitError::NoReference { .. } | GitError::NoDirectory(_), ..
+            } => ErrorKind::NotFound,
+            Self::Git { source: GitError::Module(_), .. } | Self::Unsupported(_) => {
+                ErrorKind::Unsupported
+            }
             Self::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Failed,
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use wharf_image::{Layer, Lease};
 use wharf_spec::image::ImageConfig;
 
+use crate::export::There;
 use crate::state::State;
 
 /// The field of the config.
@@ -29,7 +30,7 @@ pub(crate) struct Remembered {
 
 /// What images bring.
 #[derive(Default)]
-pub(crate) struct Imported(BTreeMap<String, Found>);
+pub(crate) struct Imported(BTreeMap<String, (Remembered, Arc<There>)>);
 
 /// What a key gives.
 #[derive(Clone)]
@@ -46,6 +47,11 @@ impl Remembered {
     }
 }
 
+/// The steps that a config remembers.
+pub(crate) fn steps(config: &ImageConfig) -> Option<Vec<Remembered>> {
+    serde_json::from_value(config.other.get(FIELD)?.clone()).ok()
+}
+
 /// Puts the steps into the config.
 pub(crate) fn embed(config: &mut ImageConfig, steps: &[Remembered]) {
     if let Ok(value) = serde_json::to_value(steps) {
@@ -54,27 +60,45 @@ pub(crate) fn embed(config: &mut ImageConfig, steps: &[Remembered]) {
 }
 
 impl Imported {
-    /// Adds what `image` remembers; false if it remembers nothing.
-    pub(crate) fn add(&mut self, image: &State) -> bool {
-        let value = image.config.other.get(FIELD).cloned().unwrap_or_default();
-        let Ok(steps) = serde_json::from_value::<Vec<Remembered>>(value) else { return false };
-        for step in steps {
-            let layer = match step.made {
-                false => None,
-                true => match step.layers.checked_sub(1).and_then(|n| image.layers.get(n)) {
-                    Some(layer) => Some(layer.clone()),
-                    // It remembers more than it has.
-                    None => continue,
-                },
-            };
-            let leases = image.leases.clone();
-            self.0.insert(step.key, Found { layer, created: step.created, leases });
-        }
+    /// Adds what an image remembers that is here; false if it remembers nothing.
+    pub(crate) fn add(&mut self, image: &Arc<State>) -> bool {
+        let Some(steps) = steps(&image.config) else { return false };
+        self.add_line(steps, &There::here(image.clone()));
         true
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<Found> {
+    /// Adds the steps of an image that may be elsewhere.
+    pub(crate) fn add_line(&mut self, steps: Vec<Remembered>, image: &Arc<There>) {
+        for step in steps {
+            self.0.entry(step.key.clone()).or_insert_with(|| (step, image.clone()));
+        }
+    }
+
+    /// Every image that has a step, perhaps several times.
+    pub(crate) fn images(&self) -> Vec<Arc<There>> {
+        self.0.values().map(|(_, image)| image.clone()).collect()
+    }
+
+    /// The step `key`, and the image that has its layer.
+    pub(crate) fn get(&self, key: &str) -> Option<(Remembered, Arc<There>)> {
         self.0.get(key).cloned()
+    }
+}
+
+impl Remembered {
+    /// What it gave, by the image that remembers it; `None` if that has not the layer which it claims.
+    pub(crate) fn found(&self, image: &State) -> Option<Found> {
+        let layer = match self.made {
+            false => None,
+            true => Some(image.layers.get(self.layers.checked_sub(1)?)?.clone()),
+        };
+        Some(Found { layer, created: self.created, leases: image.leases.clone() })
+    }
+
+    /// What it gave, if that needs no layer.
+    pub(crate) fn empty(&self) -> Option<Found> {
+        let found = Found { layer: None, created: self.created, leases: Vec::new() };
+        (!self.made).then_some(found)
     }
 }
 
@@ -89,7 +113,7 @@ pub(crate) fn source(text: &str) -> Result<String, String> {
     match (field("type"), field("ref")) {
         (Some("registry"), Some(image)) => Ok(image.to_owned()),
         (kind, _) => Err(format!(
-            "cache-from {text}: wharf reads caches of type registry with ref=IMAGE, not of type {}",
+            "cache-from {text}: the engine reads caches of type registry with ref=IMAGE, not of type {}",
             kind.unwrap_or("?")
         )),
     }
@@ -128,9 +152,10 @@ mod tests {
         let lie = Remembered { key: "lie".into(), ..lie };
         embed(&mut image.config, &[none, one, lie]);
         let mut imported = Imported::default();
-        assert!(imported.add(&image));
-        assert_eq!(imported.get("one").unwrap().layer, Some(layer));
-        assert!(imported.get("none").unwrap().layer.is_none());
-        assert!(imported.get("lie").is_none() && imported.get("other").is_none());
+        assert!(imported.add(&Arc::new(image.clone())));
+        let found = |key: &str| imported.get(key).and_then(|(step, _)| step.found(&image));
+        assert_eq!(found("one").unwrap().layer, Some(layer));
+        assert!(found("none").unwrap().layer.is_none());
+        assert!(found("lie").is_none() && found("other").is_none());
     }
 }

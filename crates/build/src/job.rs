@@ -19,8 +19,9 @@ use wharf_spec::platform::Platform;
 
 use crate::builder::Inner;
 use crate::error::{BuildError, Location};
-use crate::inline::{self, Found, Imported};
+use crate::import::Travel;
 use crate::inputs::Inputs;
+use crate::mounts::Wanted;
 use crate::progress::{Event, Sender, Step, Vertex, Warning};
 use crate::request::{NoCache, Request};
 use crate::state::{self, State};
@@ -44,11 +45,12 @@ pub(crate) struct Job {
     /// Why the build fails: the first reason of all.
     failure: Mutex<Option<BuildError>>,
     warned: Mutex<BTreeSet<(String, usize)>>,
-    stages: Vec<OnceCell<Option<Arc<State>>>>,
+    pub(crate) stages: Vec<OnceCell<Option<Arc<State>>>>,
     pub(crate) bases: Mutex<HashMap<String, Arc<OnceCell<Option<Arc<State>>>>>>,
     vertices: Vec<StageVertices>,
-    /// What the images of `--cache-from` bring.
-    imported: Mutex<Imported>,
+    pub(crate) travel: Travel,
+    /// The cache mounts that steps used.
+    pub(crate) mounts: Mutex<BTreeMap<String, Wanted>>,
 }
 
 /// The vertices of one stage.
@@ -85,7 +87,13 @@ impl Job {
         let text = String::from_utf8(request.dockerfile.clone()).map_err(|_| {
             BuildError::Invalid(format!("{} is not UTF-8 text", request.dockerfile_name))
         })?;
-        let file = parse(&request.dockerfile_name, &text)?;
+        let mut file = parse(&request.dockerfile_name, &text)?;
+        for instruction in file.stages.iter_mut().flat_map(|s| &mut s.instructions) {
+            if instruction.keyword.eq_ignore_ascii_case("ADD") {
+                // From here on the text is only shown: in progress, history, the cache's list.
+                instruction.text = crate::remote::redacted(&instruction.text);
+            }
+        }
         refuse_foreign_syntax(&file, &request, &text)?;
         let ignore = match &request.dockerignore {
             None => Ignore::default(),
@@ -118,7 +126,8 @@ impl Job {
             stages,
             bases: Mutex::default(),
             vertices,
-            imported: Mutex::default(),
+            travel: Travel::default(),
+            mounts: Mutex::default(),
             file,
         };
         job.globals = job.global_values(target)?;
@@ -162,38 +171,14 @@ impl Job {
         Ok(state)
     }
 
-    /// What `key` gives according to an image of `--cache-from`.
-    pub(crate) fn imported(&self, key: &Digest) -> Option<Found> {
-        self.imported.lock().get(key.hex())
-    }
-
     /// Whether the image is to remember its steps.
     pub(crate) fn remembers(&self) -> bool {
         let argument = self.request.args.get("BUILDKIT_INLINE_CACHE");
         self.request.inline_cache || argument.is_some_and(|v| v == "1" || v == "true")
     }
 
-    /// Reads the caches of `--cache-from`. One that cannot be had makes the build slower, not impossible.
-    async fn import(self: &Arc<Self>) {
-        for text in &self.request.cache_from {
-            let told = match inline::source(text) {
-                Err(why) => Some(why),
-                Ok(name) => match self.image(&name, &self.platform).await {
-                    Err(e) => Some(format!("cache-from {name}: {}", wharf_base::error::chain(&e))),
-                    Ok(image) if self.imported.lock().add(&image) => None,
-                    Ok(_) => {
-                        Some(format!("cache-from {name}: the image remembers no steps of wharf"))
-                    }
-                },
-            };
-            if let Some(message) = told {
-                self.notice(format!("[Warning] {message}"));
-            }
-        }
-    }
-
     /// A warning about the build rather than about the Dockerfile.
-    fn notice(&self, message: String) {
+    pub(crate) fn notice(&self, message: String) {
         self.tell(Event::Warning(Warning {
             rule: String::new(),
             description: String::new(),
@@ -330,7 +315,7 @@ impl Job {
                 let absolute = state.set_workdir(&path);
                 self.workdir_step(state, place, &absolute).await
             }
-            _ => self.metadata(state, place).map(|()| false),
+            _ => self.metadata_step(state, place).await,
         }
     }
 
@@ -350,8 +335,25 @@ impl Job {
                 state.set_workdir(&path);
                 Ok(())
             }
-            _ => self.metadata(state, place),
+            _ => self.metadata(state, place).map(drop),
         }
+    }
+
+    /// Carries out what changes the config alone; true if it was done before on the same image: then it is
+    /// said to be of that time, so that a build which finds everything cached gives the same image.
+    async fn metadata_step(
+        self: &Arc<Self>,
+        state: &mut State,
+        place: &Place<'_>,
+    ) -> Result<bool, BuildError> {
+        let before = state.identity();
+        let line = self.metadata(state, place)?;
+        let key = serde_json::json!({ "metadata": line, "parent": before, "epoch": self.epoch });
+        let key = Digest::sha256(key.to_string().as_bytes());
+        let nothing = std::future::ready(Ok(None));
+        let done = self.keyed(state, place.keyed(key), nothing).await?;
+        state.log(&done.created, line, true);
+        Ok(done.cached)
     }
 
     fn relative_workdir(&self, state: &State, place: &Place<'_>, path: &str) {
@@ -363,8 +365,8 @@ impl Job {
         }
     }
 
-    /// Instructions that change the config alone.
-    fn metadata(&self, state: &mut State, place: &Place<'_>) -> Result<(), BuildError> {
+    /// Instructions that change the config alone; returns what the history says of it.
+    fn metadata(&self, state: &mut State, place: &Place<'_>) -> Result<String, BuildError> {
         let shown = match &place.instruction.kind {
             Kind::Arg(list) => self.args(state, place, list)?,
             Kind::Env(pairs) => {
@@ -392,9 +394,7 @@ impl Job {
             kind => verbatim(state, place, kind),
         };
         let keyword = place.instruction.keyword.to_ascii_uppercase();
-        let created = self.created(state);
-        state.log(&created, format!("{keyword} {shown}"), true);
-        Ok(())
+        Ok(format!("{keyword} {shown}"))
     }
 
     fn args(
@@ -673,7 +673,7 @@ impl Job {
                     line: span.start.line,
                     column: span.start.column,
                     last_line: span.last_line,
-                    text: line_at(&self.text, span.start).to_owned(),
+                    text: crate::remote::redacted(line_at(&self.text, span.start)),
                 }),
                 instruction: instruction.to_owned(),
                 source: Box::new(e),

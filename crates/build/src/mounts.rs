@@ -28,6 +28,8 @@ pub(crate) struct Mounts {
     root: PathBuf,
     clock: Clock,
     locks: Mutex<HashMap<String, Arc<RwLock<()>>>>,
+    /// Held while a directory is looked for and made: two builds that share a new one must not both make it.
+    making: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A cache mount in use.
@@ -64,7 +66,7 @@ struct Facts {
 impl Mounts {
     pub(crate) fn open(root: PathBuf, clock: Clock) -> Result<Mounts, BuildError> {
         private_dir(&root).map_err(BuildError::io(format!("create {}", root.display())))?;
-        Ok(Mounts { root, clock, locks: Mutex::default() })
+        Ok(Mounts { root, clock, locks: Mutex::default(), making: Mutex::default() })
     }
 
     /// The directory, made if it is new: then `seed` fills it.
@@ -76,8 +78,20 @@ impl Mounts {
         let name = Digest::sha256(wanted.id.as_bytes()).hex().to_owned();
         let (name, guard) = self.lock(name, wanted.sharing).await?;
         let dir = self.root.join(&name);
+        let making = {
+            let mut all = self.making.lock();
+            // Those that nobody waits for.
+            all.retain(|_, lock| Arc::strong_count(lock) > 1);
+            all.entry(name).or_default().clone()
+        };
+        let one_at_a_time = making.lock_owned().await;
         let (wanted, now) = (wanted.clone(), self.clock.unix_nanos());
-        let made = tokio::task::spawn_blocking(move || provide(&dir, &wanted, now, seed)).await;
+        let made = tokio::task::spawn_blocking(move || {
+            // As long as the work takes, also if nobody waits for it any more.
+            let _alone = one_at_a_time;
+            provide(&dir, &wanted, now, seed)
+        });
+        let made = made.await;
         let path = made.map_err(|_| BuildError::Invalid("a task of the build died".into()))??;
         Ok(CacheMount { path, _guard: guard })
     }
@@ -103,6 +117,12 @@ impl Mounts {
                 Err(BuildError::Invalid(format!("a private cache mount has {MAX_INSTANCES} users")))
             }
         }
+    }
+
+    /// Whether there is one of this id.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        let name = Digest::sha256(id.as_bytes());
+        read_facts(&self.root.join(name.hex())).is_some_and(|f| f.uses > 0)
     }
 
     /// For `du` and `prune`.
@@ -218,6 +238,35 @@ mod tests {
             assert!(mounts.remove(entry.id.strip_prefix(ID_PREFIX).unwrap()).unwrap());
         }
         assert!(mounts.list().is_empty());
+    }
+
+    /// Whoever comes second must find what the first has put there, not an empty directory of its own.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn builds_that_share_a_new_cache_make_it_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mounts = Arc::new(Mounts::open(dir.path().join("m"), Clock::system()).unwrap());
+        let seeded = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let takers: Vec<_> = (0..8)
+            .map(|n| {
+                let (mounts, seeded) = (mounts.clone(), seeded.clone());
+                tokio::spawn(async move {
+                    let seed = move |_: &Root| {
+                        seeded.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        Ok(())
+                    };
+                    let taken = mounts.take(&wanted(Sharing::Shared), seed).await.unwrap();
+                    let file = taken.path.join(n.to_string());
+                    write_atomic(&file, b"x", 0o600, Durability::Process).unwrap();
+                    taken
+                })
+            })
+            .collect();
+        let mut all = Vec::new();
+        for taker in takers {
+            all.push(taker.await.unwrap());
+        }
+        assert_eq!(seeded.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert_eq!(fs::read_dir(&all[0].path).unwrap().count(), 8);
     }
 
     #[tokio::test]

@@ -41,6 +41,9 @@ pub struct Request {
     pub allow: Allow,
     /// Images whose embedded cache may be used (`--cache-from`).
     pub cache_from: Vec<String>,
+    /// With `cache_from`, take from the engine's own cache only what those images are made of, as docker's classic
+    /// builder does. Default false: both caches count, as with BuildKit.
+    pub cache_from_alone: bool,
     /// Embed the cache in the image (`BUILDKIT_INLINE_CACHE=1`, `--cache-to type=inline`).
     pub inline_cache: bool,
     /// Which cache mounts are shared with whom: builds with the same text share. Default: all.

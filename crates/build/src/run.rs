@@ -295,8 +295,13 @@ impl Job {
                 "source of a cache mount needs from: a cache begins empty otherwise".into(),
             ));
         }
+        self.uses_mount(&wanted);
         let seed: Option<(Files, String)> = match &mount.from {
-            None => None,
+            None if self.builder.cache().mounts.has(&wanted.id) => None,
+            None => {
+                let imported = self.imported_mount(&wanted.id).await;
+                imported.map(|state| (Files::Stage(state), "/".to_owned()))
+            }
             Some(from) => {
                 let source = mount.source.clone().unwrap_or_else(|| "/".into());
                 let want = Want {

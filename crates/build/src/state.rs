@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wharf_image::{Image, Layer, Lease};
+use wharf_spec::digest::Digest;
 use wharf_spec::dockerfile::expand::{ExpandError, Expanded, Lexer};
 use wharf_spec::dockerfile::instruction::Pairs;
 use wharf_spec::dockerfile::{Command, Health};
@@ -118,6 +119,16 @@ impl State {
     /// What identifies its files.
     pub(crate) fn chain(&self) -> String {
         self.layers.last().map_or_else(|| "scratch".into(), |l| l.chain_id.to_string())
+    }
+
+    /// What identifies it as an image: its files, its config, and when it was made.
+    pub(crate) fn identity(&self) -> String {
+        let config = &self.config;
+        let all = serde_json::json!({
+            "chain": self.chain(), "run": self.run, "created": config.created, "author": config.author,
+            "platform": config.platform().to_string(),
+        });
+        Digest::sha256(all.to_string().as_bytes()).to_string()
     }
 
     /// The value of a variable: `ENV` before `ARG`.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use wharf_spec::dockerfile::ignore::Pattern;
-use wharf_spec::reference::Reference;
 use wharf_sys::root::Root;
 
 use crate::builds::Build;
@@ -25,10 +24,11 @@ use crate::proto::moby::buildkit::v1::frontend::{
     ReturnResponse, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, WarnRequest,
     WarnResponse, result,
 };
+use crate::proto::moby::buildkit::v1::sourcepolicy::Policy;
 use crate::proto::pb;
 use crate::remote::broken;
 use crate::solve::{Ask, Outcome, Solved, solve};
-use crate::{fsutil, graph};
+use crate::{fsutil, graph, metadata};
 
 /// What this side can. With an empty list clients wait for ever.
 const CAPS: &[&str] = &[
@@ -52,7 +52,9 @@ const CAPS: &[&str] = &[
     "source.metaresolver",
 ];
 /// What builds can, of that which clients ask about. Attestations are not among it.
-const BUILD_CAPS: &[&str] = &["exporter.multiple", "source.local.sessionid"];
+const BUILD_CAPS: &[&str] = &["exporter.multiple", "gc.freespacefilter", "source.local.sessionid"];
+/// Where an image is to be looked up, as BuildKit numbers it: at its registry.
+const REGISTRY: i32 = 0;
 /// The largest file that is read at once.
 const MAX_READ: u64 = 15 << 20;
 
@@ -74,9 +76,7 @@ impl LlbBridge for BuildKit {
     ) -> Result<Response<SolveResponse>, Status> {
         let build = steered(self, request.metadata()).await?;
         let request = request.into_inner();
-        if request.source_policies.iter().any(|p| !p.rules.is_empty()) {
-            return Err(Status::unimplemented("source policies are not supported by wharf"));
-        }
+        no_policies(&request.source_policies)?;
         let solved = match &request.definition {
             Some(graph) if request.frontend.is_empty() && !graph.def.is_empty() => {
                 let outcome = self.builds().outcome(&graph::result(graph)?)?;
@@ -157,8 +157,19 @@ impl LlbBridge for BuildKit {
         &self,
         request: Request<ResolveImageConfigRequest>,
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
-        steered(self, request.metadata()).await?;
-        let (digest, config, name) = image(self, request.into_inner().r#ref).await?;
+        let build = steered(self, request.metadata()).await?;
+        let request = request.into_inner();
+        no_policies(&request.source_policies)?;
+        let ResolveImageConfigRequest { r#ref: name, platform, resolve_mode, log_name, .. } =
+            request;
+        if request.resolver_type != REGISTRY {
+            return Err(Status::unimplemented(format!(
+                "wharf does not look up {name} in an OCI layout of the client; push it to a registry"
+            )));
+        }
+        let wanted = metadata::Wanted { name, platform, mode: resolve_mode, shown: log_name };
+        let metadata::Found { digest, config, name } =
+            metadata::look_up(self, &build, wanted).await?;
         Ok(Response::new(ResolveImageConfigResponse { digest, config, r#ref: name }))
     }
 
@@ -166,13 +177,19 @@ impl LlbBridge for BuildKit {
         &self,
         request: Request<ResolveSourceMetaRequest>,
     ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
-        steered(self, request.metadata()).await?;
-        let source = request.into_inner().source.unwrap_or_default();
+        let build = steered(self, request.metadata()).await?;
+        let request = request.into_inner();
+        no_policies(&request.source_policies)?;
+        let source = request.source.unwrap_or_default();
         let Some(name) = source.identifier.strip_prefix("docker-image://") else {
             let text = format!("wharf knows nothing about the source {}", source.identifier);
             return Err(Status::unimplemented(text));
         };
-        let (digest, config, name) = image(self, name.to_owned()).await?;
+        let (name, platform) = (name.to_owned(), request.platform);
+        let (mode, shown) = (request.resolve_mode, request.log_name);
+        let wanted = metadata::Wanted { name, platform, mode, shown };
+        let metadata::Found { digest, config, name } =
+            metadata::look_up(self, &build, wanted).await?;
         let identifier = format!("docker-image://{name}");
         Ok(Response::new(ResolveSourceMetaResponse {
             source: Some(pb::SourceOp { identifier, attrs: source.attrs }),
@@ -194,6 +211,13 @@ async fn steered(kit: &BuildKit, metadata: &MetadataMap) -> Result<Arc<Build>, S
     let id = metadata.get("buildkit-controlapi-buildid").and_then(|v| v.to_str().ok());
     let id = id.ok_or_else(|| Status::invalid_argument("no buildid found in context"))?;
     kit.builds().find(id).await
+}
+
+fn no_policies(policies: &[Policy]) -> Result<(), Status> {
+    match policies.iter().any(|p| !p.rules.is_empty()) {
+        true => Err(Status::unimplemented("source policies are not supported by wharf")),
+        false => Ok(()),
+    }
 }
 
 fn cap(id: &str) -> ApiCap {
@@ -292,20 +316,6 @@ fn missing(action: &'static str, path: &str) -> impl Fn(std::io::Error) -> Statu
         }
         _ => broken("read a file of a result")(e),
     }
-}
-
-/// Digest, config and full name of an image of the store.
-async fn image(kit: &BuildKit, text: String) -> Result<(String, Bytes, String), Status> {
-    let store = kit.images().store().clone();
-    let look = move || {
-        let name = Reference::parse(&text)
-            .map_err(|e| Status::invalid_argument(format!("{text:?}: {e}")))?
-            .or_latest();
-        let found = store.resolve(&text).map_err(|e| Status::not_found(e.to_string()))?;
-        let config = store.config_bytes(&found).map_err(|e| Status::internal(e.to_string()))?;
-        Ok((found.manifest().digest.to_string(), Bytes::from(config), name.to_string()))
-    };
-    tokio::task::spawn_blocking(look).await.map_err(|e| Status::internal(e.to_string()))?
 }
 
 #[cfg(test)]

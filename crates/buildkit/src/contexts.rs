@@ -16,6 +16,7 @@ use wharf_base::Id;
 use wharf_base::clock::Clock;
 use wharf_base::sync::Mutex;
 use wharf_spec::digest::Digest;
+use wharf_sys::root::Root;
 
 /// Trees that are kept; beyond that the one that was not used for longest goes.
 const MOST: usize = 64;
@@ -93,6 +94,12 @@ impl Contexts {
             busy: Arc::strong_count(tree) > 1,
         };
         trees.iter().map(usage).collect()
+    }
+
+    /// Bytes that are free where trees are kept, which is where everything else of builds is. Blocks, hardly.
+    pub(crate) fn free_bytes(&self) -> io::Result<i64> {
+        let free = Root::open(&self.0.dir)?.free_bytes()?;
+        Ok(i64::try_from(free).unwrap_or(i64::MAX))
     }
 
     /// Forgets the tree of that key.

@@ -15,19 +15,21 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::builds::Build;
 use crate::kit::BuildKit;
+use crate::past::Past;
 use crate::proto::grpc::health::v1::health_check_response::ServingStatus;
 use crate::proto::grpc::health::v1::health_server::Health;
 use crate::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use crate::proto::moby::buildkit::v1::control_server::Control;
 use crate::proto::moby::buildkit::v1::frontend::{ReturnRequest, result};
 use crate::proto::moby::buildkit::v1::{
-    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRequest, BytesMessage, DiskUsageRequest,
-    DiskUsageResponse, InfoRequest, InfoResponse, ListWorkersRequest, ListWorkersResponse,
-    PruneRequest, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
-    UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord,
+    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, BuildHistoryRequest,
+    BytesMessage, DiskUsageRequest, DiskUsageResponse, InfoRequest, InfoResponse,
+    ListWorkersRequest, ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse,
+    StatusRequest, StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse,
+    UsageRecord,
 };
 use crate::solve::{Ask, Outcome};
-use crate::{export, fault, solve, usage};
+use crate::{cache, export, fault, solve, usage};
 
 /// Bytes of a session's tunnel in one message, and between it and its session.
 const TUNNEL: usize = 32 << 10;
@@ -103,7 +105,9 @@ impl Control for BuildKit {
         &self,
         request: Request<BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
-        let mut response = Response::new(history(self, request.into_inner()));
+        let request = request.into_inner();
+        let past = Past::read(&request.filter, self.clock().now())?;
+        let mut response = Response::new(history(self, request, past));
         let now = jiff::Timestamp::try_from(self.clock().now()).unwrap_or_default().to_string();
         if let Ok(now) = AsciiMetadataValue::try_from(now) {
             response.metadata_mut().insert("buildkit-current-timestamp", now);
@@ -195,7 +199,7 @@ async fn build(
     returned: oneshot::Receiver<ReturnRequest>,
 ) -> Result<HashMap<String, String>, Status> {
     export::check(build)?;
-    kit.wants_inline_cache(&build.request)?;
+    let caches = cache::exports(&build.request)?;
     let outcomes = if build.request.frontend.is_empty() {
         let returned = returned.await.map_err(|_| Status::cancelled("the client has gone"))?;
         chosen(kit, returned)?
@@ -207,7 +211,11 @@ async fn build(
         };
         solve::solve(kit, build, ask).await?.outcomes
     };
-    export::export(kit, build, &outcomes).await
+    let answer = export::export(kit, build, &outcomes).await?;
+    for export in &caches {
+        cache::export(kit, build, export, &outcomes).await?;
+    }
+    Ok(answer)
 }
 
 /// The results that a client wants exported, or its error.
@@ -239,25 +247,31 @@ fn chosen(
 }
 
 /// Past builds, builds of now, and what happens from then on, as far as it was asked for.
-fn history(kit: &BuildKit, request: BuildHistoryRequest) -> Messages<BuildHistoryEvent> {
+fn history(
+    kit: &BuildKit,
+    request: BuildHistoryRequest,
+    past: Past,
+) -> Messages<BuildHistoryEvent> {
     let mut news = kit.history().news();
     let limit = usize::try_from(request.limit).ok().filter(|l| *l > 0).unwrap_or(usize::MAX);
     let event = |kind: BuildHistoryEventType, record| BuildHistoryEvent {
         r#type: kind.into(),
         record: Some(record),
     };
-    let wanted = move |reference: &str| request.r#ref.is_empty() || request.r#ref == reference;
-    let mut first = Vec::new();
-    for build in kit.builds().all() {
-        if !build.request.internal && wanted(&build.request.r#ref) {
-            first.push(event(BuildHistoryEventType::Started, kit.history().running(&build)));
-        }
-    }
+    let wanted = move |record: &BuildHistoryRecord| {
+        (request.r#ref.is_empty() || request.r#ref == record.r#ref) && past.matches(record)
+    };
+    let running = kit.builds().all().into_iter().filter(|b| !b.request.internal);
+    let mut first: Vec<_> = running
+        .map(|build| kit.history().running(&build))
+        .filter(&wanted)
+        .map(|record| event(BuildHistoryEventType::Started, record))
+        .collect();
     if !request.active_only {
-        let ended = kit.history().ended("", usize::MAX).into_iter();
-        let ended = ended.filter(|r| wanted(&r.r#ref)).take(limit);
+        let ended = kit.history().ended().into_iter().filter(&wanted);
         first.extend(ended.map(|record| event(BuildHistoryEventType::Complete, record)));
     }
+    first.truncate(limit);
     let early_exit = request.early_exit;
     Box::pin(stream! {
         for event in first {
@@ -269,8 +283,7 @@ fn history(kit: &BuildKit, request: BuildHistoryRequest) -> Messages<BuildHistor
         loop {
             match news.recv().await {
                 Ok(event) => {
-                    let reference = event.record.as_ref().map_or("", |r| r.r#ref.as_str());
-                    if wanted(reference) {
+                    if event.record.as_ref().is_some_and(&wanted) {
                         yield Ok(event);
                     }
                 }

@@ -1,41 +1,24 @@
 //! What becomes of a result: an image of the store, or files and archives that go back to the client.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http::uri::PathAndQuery;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
+use tonic::Status;
 use wharf_base::error::chain;
 use wharf_build::Built;
-use wharf_image::{ByteStream, Image};
+use wharf_image::{ByteStream, Image, Passing, Several};
+use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
-use wharf_sys::root::Root;
 
+use crate::annotations::Annotations;
 use crate::builds::Build;
-use crate::fsutil::{Sender, TransferError};
+use crate::deliver;
 use crate::journal::{Part, Task};
 use crate::kit::BuildKit;
-use crate::line::Line;
 use crate::options::boolean;
-use crate::proto::fsutil::types::Packet;
 use crate::proto::moby::buildkit::v1::Exporter;
-use crate::proto::moby::filesync::v1::BytesMessage;
 use crate::session::Session;
 use crate::solve::Outcome;
-
-/// Bytes of an archive in one message.
-const CHUNK: usize = 1 << 20;
-/// Messages between the disk and the connection.
-const AHEAD: usize = 16;
-/// Says to which of its outputs a client puts what comes.
-const WHICH: &str = "buildkit-attachable-exporter-id";
 
 type Answer = HashMap<String, String>;
 type Outcomes = [(Option<String>, Arc<Outcome>)];
@@ -64,6 +47,18 @@ pub(crate) async fn export(
     Ok(answer)
 }
 
+/// Refuses outputs that cannot be of so many platforms, before anything is built.
+pub(crate) fn check_platforms(build: &Build, platforms: usize) -> Result<(), Status> {
+    let kept = |e: &Exporter| {
+        let pushed = e.attrs.get("push").and_then(|v| boolean(v)) == Some(true);
+        matches!(e.r#type.as_str(), "moby" | "image") && !pushed
+    };
+    match platforms > 1 && exporters(build).iter().any(kept) {
+        true => Err(several()),
+        false => Ok(()),
+    }
+}
+
 /// Refuses outputs that cannot be, before anything is built.
 pub(crate) fn check(build: &Build) -> Result<(), Status> {
     for exporter in exporters(build) {
@@ -76,8 +71,19 @@ pub(crate) fn check(build: &Build) -> Result<(), Status> {
             "tar" => &["platform-split", "dest"],
             _ => continue,
         };
+        if exporter.attrs.get("tar").is_some_and(|v| boolean(v) == Some(false)) {
+            return Err(Status::unimplemented(format!(
+                "--output type={},tar=false is not supported by wharf: use a tar",
+                exporter.r#type
+            )));
+        }
+        let images = ["moby", "image", "oci", "docker"].contains(&exporter.r#type.as_str());
+        if images {
+            Annotations::read(&exporter.attrs)?;
+        }
         for (key, value) in &exporter.attrs {
-            if !known.contains(&key.as_str()) && !is_ours(key, value) {
+            let annotation = images && Annotations::is_one(key);
+            if !annotation && !known.contains(&key.as_str()) && !is_ours(key, value) {
                 return Err(Status::unimplemented(format!(
                     "the option {key}={value} of the {} output is not supported by wharf",
                     exporter.r#type
@@ -131,6 +137,17 @@ impl Output<'_> {
         texts.filter(|t| !t.is_empty()).map(parse).collect()
     }
 
+    /// What is to be annotated, of an image or of an `index`.
+    fn annotations(&self, index: bool) -> Result<Annotations, Status> {
+        let annotations = Annotations::read(self.attrs)?;
+        if !annotations.index.is_empty() && !index {
+            // BuildKit's words.
+            let text = "index annotations not supported for single platform export";
+            return Err(Status::unimplemented(text));
+        }
+        Ok(annotations)
+    }
+
     async fn session(&self) -> Result<Arc<Session>, Status> {
         self.kit.sessions().find(&self.build.request.session).await
     }
@@ -139,13 +156,19 @@ impl Output<'_> {
         self.attrs.get(key).and_then(|v| boolean(v)).unwrap_or(false)
     }
 
-    /// An image of the store.
+    /// An image of the store, of this host's platform if there are several; and what is pushed.
     async fn image(&self, outcomes: &Outcomes) -> Result<Answer, Status> {
-        let Some(outcome) = single(outcomes)? else { return Ok(Answer::new()) };
+        let Some(own) = own(outcomes) else { return Ok(Answer::new()) };
         let names = self.names()?;
         let push = self.flag("push");
+        if outcomes.len() > 1 && !push {
+            return Err(several());
+        }
+        let index = push && !matches!(outcomes, [(None, _)]);
+        let annotations = self.annotations(index)?;
         let task = self.build.journal.task("exporting to image");
-        let image = task_end(task, self.stored(outcome, &names, Some(())).await, |image, task| {
+        let stored = self.stored(own, &names, &annotations).await;
+        let image = task_end(task, stored, |image, task| {
             task.part(Part::word(format!("writing image {}", image.id())));
             for name in &names {
                 task.part(Part::word(format!("naming to {name}")));
@@ -153,49 +176,62 @@ impl Output<'_> {
         })?;
         let mut answer = answer(&image, &names);
         if push {
+            let index = match index {
+                false => None,
+                true => Some(Sent::of(outcomes, &annotations).await?),
+            };
             for name in &names {
-                let digest = self.kit.push(self.build, self.session().await?, name).await?;
+                let session = self.session().await?;
+                let digest = match &index {
+                    None => self.kit.push(self.build, session, name).await?,
+                    Some(sent) => {
+                        self.kit.push_index(self.build, session, name, &sent.index).await?
+                    }
+                };
                 answer.insert("containerimage.digest".to_owned(), digest);
             }
         }
         Ok(answer)
     }
 
-    /// The result as an image of the store. `shown`: people hear of it.
+    /// The result as an image of the store, which people hear of.
     async fn stored(
         &self,
         outcome: &Outcome,
         names: &[Reference],
-        shown: Option<()>,
+        annotations: &Annotations,
     ) -> Result<Image, Status> {
-        let (built, names) = (outcome.built.clone(), names.to_vec());
-        let stored = names.clone();
-        let image = blocking(move || built.store(&stored).map_err(failed)).await?;
-        if shown.is_some() {
-            let id = image.id().to_string();
-            for name in &names {
-                self.kit.images().tell("tag", &id, &name.familiar(), Some(&image));
-            }
+        let (built, stored) = (outcome.built.clone(), names.to_vec());
+        let annotations = annotations.of(&built.platform());
+        let image = blocking(move || built.annotated(&stored, annotations).map_err(failed)).await?;
+        let id = image.id().to_string();
+        for name in names {
+            self.kit.images().tell("tag", &id, &name.familiar(), Some(&image));
         }
         Ok(image)
     }
 
-    /// A tar of an image, in docker's and OCI's layout at once.
+    /// A tar of an image, in docker's and OCI's layout at once; of several platforms, in OCI's alone.
     async fn archive(&self, kind: &str, outcomes: &Outcomes) -> Result<Answer, Status> {
-        if self.attrs.get("tar").and_then(|v| boolean(v)) == Some(false) {
-            let text =
-                format!("--output type={kind},tar=false is not supported by wharf: use a tar");
+        if outcomes.is_empty() {
+            return Ok(Answer::new());
+        }
+        if outcomes.len() > 1 && kind == "docker" {
+            let text = "docker exporter does not support exporting manifest lists, use the oci exporter instead";
             return Err(Status::unimplemented(text));
         }
-        let Some(outcome) = single(outcomes)? else { return Ok(Answer::new()) };
         let names = self.names()?;
         let task = self.build.journal.task(format!("exporting to {kind} image format"));
         let send = async {
             let store = self.kit.images().store().clone();
-            let image = self.stored(outcome, &[], None).await?;
-            let tar = store.archive(&image, &names).map_err(|e| failed(e.into()))?;
-            self.send(tar, &task, "sending tarball").await?;
-            Ok(answer(&image, &names))
+            let index = kind == "oci" && !matches!(outcomes, [(None, _)]);
+            let sent = Sent::of(outcomes, &self.annotations(index)?).await?;
+            let (tar, answer) = match &sent.index.images[..] {
+                [image] if !index => (store.archive(image, &names), answer(image, &names)),
+                _ => (store.archive_index(&sent.index, &names), Answer::new()),
+            };
+            self.send(tar.map_err(|e| failed(e.into()))?, &task).await?;
+            Ok(answer)
         };
         let sent = send.await;
         task.end(sent)
@@ -203,11 +239,19 @@ impl Output<'_> {
 
     /// A tar of the files.
     async fn tar(&self, outcomes: &Outcomes) -> Result<Answer, Status> {
-        let Some(outcome) = single(outcomes)? else { return Ok(Answer::new()) };
+        let outcome = match outcomes {
+            [] => return Ok(Answer::new()),
+            [(_, outcome)] => outcome,
+            _ => {
+                return Err(Status::unimplemented(
+                    "wharf makes a tar of the files of one platform: give one --platform, or use --output type=local",
+                ));
+            }
+        };
         let task = self.build.journal.task("exporting to client tarball");
         let send = async {
             let tar = outcome.built.tar().map_err(failed)?;
-            self.send(tar, &task, "sending tarball").await
+            self.send(tar, &task).await
         };
         let sent = send.await;
         task.end(sent).map(|()| Answer::new())
@@ -232,128 +276,60 @@ impl Output<'_> {
     }
 
     /// Sends a stream of bytes to the client's file.
-    async fn send(&self, mut bytes: ByteStream, task: &Task, what: &str) -> Result<(), Status> {
+    async fn send(&self, bytes: ByteStream, task: &Task) -> Result<(), Status> {
         let session = self.session().await?;
-        let (messages, sent) = mpsc::channel(AHEAD);
-        let mut request = Request::new(ReceiverStream::new(sent));
-        let which = AsciiMetadataValue::from(self.which);
-        request.metadata_mut().insert(WHICH, which);
-        let mut client = session.file_send()?;
-        let receiving = async {
-            let mut answers = client.diff_copy(request).await?.into_inner();
-            // The client says nothing but how it ended.
-            while answers.message().await?.is_some() {}
-            Ok::<_, Status>(())
-        };
-        let sending = async {
-            let mut total = 0;
-            while let Some(block) = bytes.next().await {
-                let mut block: Bytes = block.map_err(|e| Status::internal(e.to_string()))?;
-                total += block.len() as u64;
-                while !block.is_empty() {
-                    let data = block.split_to(block.len().min(CHUNK));
-                    if messages.send(BytesMessage { data }).await.is_err() {
-                        return Ok(());
-                    }
-                }
-            }
-            let part =
-                Part { id: what.into(), name: what.into(), current: total, total, done: true };
-            task.part(part);
-            drop(messages);
-            Ok::<_, Status>(())
-        };
-        let (received, sent) = tokio::join!(receiving, sending);
-        sent.and(received)
+        let total = deliver::bytes(&session, self.which, bytes).await?;
+        let (id, name) = ("sending tarball".to_owned(), "sending tarball".to_owned());
+        task.part(Part { id, name, current: total, total, done: true });
+        Ok(())
     }
 
     /// Sends files to the client's directory, `below` a directory in it.
     async fn copy(&self, built: &Built, below: Option<String>, task: &Task) -> Result<(), Status> {
         let tree = built.tree().map_err(failed)?;
         let session = self.session().await?;
-        session.offers("/moby.filesync.v1.FileSend/DiffCopy")?;
-        let (to_line, sent) = mpsc::channel(AHEAD);
-        let (to_disk, answers) = mpsc::channel(AHEAD);
-        let mut request = Request::new(ReceiverStream::new(sent));
-        request.metadata_mut().insert(WHICH, AsciiMetadataValue::from(self.which));
-        let walking = tokio::task::spawn_blocking(move || walk(tree, below, &to_line, answers));
-        // Packets travel here on a method whose declared message is another.
-        let mut line = tonic::client::Grpc::with_origin(session.line().clone(), Line::origin());
-        line.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let path = PathAndQuery::from_static("/moby.filesync.v1.FileSend/DiffCopy");
-        let codec = ProstCodec::<Packet, Packet>::default();
-        let mut packets = line.streaming(request, path, codec).await?.into_inner();
-        let mut broken = None;
-        loop {
-            match packets.message().await {
-                Ok(Some(packet)) => {
-                    if to_disk.send(packet).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(status) => {
-                    broken = Some(status);
-                    break;
-                }
-            }
-        }
-        drop(to_disk);
-        let walked = walking.await.map_err(|e| Status::internal(e.to_string()))?;
-        match (walked, broken) {
-            (Ok(bytes), None) => {
-                let what = "copying files";
-                let (id, name) = (what.to_owned(), what.to_owned());
-                task.part(Part { id, name, current: bytes, total: bytes, done: true });
-                Ok(())
-            }
-            (_, Some(status)) => Err(status),
-            (Err(error), None) => Err(Status::unknown(chain(&error).to_string())),
-        }
+        let total = deliver::files(&session, self.which, tree, below).await?;
+        let (id, name) = ("copying files".to_owned(), "copying files".to_owned());
+        task.part(Part { id, name, current: total, total, done: true });
+        Ok(())
     }
 }
 
-/// The disk's side of sending files; gives the bytes that went.
-fn walk(
-    tree: Root,
-    below: Option<String>,
-    out: &mpsc::Sender<Packet>,
-    mut answers: mpsc::Receiver<Packet>,
-) -> Result<u64, TransferError> {
-    let failed = |source| TransferError::Io { action: "read", path: "/".into(), source };
-    let mut sender = Sender::new(tree, below.as_deref().map(Path::new)).map_err(failed)?;
-    let mut bytes = 0;
-    loop {
-        while let Ok(packet) = answers.try_recv() {
-            sender.take(&packet)?;
-        }
-        let packet = match sender.next()? {
-            Some(packet) => packet,
-            None => match answers.blocking_recv() {
-                Some(packet) => {
-                    sender.take(&packet)?;
-                    continue;
-                }
-                // Whoever closed the line has said why.
-                None => return Ok(bytes),
-            },
+/// The result for this host, or the first if there is none.
+fn own(outcomes: &Outcomes) -> Option<&Outcome> {
+    let host = Platform::host();
+    let distance = |(_, outcome): &&(Option<String>, Arc<Outcome>)| {
+        host.distance(&outcome.built.platform()).unwrap_or(u32::MAX)
+    };
+    outcomes.iter().min_by_key(distance).map(|(_, outcome)| &**outcome)
+}
+
+/// Results as images, for as long as it takes to send them.
+struct Sent {
+    index: Several,
+    _passing: Vec<Passing>,
+}
+
+impl Sent {
+    async fn of(outcomes: &Outcomes, annotations: &Annotations) -> Result<Sent, Status> {
+        let wanted = |built: &Built| annotations.of(&built.platform());
+        let parts: Vec<_> =
+            outcomes.iter().map(|(_, o)| (o.built.clone(), wanted(&o.built))).collect();
+        let pass = move || {
+            let parts = parts.into_iter();
+            parts.map(|(built, annotations)| built.pass(annotations).map_err(failed)).collect()
         };
-        bytes += prost::Message::encoded_len(&packet) as u64;
-        if out.blocking_send(packet).is_err() || sender.ended() {
-            return Ok(bytes);
-        }
+        let passing: Vec<Passing> = blocking(pass).await?;
+        let images = passing.iter().map(|p| Image::clone(p)).collect();
+        let index = Several { images, annotations: annotations.index.clone() };
+        Ok(Sent { index, _passing: passing })
     }
 }
 
-/// The one result that an image or an archive is made of.
-fn single(outcomes: &Outcomes) -> Result<Option<&Outcome>, Status> {
-    match outcomes {
-        [] => Ok(None),
-        [(_, outcome)] => Ok(Some(outcome)),
-        _ => Err(Status::unimplemented(
-            "wharf makes images of one platform: give one --platform, or use --output type=local",
-        )),
-    }
+fn several() -> Status {
+    Status::unimplemented(
+        "wharf keeps images of one platform: push them with --push, give one --platform, or use --output type=oci",
+    )
 }
 
 /// What clients read about an image. Without a push nothing but its id names it.

@@ -65,7 +65,7 @@ impl From<OptionError> for Status {
 }
 
 /// The place is in the details, where clients show it with the lines around it.
-fn text(error: &BuildError) -> String {
+pub(crate) fn text(error: &BuildError) -> String {
     match error {
         BuildError::Dockerfile { at, message } => {
             format!("dockerfile parse error on line {}: {message}", at.line)

@@ -87,13 +87,10 @@ impl History {
         }
     }
 
-    /// The builds that have ended, the newest first, at most `limit`; those of `reference` alone if it is given.
-    pub(crate) fn ended(&self, reference: &str, limit: usize) -> Vec<BuildHistoryRecord> {
-        let records = self.records.lock();
-        let wanted = |r: &&BuildHistoryRecord| reference.is_empty() || r.r#ref == reference;
-        let mut found: Vec<_> = records.values().filter(wanted).cloned().collect();
+    /// The builds that have ended, the newest first.
+    pub(crate) fn ended(&self) -> Vec<BuildHistoryRecord> {
+        let mut found: Vec<_> = self.records.lock().values().cloned().collect();
         found.sort_by_key(|r| std::cmp::Reverse(created(r)));
-        found.truncate(limit);
         found
     }
 
@@ -240,12 +237,11 @@ mod tests {
         run(&history, "first", true);
         run(&history, "../second", false);
         let history = History::open(dir.path().to_owned(), clock).unwrap();
-        let ended = history.ended("", 10);
+        let ended = history.ended();
         assert_eq!(ended[0].r#ref, "../second");
         assert_eq!(ended[0].error.as_ref().unwrap().code, 1);
         assert_eq!(ended[1].exporter_response["image.name"], "x");
         assert_eq!((ended[1].num_total_steps, ended[1].num_completed_steps), (1, 1));
-        assert_eq!(history.ended("first", 10).len(), 1);
         assert_eq!(history.told("first").unwrap()[0].vertexes[0].name, "exporting");
         assert_eq!(history.told("other"), None);
         let kinds: Vec<i32> =
@@ -266,7 +262,7 @@ mod tests {
         for n in 0..=MOST {
             run(&history, &n.to_string(), true);
         }
-        assert_eq!(history.ended("", usize::MAX).len(), MOST + 1);
+        assert_eq!(history.ended().len(), MOST + 1);
         assert!(history.told("pinned").is_some());
         assert!(history.told("0").is_none());
     }

@@ -14,9 +14,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 use wharf_base::clock::Clock;
-use wharf_build::{Builder, Built, Credentials as _, Tree};
+use wharf_build::{Builder, Credentials as _};
 use wharf_engine::images::Images;
-use wharf_image::PushOptions;
+use wharf_image::{PushError, PushOptions, Several};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
@@ -27,10 +27,10 @@ use crate::line::{self, Io, MAX_MESSAGE};
 use crate::proto::grpc::health::v1::health_server::HealthServer;
 use crate::proto::moby::buildkit::v1::control_server::ControlServer;
 use crate::proto::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
+use crate::proto::moby::buildkit::v1::types;
 use crate::proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
-use crate::proto::moby::buildkit::v1::{SolveRequest, types};
 use crate::proto::pb;
-use crate::remote::{self, Remote};
+use crate::remote::Remote;
 use crate::session::{Offer, OfferError, Session, Sessions};
 
 /// The BuildKit whose services these are.
@@ -163,30 +163,6 @@ impl BuildKit {
         }
     }
 
-    /// A build context that is no directory of the client.
-    pub(crate) async fn remote_context(
-        &self,
-        session: &Session,
-        url: &str,
-    ) -> Result<Tree, Status> {
-        // What a client reads from its standard input.
-        let Some(path) = url.strip_prefix("http://buildkit-session") else {
-            return Err(Status::unimplemented(format!(
-                "wharf does not fetch the build context {url}; give a directory or a tar on standard input"
-            )));
-        };
-        let upload = remote::upload(session, path).await?;
-        self.0.builder.unpack(upload).await.map_err(|e| Status::unknown(e.to_string()))
-    }
-
-    /// The files of another build's result as a build context.
-    pub(crate) fn built_context(
-        &self,
-        _built: &Arc<Built>,
-    ) -> Result<Arc<dyn wharf_build::Context>, Status> {
-        Err(Status::unimplemented("a target as the build context is not supported by wharf"))
-    }
-
     /// Pushes an image by one of its names; gives the digest that the registry knows it by.
     pub(crate) async fn push(
         &self,
@@ -196,12 +172,9 @@ impl BuildKit {
     ) -> Result<String, Status> {
         let task = build.journal.task(format!("pushing {}", name.familiar()));
         let push = async {
-            let auth = Remote(session).auth(name.domain()).await.map_err(Status::unknown)?;
-            let options = PushOptions { auth, ..PushOptions::default() };
-            self.images().store().push(name, options).await.map_err(|e| {
-                let text = wharf_base::error::chain(&e).to_string();
-                Status::unknown(format!("failed to push {}: {text}", name.familiar()))
-            })
+            let options = push_options(session, name).await?;
+            let pushed = self.images().store().push(name, options).await;
+            pushed.map_err(|e| push_failed(name, &e))
         };
         let pushed = push.await;
         let pushed = task.end(pushed)?;
@@ -210,24 +183,35 @@ impl BuildKit {
         Ok(pushed.manifest.digest.to_string())
     }
 
-    /// Whether the cache is to be embedded in the image. Other exports of the cache are refused.
-    pub(crate) fn wants_inline_cache(&self, request: &SolveRequest) -> Result<bool, Status> {
-        let cache = request.cache.clone().unwrap_or_default();
-        if !cache.export_ref.is_empty() {
-            return Err(Status::unimplemented(
-                "exporting the cache by reference is not supported by wharf",
-            ));
-        }
-        for export in &cache.exports {
-            if export.r#type != "inline" {
-                return Err(Status::unimplemented(format!(
-                    "wharf exports its build cache with --cache-to type=inline only, not with type={}",
-                    export.r#type
-                )));
-            }
-        }
-        Ok(!cache.exports.is_empty())
+    /// Pushes images of several platforms under one name; gives the digest of their index.
+    pub(crate) async fn push_index(
+        &self,
+        build: &Build,
+        session: Arc<Session>,
+        name: &Reference,
+        index: &Several,
+    ) -> Result<String, Status> {
+        let task = build.journal.task(format!("pushing manifest list for {}", name.familiar()));
+        let push = async {
+            let options = push_options(session, name).await?;
+            let pushed = self.images().store().push_index(name, index, options).await;
+            pushed.map_err(|e| push_failed(name, &e))
+        };
+        let pushed = push.await;
+        let pushed = task.end(pushed)?;
+        self.images().tell("push", &name.familiar(), &name.familiar_name(), None);
+        Ok(pushed.digest.to_string())
     }
+}
+
+async fn push_options(session: Arc<Session>, name: &Reference) -> Result<PushOptions, Status> {
+    let auth = Remote(session).auth(name.domain()).await.map_err(Status::unknown)?;
+    Ok(PushOptions { auth, ..PushOptions::default() })
+}
+
+fn push_failed(name: &Reference, error: &PushError) -> Status {
+    let text = wharf_base::error::chain(error).to_string();
+    Status::unknown(format!("failed to push {}: {text}", name.familiar()))
 }
 
 /// The services, by their names.

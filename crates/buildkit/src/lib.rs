@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write files as they like"))]
 
+mod annotations;
 mod bridge;
 mod builds;
+mod cache;
 mod contexts;
 mod control;
 mod definition;
+mod deliver;
 mod export;
 mod fault;
 mod fsutil;
@@ -20,15 +23,20 @@ mod history;
 mod journal;
 mod kit;
 mod line;
+mod metadata;
 mod options;
+mod past;
 mod proto;
 mod questions;
 mod remote;
 mod session;
 mod solve;
 mod syntax;
+mod upload;
 mod usage;
 
+#[doc(hidden)]
+pub use fsutil::take_packets;
 pub use kit::{BuildKit, Settings};
 pub use line::{Io, Rewound};
 pub use session::{Offer, OfferError};

@@ -12,7 +12,6 @@ use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -48,11 +47,10 @@ where
         .await
 }
 
-/// The other side as a server of requests. Clones share the connection, which ends when `closed` says so.
+/// The other side as a server of requests. Clones share the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     send: client::SendRequest<Body>,
-    closed: CancellationToken,
 }
 
 impl Line {
@@ -68,18 +66,7 @@ impl Line {
             .keep_alive_timeout(KEEP_ALIVE)
             .handshake(TokioIo::new(io))
             .await?;
-        let line = Line { send, closed: CancellationToken::new() };
-        let guard: DropGuard = line.closed.clone().drop_guard();
-        Ok((line, async move {
-            let _told = guard;
-            connection.await
-        }))
-    }
-
-    /// Cancelled once the connection is gone.
-    #[cfg(test)]
-    pub(crate) fn closed(&self) -> &CancellationToken {
-        &self.closed
+        Ok((Line { send }, connection))
     }
 
     /// The address that requests carry; nobody looks at it.

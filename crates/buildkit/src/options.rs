@@ -27,8 +27,6 @@ pub(crate) struct Options {
     pub(crate) subdir: Option<String>,
     /// Named contexts as written, by name.
     pub(crate) named: BTreeMap<String, String>,
-    /// What the client knows of its `FrontendInputs`, as JSON, by their names.
-    pub(crate) input_metadata: HashMap<String, String>,
     /// Sessions that serve a directory in place of the build's own, by directory.
     pub(crate) sessions: HashMap<String, String>,
     /// The cache keys of directories, by the name of their context.
@@ -70,8 +68,8 @@ const CAPS: &[&str] = &[
     "moby.buildkit.frontend.contexts",
 ];
 
-/// Options that say something about the client's side alone.
-const PASSED: &[&str] = &["vcs:", "input:"];
+/// Options that say nothing new: where the client's sources came from, and configs of results, which are known here.
+const PASSED: &[&str] = &["vcs:", "input:", "input-metadata:"];
 
 impl Options {
     /// Reads all options, and what the client permits.
@@ -109,7 +107,6 @@ impl Options {
             "build-arg" => self.argument(name, value)?,
             "label" => drop(self.request.labels.insert(name_owned, text)),
             "context" => drop(self.named.insert(name_owned, text)),
-            "input-metadata" => drop(self.input_metadata.insert(name_owned, text)),
             "local-sessionid" => drop(self.sessions.insert(name_owned, text)),
             "sharedkey" => {
                 let name = name.strip_prefix("localdir:").unwrap_or(name);

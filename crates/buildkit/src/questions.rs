@@ -1,4 +1,4 @@
-//! Questions about a Dockerfile that need no build: `--call check`, `outline` and `targets`.
+//! Questions about a Dockerfile in place of a build: `--call check`, `outline` and `targets`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tonic::Status;
+use wharf_build::BuildError;
+use wharf_build::progress::Warning;
 use wharf_spec::dockerfile::instruction::Run;
-use wharf_spec::dockerfile::lint::Check;
 use wharf_spec::dockerfile::{ArgDecl, Dockerfile, DockerfileError, Kind, MountType, Span, Stage};
 
-use crate::fault::{at_lines, info, range};
+use crate::fault::{self, at_lines, info, range};
 use crate::options::Options;
 use crate::proto::pb;
 
@@ -23,25 +24,26 @@ const QUESTIONS: &[(&str, &str)] = &[
     ("frontend.subrequests.describe", "List available subrequest types"),
     ("frontend.outline", "List all parameters current build target supports"),
     ("frontend.targets", "List all targets current build supports"),
-    ("frontend.lint", "Lint a Dockerfile"),
+    (LINT, "Lint a Dockerfile"),
 ];
 
 type Answer = HashMap<String, Bytes>;
 
-/// Answers one, as metadata of a result without files.
+/// The question for which a builder looks through the Dockerfile; `lint` makes the answer of what it found.
+pub(crate) const LINT: &str = "frontend.lint";
+
+/// Answers another one, as metadata of a result without files.
 pub(crate) fn answer(
     question: &str,
     options: &Options,
     file: &pb::SourceInfo,
 ) -> Result<Answer, Status> {
     let text = String::from_utf8_lossy(&file.data);
-    let parsed = Dockerfile::parse(&text);
-    let needed = || parsed.as_ref().map_err(|e| broken(e, file));
+    let parsed = || Dockerfile::parse(&text).map_err(|e| broken(&e, file));
     match question {
         "frontend.subrequests.describe" => Ok(describe()),
-        "frontend.lint" => lint(options, file, &parsed),
-        "frontend.targets" => Ok(targets(needed()?, file)),
-        "frontend.outline" => outline(needed()?, options, file),
+        "frontend.targets" => Ok(targets(&parsed()?, file)),
+        "frontend.outline" => outline(&parsed()?, options, file),
         other => Err(Status::unimplemented(format!("unsupported request {other}"))),
     }
 }
@@ -73,46 +75,42 @@ fn describe() -> Answer {
     reply(&QUESTIONS.iter().map(entry).collect(), text)
 }
 
-fn lint(
-    options: &Options,
+/// The answer about a Dockerfile that was looked through: warnings, and the error that ended it.
+pub(crate) fn lint(
+    mut found: Vec<Warning>,
+    error: Option<&BuildError>,
     file: &pb::SourceInfo,
-    parsed: &Result<Dockerfile, DockerfileError>,
-) -> Result<Answer, Status> {
-    let argument = options.request.args.get("BUILDKIT_DOCKERFILE_CHECK");
-    let written = parsed.as_ref().ok().and_then(|f| f.check.as_ref());
-    let check = argument.or(written).map_or(Ok(Check::default()), |text| Check::parse(text));
-    let check = check.map_err(Status::unknown)?;
+) -> Answer {
+    found.sort_by_key(|w| w.lines);
     let mut warnings = Vec::new();
     let mut text = String::new();
-    for warning in parsed.iter().flat_map(|f| &f.warnings).filter(|w| check.tells(w.rule)) {
-        let (rule, (first, last)) = (warning.rule, warning.lines);
+    for Warning { rule, description, url, message, lines: (first, last) } in &found {
         warnings.push(json!({
-            "ruleName": rule.name(),
-            "description": rule.description(),
-            "url": rule.url(),
-            "detail": warning.message,
-            "location": { "ranges": [range(first, last)] },
+            "ruleName": rule,
+            "description": description,
+            "url": url,
+            "detail": message,
+            "location": { "ranges": [range(*first, *last)] },
         }));
-        text.push_str(&format!(
-            "\nWARNING: {} - {}\n{}\n",
-            rule.name(),
-            rule.url(),
-            warning.message
-        ));
-        text.push_str(&snippet(file, first, last));
+        text.push_str(&format!("\nWARNING: {rule} - {url}\n{message}\n"));
+        text.push_str(&snippet(file, *first, *last));
     }
+    let clean = warnings.is_empty() && error.is_none();
     let mut result = json!({ "warnings": warnings, "sources": [info(file)] });
-    if let Err(error) = parsed {
-        let location = json!({ "ranges": [range(error.at.line, error.last_line)] });
-        let message = broken(error, file).message().to_owned();
-        text.push_str(&format!("{message}\n{}", snippet(file, error.at.line, error.last_line)));
-        result["buildError"] = json!({ "message": message, "location": location });
+    if let Some(error) = error {
+        let message = fault::text(error);
+        text.push_str(&format!("{message}\n"));
+        let mut ranges = Vec::new();
+        if let Some(at) = error.location() {
+            ranges.push(range(at.line, at.last_line));
+            text.push_str(&snippet(file, at.line, at.last_line));
+        }
+        result["buildError"] = json!({ "message": message, "location": { "ranges": ranges } });
     }
-    let clean = warnings.is_empty() && parsed.is_ok();
     let mut answer = reply(&result, text);
     let status = if clean { "0" } else { "1" };
     answer.insert("result.statuscode".to_owned(), Bytes::from_static(status.as_bytes()));
-    Ok(answer)
+    answer
 }
 
 /// Lines of a file with some around them, the ones that are meant marked.
@@ -360,13 +358,16 @@ FROM scratch AS final
 COPY --from=build /x /x
 ";
 
-    fn ask(question: &str, text: &'static str) -> (Value, String) {
-        let file = pb::SourceInfo {
+    fn source(text: &'static str) -> pb::SourceInfo {
+        pb::SourceInfo {
             filename: "Dockerfile".into(),
             data: Bytes::from_static(text.as_bytes()),
             ..pb::SourceInfo::default()
-        };
-        let mut answer = answer(question, &Options::default(), &file).unwrap();
+        }
+    }
+
+    fn ask(question: &str, text: &'static str) -> (Value, String) {
+        let mut answer = answer(question, &Options::default(), &source(text)).unwrap();
         let json = serde_json::from_slice(&answer["result.json"]).unwrap();
         (json, String::from_utf8(answer.remove("result.txt").unwrap().to_vec()).unwrap())
     }
@@ -393,15 +394,40 @@ COPY --from=build /x /x
 
     #[test]
     fn checks_point_at_lines() {
-        let (json, text) = ask("frontend.lint", FILE);
+        let file = source(FILE);
+        let warning = |rule: &str, line| Warning {
+            rule: rule.into(),
+            description: String::new(),
+            url: "https://example.org/".into(),
+            message: "odd".into(),
+            lines: (line, line),
+        };
+        let read = |mut answer: Answer| {
+            let json: Value = serde_json::from_slice(&answer["result.json"]).unwrap();
+            let text = answer.remove("result.txt").unwrap();
+            let status = answer.remove("result.statuscode").unwrap();
+            (json, String::from_utf8(text.to_vec()).unwrap(), status)
+        };
+        let found = vec![warning("Second", 4), warning("First", 2)];
+        let (json, text, status) = read(lint(found, None, &file));
         let first = &json["warnings"][0];
-        assert_eq!(first["ruleName"], "StageNameCasing");
+        assert_eq!(first["ruleName"], "First");
         assert_eq!(first["location"]["ranges"][0]["start"]["line"], 2);
         assert!(text.contains("   2 | >>> FROM $BASE AS Build\n"), "{text}");
-        let (json, text) = ask("frontend.lint", "FROM scratch\nCOPPY a b\n");
+        assert_eq!((json.get("buildError"), &status[..]), (None, &b"1"[..]));
+        let at = Box::new(wharf_build::Location {
+            file: "Dockerfile".into(),
+            line: 3,
+            column: 1,
+            last_line: 3,
+            text: "ARG VERSION=1".into(),
+        });
+        let error = BuildError::Dockerfile { at, message: "unknown instruction: ARGH".into() };
+        let (json, text, _) = read(lint(Vec::new(), Some(&error), &file));
         let message = json["buildError"]["message"].as_str().unwrap();
-        assert!(message.starts_with("dockerfile parse error on line 2: "), "{message}");
-        assert!(text.contains(">>> COPPY a b"), "{text}");
+        assert_eq!(message, "dockerfile parse error on line 3: unknown instruction: ARGH");
+        assert!(text.contains(">>> ARG VERSION=1"), "{text}");
+        assert_eq!(read(lint(Vec::new(), None, &file)).2, "0");
     }
 
     #[test]

@@ -253,8 +253,8 @@ fn escaped(text: &str) -> String {
 
 /// A stream of bytes that the client has on its standard input.
 pub(crate) async fn upload(session: &Session, path: &str) -> Result<ByteStream, Status> {
-    let (_asking, asked) = mpsc::channel::<UploadMessage>(1);
-    let mut request = Request::new(ReceiverStream::new(asked));
+    // The client is asked nothing more than to begin.
+    let mut request = Request::new(futures_util::stream::empty::<UploadMessage>());
     let path = AsciiMetadataValue::try_from(path);
     let path = path.map_err(|_| Status::invalid_argument("the upload's path cannot be sent"))?;
     request.metadata_mut().insert("urlpath", path);

@@ -1,6 +1,6 @@
 //! One run of the Dockerfile frontend: from options to results that can be exported.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,17 +8,19 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tonic::Status;
 use wharf_base::Id;
-use wharf_build::{Built, Context, Inputs, Named, Request, Tree};
+use wharf_build::{Built, Context, ErrorKind, Event, GitAddress, Inputs, Named, Request};
 use wharf_spec::platform::Platform;
 
 use crate::builds::Build;
+use crate::cache::{self, Export};
 use crate::definition::{self, Place};
 use crate::kit::BuildKit;
 use crate::options::Options;
 use crate::proto::pb;
 use crate::remote::{Remote, SessionContext, broken};
 use crate::session::Session;
-use crate::{fault, graph, questions, syntax};
+use crate::upload::{self, Fetched, Upload};
+use crate::{export, fault, graph, questions, syntax};
 
 /// What a client asks the frontend for.
 #[derive(Debug, Default)]
@@ -55,23 +57,19 @@ pub(crate) async fn solve(kit: &BuildKit, build: &Arc<Build>, ask: Ask) -> Resul
         syntax::check(wanted)?;
     }
     let session = kit.sessions().find(&build.request.session).await?;
-    let upload = match &options.context {
-        Some(url) => Some(kit.remote_context(&session, url).await?),
-        None => None,
-    };
+    let upload = upload::load(kit, build, &session, &mut options).await?;
     let run = Run { kit, build, session, upload, inputs: ask.inputs };
     let file = run.definition(&mut options).await?;
     if let Some(question) = &options.question {
-        let metadata = questions::answer(question, &options, &file)?;
+        let metadata = match question.as_str() {
+            questions::LINT => run.lint(&options, &file).await?,
+            question => questions::answer(question, &options, &file)?,
+        };
         return Ok(Solved { metadata, ..Solved::default() });
     }
     for text in &options.unread_caches {
-        drop(
-            run.build
-                .journal
-                .task(text.clone())
-                .end(Err::<(), _>(Status::unimplemented("skipped"))),
-        );
+        let skipped = Err::<(), _>(Status::unimplemented("skipped"));
+        drop(run.build.journal.task(text.clone()).end(skipped));
     }
     run.platforms(&options, &file).await
 }
@@ -82,7 +80,7 @@ struct Run<'a> {
     build: &'a Arc<Build>,
     session: Arc<Session>,
     /// A build context that is no directory of the client.
-    upload: Option<Tree>,
+    upload: Option<Upload>,
     inputs: HashMap<String, pb::Definition>,
 }
 
@@ -90,8 +88,8 @@ impl Run<'_> {
     /// Puts the Dockerfile and its ignore file into the request.
     async fn definition(&self, options: &mut Options) -> Result<pb::SourceInfo, Status> {
         let (file, beside) = match &self.upload {
-            Some(tree) if !options.dockerfile_local => {
-                definition::in_tree(&self.build.journal, tree, &options.filename)?
+            Some(upload) if !options.dockerfile_local => {
+                definition::in_tree(&self.build.journal, &upload.whole, &options.filename)?
             }
             _ => {
                 let session = self.session_of(options, &options.dockerfile_dir).await?;
@@ -106,7 +104,7 @@ impl Run<'_> {
         options.request.dockerfile_name.clone_from(&file.filename);
         options.request.dockerfile = file.data.to_vec();
         options.request.dockerignore = match beside {
-            None if options.question.is_none() && self.is_directory() => {
+            None if needs_ignore(options) && self.upload.is_none() => {
                 let session = self.session_of(options, &options.context_dir).await?;
                 definition::ignore_file(&self.place(&session, &options.context_dir)).await?
             }
@@ -128,21 +126,18 @@ impl Run<'_> {
         }
     }
 
-    /// Whether the build context is a directory of the client.
-    fn is_directory(&self) -> bool {
-        self.upload.is_none() && !self.inputs.contains_key("context")
-    }
-
     async fn platforms(&self, options: &Options, file: &pb::SourceInfo) -> Result<Solved, Status> {
-        let inputs = self.inputs(options).await?;
+        export::check_platforms(self.build, options.platforms.len())?;
+        let sources = self.sources(options).await?;
         let platforms: Vec<Option<Platform>> = match &options.platforms[..] {
             [] => vec![None],
             some => some.iter().cloned().map(Some).collect(),
         };
         let mut solved = Solved::default();
         for platform in platforms {
+            let inputs = self.inputs(&sources, platform.as_ref());
             let request = Request { platform, ..options.request.clone() };
-            let built = Arc::new(self.one(request, inputs.clone(), file).await?);
+            let built = Arc::new(self.one(request, inputs, file).await?);
             let outcome = Arc::new(Outcome { id: Id::random().to_string(), built });
             self.kit.builds().keep(self.build, outcome.clone());
             let name = options.by_platform.then(|| outcome.built.platform().to_string());
@@ -160,7 +155,7 @@ impl Run<'_> {
         file: &pb::SourceInfo,
     ) -> Result<Built, Status> {
         request.reference.clone_from(&self.build.request.r#ref);
-        request.inline_cache |= self.kit.wants_inline_cache(&self.build.request)?;
+        request.inline_cache |= cache::exports(&self.build.request)?.contains(&Export::Inline);
         let journal = &self.build.journal;
         let (events, mut told) = mpsc::unbounded_channel();
         let cancel = self.build.cancel.clone();
@@ -174,36 +169,84 @@ impl Run<'_> {
         built.map_err(|e| fault::status(&e, file, journal.failed()))
     }
 
-    async fn inputs(&self, options: &Options) -> Result<Inputs, Status> {
-        let mut named = BTreeMap::new();
+    /// Looks through the Dockerfile without carrying it out. Base images are asked for: some rules need them.
+    async fn lint(
+        &self,
+        options: &Options,
+        file: &pb::SourceInfo,
+    ) -> Result<HashMap<String, Bytes>, Status> {
+        let platform = options.platforms.first().cloned();
+        let inputs = self.inputs(&self.sources(options).await?, platform.as_ref());
+        let request = Request { check: true, platform, ..options.request.clone() };
+        let (events, mut told) = mpsc::unbounded_channel();
+        let cancel = self.build.cancel.clone();
+        let looking = self.kit.builder().build(request, inputs, events, cancel);
+        let listening = async {
+            let (mut found, mut steps) = (Vec::new(), HashSet::new());
+            while let Some(event) = told.recv().await {
+                match event {
+                    // Those without a rule are about the build, not about the Dockerfile.
+                    Event::Warning(warning) if !warning.rule.is_empty() => found.push(warning),
+                    // No step is carried out, so none is shown.
+                    Event::Announced(vertex) if vertex.step.is_some() => {
+                        steps.insert(vertex.digest.clone());
+                    }
+                    Event::Started { vertex, .. } | Event::Done { vertex, .. }
+                        if steps.contains(&vertex) => {}
+                    other => self.build.journal.event(other),
+                }
+            }
+            found
+        };
+        let (looked, found) = tokio::join!(looking, listening);
+        match looked {
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                Err(fault::status(&error, file, None))
+            }
+            looked => Ok(questions::lint(found, looked.err().as_ref(), file)),
+        }
+    }
+
+    /// All contexts that the client names.
+    async fn sources(&self, options: &Options) -> Result<Sources, Status> {
+        let mut named = Vec::new();
         for (key, value) in &options.named {
             // A name with a platform is for builds of that platform.
             let (name, platform) = key.split_once("::").unwrap_or((key, ""));
-            let wanted = options.platforms.first().cloned().unwrap_or_else(Platform::host);
-            if !platform.is_empty() && platform != wanted.to_string() {
-                continue;
-            }
             let name = name.strip_suffix(":latest").unwrap_or(name).to_lowercase();
-            named.insert(name, self.named(options, key, value).await?);
+            named.push((name, platform.to_owned(), self.named(options, key, value).await?));
+        }
+        Ok(Sources { context: self.context(options).await?, named })
+    }
+
+    /// What a build for one platform may ask for.
+    fn inputs(&self, sources: &Sources, platform: Option<&Platform>) -> Inputs {
+        let own = platform.cloned().unwrap_or_else(Platform::host).to_string();
+        let mut named = BTreeMap::new();
+        // One for the platform comes after the one for all, and takes its place.
+        for (name, platform, source) in &sources.named {
+            if platform.is_empty() || *platform == own {
+                named.insert(name.clone(), source.clone());
+            }
         }
         let remote = Remote(self.session.clone());
-        Ok(Inputs {
-            context: self.context(options).await?,
+        Inputs {
+            context: sources.context.clone(),
             named,
             secrets: Arc::new(remote.clone()),
             ssh: Arc::new(remote.clone()),
             credentials: Arc::new(remote),
-        })
+        }
     }
 
     /// The build context.
     async fn context(&self, options: &Options) -> Result<Arc<dyn Context>, Status> {
-        if let Some(tree) = &self.upload {
-            return Ok(Arc::new(tree.clone()));
+        if let Some(upload) = &self.upload {
+            return Ok(Arc::new(upload.context.clone()));
         }
         if let Some(input) = self.inputs.get("context") {
             let outcome = self.kit.builds().outcome(&graph::result(input)?)?;
-            return self.kit.built_context(&outcome.built);
+            return Ok(outcome.built.context());
         }
         let dir = &options.context_dir;
         let session = self.session_of(options, dir).await?;
@@ -258,11 +301,35 @@ impl Run<'_> {
                 let outcome = self.kit.builds().outcome(&graph::result(input)?)?;
                 Ok(Named::Built(outcome.built.clone()))
             }
+            _ if GitAddress::is_one(value) => {
+                let secrets = Remote(self.session.clone());
+                let tree = upload::repository(self.kit, &secrets, value, false).await?;
+                Ok(Named::Context(Arc::new(tree)))
+            }
+            "http" | "https" => {
+                let tree = match upload::archive(self.kit, value).await? {
+                    Fetched::Archive(tree) | Fetched::Dockerfile(tree) => tree,
+                };
+                Ok(Named::Context(Arc::new(tree)))
+            }
             _ => Err(Status::unimplemented(format!(
-                "wharf does not take {value} for the context {key}; it takes directories, docker-image:// and targets"
+                "wharf does not take {value} for the context {key}; it takes directories, docker-image://, targets, archives \
+                 and repositories"
             ))),
         }
     }
+}
+
+/// Where files come from, for every platform.
+struct Sources {
+    context: Arc<dyn Context>,
+    /// Name in lower case, platform or nothing, and what it is; as the client's keys are ordered.
+    named: Vec<(String, String, Named)>,
+}
+
+/// Whether what is asked for depends on the context's ignore file.
+fn needs_ignore(options: &Options) -> bool {
+    options.question.as_deref().is_none_or(|question| question == questions::LINT)
 }
 
 /// What clients and exporters read about results.

@@ -10,9 +10,12 @@ use wharf_build::{CacheEntry, PruneCache};
 use crate::contexts::Usage;
 use crate::kit::BuildKit;
 use crate::proto::moby::buildkit::v1::{DiskUsageRequest, PruneRequest, UsageRecord};
+use crate::remote::broken;
 
 /// The kind of record that a client's directory is.
 const LOCAL: &str = "source.local";
+/// The kind of record of a step that changed no file.
+const INTERNAL: &str = "internal";
 const NANOS: i64 = 1_000_000_000;
 
 /// What is kept.
@@ -21,7 +24,9 @@ pub(crate) async fn list(
     request: DiskUsageRequest,
 ) -> Result<Vec<UsageRecord>, Status> {
     let filter = Filter::read(&request.filter)?;
-    Ok(records(kit).await?.into_iter().filter(|r| filter.matches(r)).collect())
+    let mut found = records(kit).await?;
+    found.retain(|r| filter.matches(r) && !is_recent(kit, r, request.age_limit));
+    Ok(found)
 }
 
 /// Removes what is not in use, and tells what went.
@@ -30,20 +35,27 @@ pub(crate) async fn prune(
     request: PruneRequest,
 ) -> Result<Vec<UsageRecord>, Status> {
     let filter = Filter::read(&request.filter)?;
-    let mut found = records(kit).await?;
-    found.retain(|r| {
-        // What images use as well takes no space of its own, unless everything is to go.
-        !r.in_use
-            && (request.all || !r.shared)
-            && filter.matches(r)
-            && !is_recent(kit, r, request.keep_duration)
-    });
+    let all = records(kit).await?;
+    let mut used = all.iter().filter(|r| !r.shared).map(|r| r.size).sum();
+    let free = match request.min_free_space {
+        0 => 0,
+        _ => kit.contexts().free_bytes().map_err(broken("ask how full the disk is"))?,
+    };
+    let keep = kept_bytes(&request, used, free);
+    let mut found: Vec<_> = all
+        .into_iter()
+        .filter(|r| {
+            // What images use as well takes no space of its own; the other takes hardly any.
+            !r.in_use
+                && (request.all || !r.shared && r.record_type != INTERNAL)
+                && filter.matches(r)
+                && !is_recent(kit, r, request.keep_duration)
+        })
+        .collect();
     found.sort_by_key(|r| r.last_used_at.map_or((0, 0), |t| (t.seconds, t.nanos)));
-    let most = [request.reserved_space, request.max_used_space].into_iter().max().unwrap_or(0);
-    let mut kept: i64 = found.iter().map(|r| r.size).sum();
     found.retain(|r| {
-        let goes = most <= 0 || kept > most;
-        kept -= if goes { r.size } else { 0 };
+        let goes = keep.is_none_or(|keep| used > keep);
+        used -= if goes && !r.shared { r.size } else { 0 };
         goes
     });
     let contexts: Vec<_> = found.iter().filter(|r| r.record_type == LOCAL).collect();
@@ -58,6 +70,20 @@ pub(crate) async fn prune(
     let pruned = pruned.map_err(|e| Status::internal(chain(&e).to_string()))?;
     found.retain(|r| r.record_type == LOCAL || pruned.deleted.contains(&r.id));
     Ok(found)
+}
+
+/// Bytes of cache that may stay, of those `used`, with so many free on the disk: the limits of use and of the disk count
+/// down to what is reserved (BuildKit's `calculateKeepBytes`). `None` sets no limit: everything goes.
+fn kept_bytes(request: &PruneRequest, used: i64, free: i64) -> Option<i64> {
+    let PruneRequest { reserved_space, max_used_space, min_free_space, .. } = *request;
+    if (reserved_space, max_used_space, min_free_space) == (0, 0, 0) {
+        return None;
+    }
+    let by_use = (max_used_space != 0).then_some(max_used_space);
+    let excess = (min_free_space - free).max(0);
+    let by_disk = (min_free_space != 0).then(|| used - excess);
+    let keep = by_use.into_iter().chain(by_disk).min().unwrap_or(0);
+    Some(keep.max(reserved_space).max(0))
 }
 
 /// Steps of builds, cache mounts, and what clients sent.
@@ -158,9 +184,9 @@ impl Term {
             .into_iter()
             .find_map(|(sign, operator)| text.split_once(sign).map(|(k, v)| (k, operator, v)));
         let (key, operator, value) = split.unwrap_or((text, Operator::Exists, ""));
-        let known =
-            ["id", "type", "description", "inuse", "mutable", "immutable", "shared", "private"];
-        if !known.contains(&key) {
+        let texts = ["id", "parents", "type", "description"];
+        let flags = ["inuse", "mutable", "immutable", "shared", "private"];
+        if ![&texts[..], &flags].concat().contains(&key) {
             return Err(Status::invalid_argument(format!("unknown filter {text:?}")));
         }
         let value = value.trim_matches('"').to_owned();
@@ -171,6 +197,7 @@ impl Term {
         let flag = |is: bool| if is { "true" } else { "" }.to_owned();
         let found = match self.key.as_str() {
             "id" => record.id.clone(),
+            "parents" => record.parents.join(";"),
             "type" => record.record_type.clone(),
             "description" => record.description.clone(),
             "inuse" => flag(record.in_use),
@@ -191,6 +218,30 @@ impl Term {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn space_is_kept_as_buildkit_keeps_it() {
+        let keep = |reserved_space, max_used_space, min_free_space| {
+            let request = PruneRequest {
+                reserved_space,
+                max_used_space,
+                min_free_space,
+                ..Default::default()
+            };
+            kept_bytes(&request, 100, 50)
+        };
+        assert_eq!(keep(0, 0, 0), None);
+        assert_eq!(keep(0, 30, 0), Some(30));
+        assert_eq!(keep(40, 30, 0), Some(40));
+        assert_eq!(keep(40, 0, 0), Some(40));
+        // 50 bytes are free: 10 more are wanted, or there are enough.
+        assert_eq!(keep(0, 0, 60), Some(90));
+        assert_eq!(keep(0, 0, 50), Some(100));
+        assert_eq!(keep(0, 95, 60), Some(90));
+        assert_eq!(keep(0, 80, 60), Some(80));
+        assert_eq!(keep(95, 0, 60), Some(95));
+        assert_eq!(keep(0, 0, 1000), Some(0));
+    }
 
     #[test]
     fn filters_select_records() {

@@ -13,7 +13,7 @@ use crate::changes::ChangeError;
 use crate::ingest::LayerError;
 use crate::progress::ProgressSink;
 use crate::unpack::UnpackError;
-use crate::{ErrorKind, Image, ImageStore, StoreError, body, load, make, save};
+use crate::{ErrorKind, Image, ImageStore, Several, StoreError, body, load, make, save};
 
 /// What to load.
 #[derive(Clone)]
@@ -210,6 +210,16 @@ impl ImageStore {
     pub fn archive(&self, image: &Image, names: &[Reference]) -> Result<ByteStream, ArchiveError> {
         let chosen = vec![(image.clone(), names.iter().cloned().collect())];
         let plan = save::plan_of(self, &chosen)?;
+        Ok(body::stream(move |out| save::write(&plan, out)))
+    }
+
+    /// Images, one for each platform, as one such tar in OCI's layout: an index has these names.
+    pub fn archive_index(
+        &self,
+        index: &Several,
+        names: &[Reference],
+    ) -> Result<ByteStream, ArchiveError> {
+        let plan = save::plan_of_index(self, index, &names.iter().cloned().collect())?;
         Ok(body::stream(move |out| save::write(&plan, out)))
     }
 

@@ -1,17 +1,13 @@
-//! Questions to registries that bring no image: logins, what a name means there, and downloads by address.
+//! Questions to registries that bring no image: logins, and what a name means there.
 
-use std::io;
-
-use futures_util::StreamExt as _;
-use http::Uri;
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
+use wharf_spec::digest::Digest;
 use wharf_spec::dockerconfig::AuthConfig;
-use wharf_spec::image::{Descriptor, Document, ImageConfig};
+use wharf_spec::image::{Descriptor, Document, ImageConfig, media_type};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::{DOCKER_HUB, Reference};
 
-use crate::archive::ByteStream;
-use crate::pull::{explain, parse};
+use crate::pull::{choose, explain, parse};
 use crate::registry::{RawManifest, RegistryError, Remote};
 use crate::{ErrorKind, ImageStore, PullError};
 
@@ -22,6 +18,15 @@ pub struct Distribution {
     pub descriptor: Descriptor,
     /// For which platforms.
     pub platforms: Vec<Platform>,
+}
+
+/// The config of an image at a registry.
+#[derive(Debug, Clone)]
+pub struct RemoteConfig {
+    /// Digest of what has the name: an index or a manifest.
+    pub digest: Digest,
+    /// The config as it came, verified.
+    pub config: Bytes,
 }
 
 /// Why a login failed.
@@ -78,64 +83,68 @@ impl ImageStore {
         auth: &AuthConfig,
     ) -> Result<Distribution, PullError> {
         let name = name.clone().or_latest();
-        let mut last = None;
-        for remote in self.0.registries.remotes(&name, auth)? {
-            let mirror = remote.endpoint.mirror;
-            if mirror && name.digest().is_none() && !remote.endpoint.resolves {
-                continue;
-            }
+        let mut asked = Asked::default();
+        for remote in self.askable(&name, auth)? {
             match look_up(&remote, &name).await {
                 Ok(found) => return Ok(found),
-                Err(e) => {
-                    let elsewhere =
-                        mirror || matches!(&e, PullError::Registry(e) if e.is_about_the_address());
-                    if !elsewhere {
-                        return Err(e);
-                    }
-                    last = last.or(Some(e));
-                }
+                Err(error) => asked.failed(&remote, error)?,
             }
         }
-        let nowhere = || RegistryError::Setting { what: name.domain().to_owned() }.into();
-        Err(last.unwrap_or_else(nowhere))
+        Err(asked.in_vain(&name))
     }
 
-    /// Downloads what is at an `http` or `https` address; without a scheme it is `http`, as in Docker. A transfer
-    /// that stalls ends with an error.
-    pub async fn download(&self, address: &str) -> Result<ByteStream, RegistryError> {
-        let text = match address.contains("://") {
-            true => address.to_owned(),
-            false => format!("http://{address}"),
-        };
-        let uri: Uri = text
-            .parse()
-            .ok()
-            .filter(|u: &Uri| matches!(u.scheme_str(), Some("http" | "https")))
-            .ok_or_else(|| RegistryError::Setting { what: address.to_owned() })?;
-        let body = self.0.registries.download(uri).await?.into_body().into_data_stream();
-        let patience = self.0.settings.registries.stall;
-        let chunks = futures_util::stream::unfold(Some(body), move |body| async move {
-            let mut body = body?;
-            match tokio::time::timeout(patience, body.next()).await {
-                Ok(None) => None,
-                Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-                Ok(Some(Err(e))) => Some((Err(io::Error::other(e)), None)),
-                Err(_) => {
-                    let text = format!("no byte arrived for {} s", patience.as_secs());
-                    Some((Err(io::Error::new(io::ErrorKind::TimedOut, text)), None))
-                }
+    /// The config of the image that the registry has under `name` for a platform (default:
+    /// [`crate::Settings::platform`]), without fetching its layers.
+    pub async fn remote_config(
+        &self,
+        name: &Reference,
+        platform: Option<&Platform>,
+        auth: &AuthConfig,
+    ) -> Result<RemoteConfig, PullError> {
+        let name = name.clone().or_latest();
+        let wanted = platform.unwrap_or(&self.0.settings.platform);
+        let mut asked = Asked::default();
+        for remote in self.askable(&name, auth)? {
+            match config_of(&remote, &name, wanted).await {
+                Ok(found) => return Ok(found),
+                Err(error) => asked.failed(&remote, error)?,
             }
-        });
-        Ok(Box::pin(chunks))
+        }
+        Err(asked.in_vain(&name))
+    }
+
+    /// The addresses that may say what `name` means, mirrors first.
+    fn askable(&self, name: &Reference, auth: &AuthConfig) -> Result<Vec<Remote<'_>>, PullError> {
+        let mut remotes = self.0.registries.remotes(name, auth)?;
+        remotes.retain(|r| !r.endpoint.mirror || name.digest().is_some() || r.endpoint.resolves);
+        Ok(remotes)
+    }
+}
+
+/// The addresses of one registry, asked one after the other.
+#[derive(Default)]
+struct Asked(Option<PullError>);
+
+impl Asked {
+    /// One could not say: mirrors may fail, and so may ways to reach the registry; else that is the answer.
+    fn failed(&mut self, remote: &Remote<'_>, error: PullError) -> Result<(), PullError> {
+        let elsewhere = remote.endpoint.mirror
+            || matches!(&error, PullError::Registry(e) if e.is_about_the_address());
+        if !elsewhere {
+            return Err(error);
+        }
+        self.0.get_or_insert(error);
+        Ok(())
+    }
+
+    fn in_vain(self, name: &Reference) -> PullError {
+        let nowhere = || RegistryError::Setting { what: name.domain().to_owned() }.into();
+        self.0.unwrap_or_else(nowhere)
     }
 }
 
 async fn look_up(remote: &Remote<'_>, name: &Reference) -> Result<Distribution, PullError> {
-    let what = match name.digest() {
-        Some(digest) => digest.to_string(),
-        None => name.tag().unwrap_or_default().to_owned(),
-    };
-    let raw = remote.manifest(&what, name.digest()).await.map_err(|e| explain(e, name))?;
+    let raw = named(remote, name).await?;
     let (media_type, platforms) = match parse(&raw)? {
         Document::Index(index) => {
             let all = index.manifests.into_iter().filter_map(|m| m.platform).collect();
@@ -150,6 +159,44 @@ async fn look_up(remote: &Remote<'_>, name: &Reference) -> Result<Distribution, 
         }
     };
     Ok(Distribution { descriptor: describe(raw, media_type), platforms })
+}
+
+/// The manifest or index that has the name.
+async fn named(remote: &Remote<'_>, name: &Reference) -> Result<RawManifest, PullError> {
+    let what = match name.digest() {
+        Some(digest) => digest.to_string(),
+        None => name.tag().unwrap_or_default().to_owned(),
+    };
+    remote.manifest(&what, name.digest()).await.map_err(|e| explain(e, name))
+}
+
+async fn config_of(
+    remote: &Remote<'_>,
+    name: &Reference,
+    wanted: &Platform,
+) -> Result<RemoteConfig, PullError> {
+    let raw = named(remote, name).await?;
+    let missing = || PullError::Platform { platform: wanted.clone() };
+    let manifest = match parse(&raw)? {
+        Document::Manifest(manifest) => manifest,
+        Document::Index(index) => {
+            let chosen = choose(index.manifests, wanted).ok_or_else(missing)?;
+            let digest = &chosen.digest;
+            let child = remote.manifest(&digest.to_string(), Some(digest)).await;
+            let child = child.map_err(|e| explain(e, name))?;
+            match parse(&RawManifest { media_type: chosen.media_type, ..child })? {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(_) => return Err(missing()),
+            }
+        }
+    };
+    let Descriptor { media_type, digest, size, .. } = &manifest.config;
+    if !media_type::is_config(media_type) {
+        let (name, media_type) = (name.familiar(), media_type.clone());
+        return Err(PullError::NotAnImage { name, media_type });
+    }
+    let config = remote.small_blob(digest, *size).await?;
+    Ok(RemoteConfig { digest: raw.digest, config })
 }
 
 fn describe(raw: RawManifest, media_type: String) -> Descriptor {

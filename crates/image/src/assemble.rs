@@ -1,5 +1,6 @@
 //! Images that a builder puts together: layers straight from overlay upper directories, configs as given.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::blobs::BlobWriter;
 use crate::diff::{self, Marks};
 use crate::image::Layer;
 use crate::lease::Lease;
+use crate::make::Made;
 use crate::store::LayerRecord;
 use crate::{Image, ImageStore, StoreError, make};
 
@@ -110,16 +112,92 @@ impl ImageStore {
     /// Registers an image of these layers, which the caller leases, under `names`. Blocks.
     pub fn assemble(
         &self,
-        mut config: ImageConfig,
+        config: ImageConfig,
         layers: Vec<Layer>,
         names: Vec<Reference>,
     ) -> Result<Image, ArchiveError> {
-        config.rootfs.kind = "layers".into();
-        config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id.clone()).collect();
-        let bytes = serde_json::to_vec(&config).map_err(ArchiveError::Encode)?;
-        let names = names.into_iter().map(Reference::or_latest).collect();
-        make::register_made(&self.0, &bytes, config, layers, names, None)
+        self.assemble_with(Parts { config, layers, names, ..Parts::default() })
     }
+
+    /// The same with everything that an image may have. Blocks.
+    pub fn assemble_with(&self, parts: Parts) -> Result<Image, ArchiveError> {
+        make::register_made(&self.0, made(parts)?)
+    }
+
+    /// The same to be sent somewhere: what was not here before goes again. Blocks.
+    pub fn assemble_passing(&self, parts: Parts) -> Result<Passing, ArchiveError> {
+        let made = made(parts)?;
+        let here = self.0.index.lock().images.get(&Digest::sha256(&made.config_bytes)).cloned();
+        let fresh = here.is_none();
+        let image = match here {
+            // Its manifest has none.
+            Some(image) if made.annotations.is_empty() => image,
+            _ => make::register_made(&self.0, made)?,
+        };
+        let lease = self.lease(&image)?;
+        Ok(Passing { store: self.clone(), image, fresh, lease: Some(lease) })
+    }
+}
+
+/// What an image is put together from.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// The config; its list of layers is made from `layers`.
+    pub config: ImageConfig,
+    /// Base first.
+    pub layers: Vec<Layer>,
+    /// Names to give; `latest` is implied. Without any the image is dangling.
+    pub names: Vec<Reference>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An image that is here only to be sent. It goes when this is dropped, unless somebody has wanted it meanwhile.
+pub struct Passing {
+    store: ImageStore,
+    image: Image,
+    fresh: bool,
+    /// Until it goes.
+    lease: Option<Lease>,
+}
+
+impl std::fmt::Debug for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Passing").field(self.image.id()).finish()
+    }
+}
+
+impl std::ops::Deref for Passing {
+    type Target = Image;
+
+    fn deref(&self) -> &Image {
+        &self.image
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.lease = None;
+        let mut index = self.store.0.index.lock();
+        let id = self.image.id();
+        // Registered anew since then, it would have been touched.
+        let same = index.images.get(id).is_some_and(|i| i.touched() == self.image.touched());
+        if !self.fresh || !same || !index.names_of(id).is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.0.forget(&mut index, id) {
+            tracing::warn!(image = %id, error = %wharf_base::error::chain(&error), "an image that was sent stays");
+        }
+    }
+}
+
+fn made(parts: Parts) -> Result<Made, ArchiveError> {
+    let Parts { mut config, layers, names, annotations } = parts;
+    config.rootfs.kind = "layers".into();
+    config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id.clone()).collect();
+    let config_bytes = serde_json::to_vec(&config).map_err(ArchiveError::Encode)?;
+    let names = names.into_iter().map(Reference::or_latest).collect();
+    Ok(Made { config, config_bytes, layers, names, parent: None, annotations })
 }
 
 /// The chain id of a layer on top of others (OCI image-spec, config.md).

@@ -17,6 +17,7 @@ use crate::archive::{ArchiveError, LoadOptions, Loaded};
 use crate::image::Layer;
 use crate::ingest::{self, Taken};
 use crate::lease::Lease;
+use crate::make::Made;
 use crate::progress::{LayerStep, Progress};
 use crate::store::NewImage;
 use crate::unpack::{self, Compression, Entries, EntryKind, Feed, UnpackError};
@@ -352,7 +353,11 @@ impl Archive<'_> {
                 let (manifest, index, parent) = (descriptor, None, None);
                 inner.register(NewImage { id, config, manifest, index, layers, parent, names })?
             }
-            None => make::register_made(inner, &found.config, config, layers, names, None)?,
+            None => {
+                let (config_bytes, annotations) = (found.config, BTreeMap::new());
+                let made = Made { config, config_bytes, layers, names, parent: None, annotations };
+                make::register_made(inner, made)?
+            }
         };
         Ok(Loaded { image, names: found.names })
     }

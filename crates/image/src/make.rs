@@ -1,6 +1,6 @@
 //! New images: from the tar of a root file system, and from what a container changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -122,22 +122,30 @@ fn add_layer(
         inner.adopt_layer(taken, &chain)?;
         layers.push(inner.layer_of(&chain, blob, blob_size, kind)?);
     }
-    let bytes = serde_json::to_vec(&config).map_err(ArchiveError::Encode)?;
+    let config_bytes = serde_json::to_vec(&config).map_err(ArchiveError::Encode)?;
     let names = name.map(Reference::or_latest).into_iter().collect();
-    register_made(inner, &bytes, config, layers, names, parent)
+    let annotations = BTreeMap::new();
+    register_made(inner, Made { config, config_bytes, layers, names, parent, annotations })
+}
+
+/// An image that wharf made.
+pub(crate) struct Made {
+    pub(crate) config: ImageConfig,
+    /// The config as it is stored.
+    pub(crate) config_bytes: Vec<u8>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) names: Vec<Reference>,
+    /// The image it was committed from.
+    pub(crate) parent: Option<Digest>,
+    /// Annotations of its manifest.
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// Stores config and manifest of an image that wharf made, and registers it.
-pub(crate) fn register_made(
-    inner: &Inner,
-    config_bytes: &[u8],
-    config: ImageConfig,
-    layers: Vec<Layer>,
-    names: Vec<Reference>,
-    parent: Option<Digest>,
-) -> Result<Image, ArchiveError> {
-    let mut lease = inner.leases.take([Digest::sha256(config_bytes)]);
-    let id = inner.blobs.put(config_bytes)?;
+pub(crate) fn register_made(inner: &Inner, made: Made) -> Result<Image, ArchiveError> {
+    let Made { config, config_bytes, layers, names, parent, annotations } = made;
+    let mut lease = inner.leases.take([Digest::sha256(&config_bytes)]);
+    let id = inner.blobs.put(&config_bytes)?;
     let manifest = Manifest {
         schema_version: 2,
         media_type: media_type::OCI_MANIFEST.into(),
@@ -146,7 +154,7 @@ pub(crate) fn register_made(
             .iter()
             .map(|l| Descriptor::new(&l.media_type, l.blob.clone(), l.blob_size))
             .collect(),
-        annotations: Default::default(),
+        annotations,
         other: Default::default(),
     };
     let bytes = serde_json::to_vec(&manifest).map_err(ArchiveError::Encode)?;

@@ -340,7 +340,8 @@ impl Pull<'_> {
             Document::Manifest(manifest) => (self.keep(&raw, &manifest.media_type)?, manifest),
             Document::Index(list) => {
                 index = Some(self.keep(&raw, &list.media_type)?);
-                let chosen = self.choose(list.manifests)?;
+                let chosen = choose(list.manifests, self.wanted());
+                let chosen = chosen.ok_or_else(|| self.platform_error())?;
                 let child = self
                     .remote
                     .manifest(&chosen.digest.to_string(), Some(&chosen.digest))
@@ -373,16 +374,6 @@ impl Pull<'_> {
         self.store.0.blobs.put_as(&raw.digest, &raw.bytes)?;
         let kind = if own_type.is_empty() { raw.media_type.as_str() } else { own_type };
         Ok(Descriptor::new(kind, raw.digest.clone(), raw.bytes.len() as u64))
-    }
-
-    fn choose(&self, manifests: Vec<Descriptor>) -> Result<Descriptor, PullError> {
-        let wanted = self.wanted();
-        let best = manifests
-            .into_iter()
-            .filter(|d| d.media_type.is_empty() || crate::registry::is_known(&d.media_type))
-            .filter_map(|d| Some((wanted.distance(d.platform.as_ref()?)?, d)))
-            .min_by_key(|(distance, _)| *distance);
-        best.map(|(_, descriptor)| descriptor).ok_or_else(|| self.platform_error())
     }
 
     fn platform_error(&self) -> PullError {
@@ -751,6 +742,16 @@ pub(crate) fn parse(raw: &RawManifest) -> Result<Document, PullError> {
     let digest = raw.digest.clone();
     Document::parse(&raw.bytes, &raw.media_type)
         .map_err(|source| PullError::Document { digest, source })
+}
+
+/// What of an index suits a platform best.
+pub(crate) fn choose(manifests: Vec<Descriptor>, wanted: &Platform) -> Option<Descriptor> {
+    let best = manifests
+        .into_iter()
+        .filter(|d| d.media_type.is_empty() || crate::registry::is_known(&d.media_type))
+        .filter_map(|d| Some((wanted.distance(d.platform.as_ref()?)?, d)))
+        .min_by_key(|(distance, _)| *distance);
+    best.map(|(_, descriptor)| descriptor)
 }
 
 fn layer_error(layer: &Descriptor, error: StoreError) -> PullError {

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use wharf_base::db::{Batch, Durability};
 use wharf_spec::digest::Digest;
 use wharf_spec::dockerconfig::AuthConfig;
-use wharf_spec::image::{Descriptor, Document, DocumentError, Manifest};
+use wharf_spec::image::{Descriptor, Document, DocumentError, Manifest, media_type};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
@@ -88,6 +88,9 @@ pub enum PushError {
         /// What was asked for.
         wanted: Platform,
     },
+    /// The index cannot be written.
+    #[error("cannot encode the index")]
+    Encode(#[source] serde_json::Error),
     /// The stored manifest is none.
     #[error("manifest {digest}")]
     Document {
@@ -142,30 +145,68 @@ impl ImageStore {
         Ok(all)
     }
 
+    /// Pushes images, one for each platform, and an index of them under `name`. The images themselves are known there
+    /// by their digests alone; no name here is needed, and none is given.
+    pub async fn push_index(
+        &self,
+        name: &Reference,
+        index: &Several,
+        options: PushOptions,
+    ) -> Result<Descriptor, PushError> {
+        if name.digest().is_some() {
+            return Err(PushError::DigestReference);
+        }
+        let name = name.clone().or_latest();
+        (options.progress)(Progress::PushingTo(name.name()));
+        let mut last = None;
+        for remote in self.0.registries.writable(name.domain(), name.path(), &options.auth)? {
+            match self.push_index_to(&remote, &name, index, &options).await {
+                Ok(pushed) => return Ok(pushed),
+                Err(error) => try_next(&mut last, &name, error)?,
+            }
+        }
+        Err(last.unwrap_or_else(|| nowhere(&name)).into())
+    }
+
+    async fn push_index_to(
+        &self,
+        remote: &Remote<'_>,
+        name: &Reference,
+        index: &Several,
+        options: &PushOptions,
+    ) -> Result<Descriptor, PushError> {
+        for image in &index.images {
+            let _lease = self.lease(image)?;
+            let push = Push { store: self, name, options, remote, image };
+            push.run(&image.manifest().digest.to_string()).await?;
+        }
+        let bytes = Bytes::from(index.to_json().map_err(PushError::Encode)?);
+        let tag = name.tag().unwrap_or_default();
+        let sent = remote.put_manifest(tag, media_type::OCI_INDEX, bytes.clone()).await;
+        sent.map_err(|e| explain(e.into(), name))?;
+        let (digest, size) = (Digest::sha256(&bytes), bytes.len() as u64);
+        let step = Progress::Pushed { tag: tag.to_owned(), digest: digest.clone(), size };
+        (options.progress)(step);
+        Ok(Descriptor::new(media_type::OCI_INDEX, digest, size))
+    }
+
     async fn push_one(&self, name: &Reference, options: &PushOptions) -> Result<Pushed, PushError> {
         let image = self.pushable(name, options)?;
         // What is being sent must not go away meanwhile.
         let _lease = self.lease(&image)?;
-        let manifest = self.manifest_of(&image)?;
         let mut last = None;
-        let (domain, path) = (name.domain(), name.path());
-        for remote in self.0.registries.writable(domain, path, &options.auth)? {
-            let push = Push { store: self, name, options, remote, image: &image };
-            match push.run(&manifest).await {
+        for remote in self.0.registries.writable(name.domain(), name.path(), &options.auth)? {
+            let push = Push { store: self, name, options, remote: &remote, image: &image };
+            match push.run(name.tag().unwrap_or_default()).await {
                 Ok(()) => {
                     self.remember(name, &image)?;
                     let manifest = image.manifest().clone();
                     return Ok(Pushed { image, name: name.clone(), manifest });
                 }
-                Err(PushError::Registry(e)) if e.is_about_the_address() => {
-                    tracing::debug!(registry = domain, error = %e, "address failed, trying the next");
-                    // The first of several addresses of one registry is the one that counts.
-                    last = last.or(Some(e));
-                }
-                Err(error) => return Err(error),
+                Err(error) => try_next(&mut last, name, error)?,
             }
         }
-        Err(last.unwrap_or(RegistryError::Setting { what: domain.to_owned() }).into())
+        Err(last.unwrap_or_else(|| nowhere(name)).into())
     }
 
     fn pushable(&self, name: &Reference, options: &PushOptions) -> Result<Image, PushError> {
@@ -212,7 +253,7 @@ struct Push<'a> {
     store: &'a ImageStore,
     name: &'a Reference,
     options: &'a PushOptions,
-    remote: Remote<'a>,
+    remote: &'a Remote<'a>,
     image: &'a Image,
 }
 
@@ -224,7 +265,9 @@ struct Item<'a> {
 }
 
 impl Push<'_> {
-    async fn run(&self, (bytes, manifest): &(Bytes, Manifest)) -> Result<(), PushError> {
+    /// Sends what is missing, and the manifest as `what`: a tag or its digest.
+    async fn run(&self, what: &str) -> Result<(), PushError> {
+        let (bytes, manifest) = &self.store.manifest_of(self.image)?;
         let config = &manifest.config.digest;
         // The first question also shows whether this address answers at all, before anything is told.
         let config_is_there = self.remote.has_blob(config).await;
@@ -239,10 +282,9 @@ impl Push<'_> {
             .await
             .map_err(|error| self.explain(error))?;
         let Descriptor { digest, size, media_type, .. } = self.image.manifest();
-        let tag = self.name.tag().unwrap_or_default();
-        let sent = self.remote.put_manifest(tag, media_type, bytes.clone()).await;
+        let sent = self.remote.put_manifest(what, media_type, bytes.clone()).await;
         sent.map_err(|e| self.explain(e.into()))?;
-        self.tell(Progress::Pushed { tag: tag.to_owned(), digest: digest.clone(), size: *size });
+        self.tell(Progress::Pushed { tag: what.to_owned(), digest: digest.clone(), size: *size });
         Ok(())
     }
 
@@ -324,14 +366,8 @@ impl Push<'_> {
         names.next().map(|name| name.reference.path().to_owned())
     }
 
-    /// Docker's texts for what a registry refuses.
     fn explain(&self, error: PushError) -> PushError {
-        match error {
-            PushError::Registry(RegistryError::Status { status: 401 | 403, message, .. }) => {
-                PushError::Denied { name: self.name.familiar_name(), message }
-            }
-            other => other,
-        }
+        explain(error, self.name)
     }
 
     fn step(&self, item: &Item<'_>, step: LayerStep) {
@@ -342,5 +378,61 @@ impl Push<'_> {
 
     fn tell(&self, progress: Progress) {
         (self.options.progress)(progress);
+    }
+}
+
+/// Whether the next address of the registry may do better. The error of the first is the one that counts.
+fn try_next(
+    last: &mut Option<RegistryError>,
+    name: &Reference,
+    error: PushError,
+) -> Result<(), PushError> {
+    match error {
+        PushError::Registry(error) if error.is_about_the_address() => {
+            tracing::debug!(registry = name.domain(), %error, "address failed, trying the next");
+            last.get_or_insert(error);
+            Ok(())
+        }
+        other => Err(other),
+    }
+}
+
+fn nowhere(name: &Reference) -> RegistryError {
+    RegistryError::Setting { what: name.domain().to_owned() }
+}
+
+/// Docker's texts for what a registry refuses.
+fn explain(error: PushError, name: &Reference) -> PushError {
+    match error {
+        PushError::Registry(RegistryError::Status { status: 401 | 403, message, .. }) => {
+            PushError::Denied { name: name.familiar_name(), message }
+        }
+        other => other,
+    }
+}
+
+/// Images, one for each platform, and what is said about all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Several {
+    /// The images, in the order of the index.
+    pub images: Vec<Image>,
+    /// Annotations of the index.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Several {
+    /// The index.
+    pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let entry = |image: &Image| {
+            let platform = Some(image.platform());
+            Descriptor { platform, ..image.manifest().clone() }
+        };
+        serde_json::to_vec(&wharf_spec::image::Index {
+            schema_version: 2,
+            media_type: media_type::OCI_INDEX.into(),
+            manifests: self.images.iter().map(entry).collect(),
+            annotations: self.annotations.clone(),
+            other: Default::default(),
+        })
     }
 }

@@ -7,21 +7,29 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use wharf_spec::digest::Digest;
-use wharf_spec::image::media_type;
+use wharf_spec::image::{Descriptor, media_type};
+use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
 use crate::archive::ArchiveError;
 use crate::lease::Lease;
 use crate::tarball::{self, Kind, Meta};
-use crate::{Image, ImageStore};
+use crate::{Image, ImageStore, Several};
 
 /// What goes into the archive. Holds everything alive until it is written.
 pub(crate) struct Plan {
-    /// Digest and file of every blob.
-    blobs: BTreeMap<Digest, PathBuf>,
+    blobs: BTreeMap<Digest, Blob>,
+    /// `index.json`
     index: Vec<u8>,
-    manifest: Vec<u8>,
+    /// `manifest.json`, docker's, which has no words for several platforms.
+    manifest: Option<Vec<u8>>,
     _leases: Vec<Lease>,
+}
+
+/// A blob, of the store or made for the archive.
+enum Blob {
+    File(PathBuf),
+    Bytes(Vec<u8>),
 }
 
 pub(crate) fn plan(store: &ImageStore, names: &[String]) -> Result<Plan, ArchiveError> {
@@ -42,30 +50,56 @@ pub(crate) fn plan_of(
     store: &ImageStore,
     chosen: &[(Image, BTreeSet<Reference>)],
 ) -> Result<Plan, ArchiveError> {
-    let mut plan = Plan {
-        blobs: BTreeMap::new(),
-        index: Vec::new(),
-        manifest: Vec::new(),
-        _leases: Vec::new(),
-    };
-    let (mut manifests, mut entries) = (Vec::new(), Vec::new());
-    for (image, names) in chosen {
-        plan._leases.push(store.lease(image)?);
-        let blobs = [image.id(), &image.manifest().digest];
-        for digest in blobs.into_iter().chain(image.layers().iter().map(|l| &l.blob)) {
-            // Opened now, so that a missing blob is an error before the first byte.
-            store.0.blobs.file(digest)?;
-            plan.blobs.insert(digest.clone(), store.0.blobs.path(digest));
+    let mut plan = Plan::of(store, chosen.iter().map(|(image, _)| image))?;
+    let manifests = chosen.iter().flat_map(|(image, names)| {
+        named(descriptor(image.manifest(), Some(&image.platform())), names)
+    });
+    plan.index = index_json(manifests.collect())?;
+    let entries: Vec<Value> = chosen.iter().map(|(image, names)| entry(image, names)).collect();
+    plan.manifest = Some(serde_json::to_vec(&entries).map_err(ArchiveError::Encode)?);
+    Ok(plan)
+}
+
+/// Images, one for each platform, under the same names: OCI's layout alone.
+pub(crate) fn plan_of_index(
+    store: &ImageStore,
+    index: &Several,
+    names: &BTreeSet<Reference>,
+) -> Result<Plan, ArchiveError> {
+    let mut plan = Plan::of(store, index.images.iter())?;
+    let bytes = index.to_json().map_err(ArchiveError::Encode)?;
+    let digest = Digest::sha256(&bytes);
+    let whole = Descriptor::new(media_type::OCI_INDEX, digest.clone(), bytes.len() as u64);
+    plan.blobs.insert(digest, Blob::Bytes(bytes));
+    plan.index = index_json(named(descriptor(&whole, None), names))?;
+    Ok(plan)
+}
+
+impl Plan {
+    /// Everything that the images are made of.
+    fn of<'a>(
+        store: &ImageStore,
+        images: impl Iterator<Item = &'a Image>,
+    ) -> Result<Plan, ArchiveError> {
+        let (mut blobs, mut leases) = (BTreeMap::new(), Vec::new());
+        for image in images {
+            leases.push(store.lease(image)?);
+            let own = [image.id(), &image.manifest().digest];
+            for digest in own.into_iter().chain(image.layers().iter().map(|l| &l.blob)) {
+                // Opened now, so that a missing blob is an error before the first byte.
+                store.0.blobs.file(digest)?;
+                blobs.insert(digest.clone(), Blob::File(store.0.blobs.path(digest)));
+            }
         }
-        manifests.extend(descriptors(image, names));
-        entries.push(entry(image, names));
+        Ok(Plan { blobs, index: Vec::new(), manifest: None, _leases: leases })
     }
+}
+
+fn index_json(manifests: Vec<Value>) -> Result<Vec<u8>, ArchiveError> {
     let index = json!({
         "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests
     });
-    plan.index = serde_json::to_vec(&index).map_err(ArchiveError::Encode)?;
-    plan.manifest = serde_json::to_vec(&entries).map_err(ArchiveError::Encode)?;
-    Ok(plan)
+    serde_json::to_vec(&index).map_err(ArchiveError::Encode)
 }
 
 /// Writes the archive. Names and times are fixed, so equal images give equal archives.
@@ -74,20 +108,27 @@ pub(crate) fn write(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
     let meta = Meta { mode: 0o644, ..Meta::default() };
     tarball::header(out, Path::new("blobs"), Kind::Dir, &dir)?;
     let mut algorithm = None;
-    for (digest, path) in &plan.blobs {
+    for (digest, blob) in &plan.blobs {
         let name = digest.algorithm().name();
         if algorithm.replace(name) != Some(name) {
             tarball::header(out, &Path::new("blobs").join(name), Kind::Dir, &dir)?;
         }
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
         let name = Path::new("blobs").join(name).join(digest.hex());
-        tarball::header(out, &name, Kind::File(size), &meta)?;
-        copy(&mut file, out, size)?;
-        tarball::pad(out, size)?;
+        match blob {
+            Blob::Bytes(bytes) => tarball::file(out, &name, bytes, &meta)?,
+            Blob::File(path) => {
+                let mut file = File::open(path)?;
+                let size = file.metadata()?.len();
+                tarball::header(out, &name, Kind::File(size), &meta)?;
+                copy(&mut file, out, size)?;
+                tarball::pad(out, size)?;
+            }
+        }
     }
     tarball::file(out, Path::new("index.json"), &plan.index, &meta)?;
-    tarball::file(out, Path::new("manifest.json"), &plan.manifest, &meta)?;
+    if let Some(manifest) = &plan.manifest {
+        tarball::file(out, Path::new("manifest.json"), manifest, &meta)?;
+    }
     let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
     tarball::file(out, Path::new("oci-layout"), layout, &meta)?;
     tarball::end(out)
@@ -143,13 +184,16 @@ fn entry(image: &Image, names: &BTreeSet<Reference>) -> Value {
     json!({ "Config": blob_path(image.id()), "RepoTags": tags, "Layers": layers })
 }
 
-fn descriptors(image: &Image, names: &BTreeSet<Reference>) -> Vec<Value> {
-    let manifest = image.manifest();
-    let platform = image.platform();
-    let bare = json!({
-        "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
-        "platform": platform
-    });
+fn descriptor(of: &Descriptor, platform: Option<&Platform>) -> Value {
+    let mut value = json!({ "mediaType": of.media_type, "digest": of.digest, "size": of.size });
+    if let Some(platform) = platform {
+        value["platform"] = json!(platform);
+    }
+    value
+}
+
+/// A descriptor once for each name, or once.
+fn named(bare: Value, names: &BTreeSet<Reference>) -> Vec<Value> {
     if names.is_empty() {
         return vec![bare];
     }

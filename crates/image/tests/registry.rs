@@ -550,6 +550,32 @@ async fn a_name_is_looked_up_without_a_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_config_is_had_without_its_layers() {
+    let (world, registry) = (World::new(), Registry::start().await);
+    let host = Platform::host();
+    let mine = registry.add("mine", &two(), |_| {});
+    let entry = json!({"mediaType": media_type::OCI_MANIFEST, "digest": mine, "size": 1,
+                       "platform": {"os": "linux", "architecture": host.architecture}});
+    let list = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [entry]
+    });
+    let digest = registry.0.lock().put_manifest("1", &list);
+    registry.0.lock().auth = Some("Bearer");
+    let (store, name) = (world.open(), registry.name("a/b:1"));
+    let auth = credentials().auth;
+    let found = store.remote_config(&name, None, &auth).await.unwrap();
+    assert_eq!(found.digest, digest, "of what has the name");
+    let config: Value = serde_json::from_slice(&found.config).unwrap();
+    assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 2, "{config}");
+    assert!(store.list().is_empty());
+    let other = "linux/s390x".parse().unwrap();
+    let error = store.remote_config(&name, Some(&other), &auth).await.unwrap_err();
+    assert!(error.to_string().contains("linux/s390x"), "{error}");
+    let refused = store.remote_config(&name, None, &AuthConfig::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("pull access denied"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn downloads_follow_addresses() {
     use futures_util::TryStreamExt as _;
     let (world, registry) = (World::new(), Registry::start().await);

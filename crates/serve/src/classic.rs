@@ -61,9 +61,14 @@ impl Classic {
             }),
             Event::Done { vertex, cached, result, error, .. } => self.with(&vertex, |s| {
                 s.done = error.is_none();
-                let files = s.step.as_ref().is_some_and(|t| t.changes_files);
-                if cached && files && s.step.as_ref().is_some_and(|t| !from(t)) {
+                if cached && s.step.as_ref().is_some_and(|t| !from(t)) {
                     s.waiting.push(said(" ---> Using cache\n".into()));
+                } else if s.done && s.step.as_ref().is_some_and(|t| is(t, "RUN")) {
+                    if !s.running {
+                        s.waiting.push(said(format!(" ---> Running in {}\n", s.id)));
+                    }
+                    s.waiting
+                        .push(said(format!(" ---> Removed intermediate container {}\n", s.id)));
                 }
                 if let Some(result) = result {
                     s.waiting.push(said(format!(" ---> {}\n", result.short())));
@@ -111,7 +116,11 @@ impl Classic {
 }
 
 fn from(step: &Step) -> bool {
-    step.text.get(..4).is_some_and(|w| w.eq_ignore_ascii_case("FROM"))
+    is(step, "FROM")
+}
+
+fn is(step: &Step, keyword: &str) -> bool {
+    step.text.split_whitespace().next().is_some_and(|w| w.eq_ignore_ascii_case(keyword))
 }
 
 /// The classic builder paints standard error red.

@@ -7,13 +7,13 @@ use wharf_test::host::Engine;
 use wharf_test::{Host, Output};
 
 /// A build context with a Dockerfile.
-struct Site<'a> {
-    host: &'a Host,
-    dir: PathBuf,
+pub(crate) struct Site<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) dir: PathBuf,
 }
 
 impl<'a> Site<'a> {
-    fn new(host: &'a Host, name: &str, dockerfile: &str) -> Site<'a> {
+    pub(crate) fn new(host: &'a Host, name: &str, dockerfile: &str) -> Site<'a> {
         let dir = host.dir().join(name);
         fs::create_dir_all(&dir).unwrap();
         let site = Site { host, dir };
@@ -21,27 +21,27 @@ impl<'a> Site<'a> {
         site
     }
 
-    fn file(&self, path: &str, content: &str) -> &Self {
+    pub(crate) fn file(&self, path: &str, content: &str) -> &Self {
         let path = self.dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
         self
     }
 
-    fn build(&self, args: &[&str]) -> Output {
+    pub(crate) fn build(&self, args: &[&str]) -> Output {
         let mut command = self.host.docker_command();
         command.env("DOCKER_BUILDKIT", "0").arg("build").args(args).arg(&self.dir);
         Output::of(&mut command, b"")
     }
 
     /// What a container of the image prints.
-    fn run(&self, image: &str, script: &str) -> String {
+    pub(crate) fn run(&self, image: &str, script: &str) -> String {
         self.host.docker(["run", "--rm", image, "sh", "-c", script]).ok()
     }
 }
 
 /// How many steps came from the cache.
-fn cached(output: &Output) -> usize {
+pub(crate) fn cached(output: &Output) -> usize {
     output.stdout.matches("Using cache").count()
 }
 

@@ -6,6 +6,7 @@
 
 mod attach;
 mod build;
+mod build_sources;
 mod builtin;
 mod compose;
 mod copy;

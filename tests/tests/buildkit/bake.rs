@@ -54,3 +54,22 @@ fn compose_files_are_baked() {
     site.buildx(&["bake", "--progress", "plain"]).exits(0);
     assert_eq!(site.run("web:dev", "cat /v"), "3");
 }
+
+#[test]
+fn compose_builds_services_from_each_other() {
+    let site = Site::start();
+    site.file("base/Dockerfile", "FROM busybox\nRUN echo base > /base\n")
+        .file("app/Dockerfile", "FROM base\nRUN cat /base > /both\n");
+    let compose = serde_json::json!({ "services": {
+        "base": { "image": "base:dev", "build": { "context": "base" } },
+        "app": {
+            "image": "app:dev",
+            "build": { "context": "app", "additional_contexts": { "base": "service:base" } },
+        },
+    }});
+    site.file("compose.yaml", &compose.to_string());
+    let mut compose = site.host.client(wharf_test::tools::path("docker-compose"));
+    wharf_test::Output::of(compose.args(["--progress", "plain", "build"]), b"").exits(0);
+    assert_eq!(site.run("app:dev", "cat /both"), "base");
+    site.host.docker(["image", "inspect", "base:dev"]).exits(0);
+}

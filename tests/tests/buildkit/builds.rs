@@ -1,5 +1,9 @@
 //! Images from contexts of every kind, with every option that changes them.
 
+use std::os::unix::net::UnixStream;
+
+use wharf_test::{Output, eventually, tools};
+
 use crate::{Site, transferred};
 
 #[test]
@@ -142,6 +146,57 @@ RUN ls /run/secrets 2>/dev/null | wc -l > /left
     site.build(&["ctx"]).fails("token");
 }
 
+/// An agent of the client, which ends with the test.
+struct Agent(std::process::Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Agent {
+    fn start(site: &Site) -> Agent {
+        let socket = site.path("agent");
+        let mut agent = std::process::Command::new(tools::path("ssh-agent"));
+        let agent = agent.args(["-D", "-a"]).arg(&socket).stdout(std::process::Stdio::null());
+        let agent = Agent(agent.spawn().unwrap());
+        eventually("the agent listens", || UnixStream::connect(&socket).ok());
+        agent
+    }
+}
+
+#[test]
+fn agents_are_forwarded() {
+    let site = Site::start();
+    let _agent = Agent::start(&site);
+    let make = |args: &[&str]| {
+        let mut command = site.host.client(tools::path(args[0]));
+        Output::of(command.env("SSH_AUTH_SOCK", site.path("agent")).args(&args[1..]), b"").ok()
+    };
+    make(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", "key"]);
+    make(&["ssh-add", "-q", "key"]);
+    // What the client makes of its agent knows the agent's language alone: only a program that speaks it gets through.
+    let add = "/ssh/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /ssh/usr/lib/x86_64-linux-gnu \
+               /ssh/usr/bin/ssh-add -L";
+    let dockerfile = format!(
+        "FROM busybox\nRUN --mount=type=ssh --mount=type=bind,from=ssh,target=/ssh {add} > /keys\n"
+    );
+    site.file("ctx/Dockerfile", &dockerfile);
+    let tool = format!("ssh={}", tools::path("openssh").display());
+    for (name, source) in [("socket", "agent"), ("file", "key")] {
+        let ssh = format!("default={}", site.path(source).display());
+        let args = ["-t", name, "--ssh", &ssh, "--build-context", &tool, "--no-cache", "ctx"];
+        site.build(&args).exits(0);
+        // The agent adds its own comment.
+        let keys = site.run(name, "cat /keys");
+        assert!(keys.starts_with(site.read("key.pub").trim()), "{name}: {keys}");
+    }
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN --mount=type=ssh,required=true true\n");
+    site.build(&["ctx"]).fails("ssh");
+}
+
 #[test]
 fn named_contexts_are_directories_and_images() {
     let site = Site::start();
@@ -181,4 +236,42 @@ fn an_interrupted_build_ends_and_leaves_nothing() {
     // What a host leaves behind is looked at when it is dropped.
     let gone = || site.host.docker(["ps", "-aq"]).ok().is_empty().then_some(());
     wharf_test::eventually("no container is left", gone);
+}
+
+/// A web server in the host's network that has these files, by path.
+fn web(site: &Site, port: u16, files: Vec<(&'static str, Vec<u8>)>) {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let bind = || std::net::TcpListener::bind(("127.0.0.1", port));
+    let listener = wharf_test::namespace::in_network(site.host.init(), bind).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines =
+                BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let first = lines.next().unwrap_or_default();
+            lines.find(String::is_empty);
+            let found = files.iter().find(|(path, _)| first.split(' ').nth(1) == Some(path));
+            let (status, body) = found.map_or(("404 Not Found", &[][..]), |(_, b)| ("200 OK", b));
+            let head = format!(
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            // A client that goes away is no matter.
+            drop(stream.write_all(&[head.as_bytes(), body].concat()));
+        }
+    });
+}
+
+#[test]
+fn contexts_come_from_the_web() {
+    let site = Site::start();
+    let mut tar = wharf_test::image::Tar::default();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY f /f\n");
+    tar.file("f", 0o644, b"from the web");
+    let lone = b"FROM busybox\nRUN echo alone > /f\n".to_vec();
+    web(&site, 8000, vec![("/ctx.tar", tar.finish()), ("/lone", lone)]);
+    site.build(&["-t", "archive", "http://127.0.0.1:8000/ctx.tar"]).exits(0);
+    assert_eq!(site.run("archive", "cat /f"), "from the web");
+    site.build(&["-t", "lone", "http://127.0.0.1:8000/lone"]).exits(0);
+    assert_eq!(site.run("lone", "cat /f"), "alone");
+    site.build(&["http://127.0.0.1:8000/none.tar"]).fails("404");
 }

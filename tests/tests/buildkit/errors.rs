@@ -48,6 +48,25 @@ fn warnings_are_counted_and_checks_name_them() {
     assert!(checked.stdout.contains("WARNING: MaintainerDeprecated"), "{checked}");
     site.file("ctx/Dockerfile", "FROM busybox\n");
     site.buildx(&["build", "--check", "ctx"]).exits(0);
+    // What only a builder knows: the base image's platform, the ignored files.
+    site.file("ctx/.dockerignore", "secret\n");
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPY secret /\nRUN exit 1\n");
+    let checked = site.buildx(&["build", "--check", "ctx"]);
+    checked.exits(1);
+    assert!(checked.stdout.contains("WARNING: CopyIgnoredFile"), "{checked}");
+    assert!(!checked.stderr.contains("RUN exit 1"), "nothing is carried out: {checked}");
+    site.file("ctx/Dockerfile", "FROM busybox\nCOPPY a b\n");
+    site.buildx(&["build", "--check", "ctx"]).fails("unknown instruction: COPPY");
+}
+
+#[test]
+fn attestations_are_refused_when_they_are_asked_for() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\n");
+    for flag in ["--provenance=mode=max", "--sbom=true"] {
+        site.build(&[flag, "ctx"]).fails("ttestation");
+    }
+    site.build(&["--provenance=false", "ctx"]).exits(0);
 }
 
 #[test]

@@ -21,6 +21,29 @@ fn disk_use_is_listed_and_pruned() {
 }
 
 #[test]
+fn a_prune_leaves_what_is_to_be_kept() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN echo kept > /kept\n");
+    // What an image shares takes no space of its own.
+    site.build(&["-o", "type=cacheonly", "ctx"]).exits(0);
+    let nothing = "Total:\t0B";
+    for keep in [
+        ["--min-free-space", "1"],
+        ["--max-used-space", "100gb"],
+        ["--reserved-space", "100gb"],
+        ["--filter", "until=24h"],
+    ] {
+        site.buildx(&[&["prune", "-af"], &keep[..]].concat()).says(nothing);
+    }
+    // More than there is: nothing can stay.
+    let pruned = site.buildx(&["prune", "-af", "--min-free-space", "1000000tb"]);
+    pruned.exits(0);
+    assert!(!pruned.stdout.contains(nothing), "{pruned}");
+    let left = site.buildx(&["du", "--filter", "type=regular"]).ok();
+    assert_eq!(left.lines().count(), 1, "no more than the head of the table: {left}");
+}
+
+#[test]
 fn builds_are_remembered_across_a_restart() {
     let mut site = Site::start();
     site.file("good/Dockerfile", "FROM busybox\nRUN echo remembered\n");
@@ -33,6 +56,8 @@ fn builds_are_remembered_across_a_restart() {
     let logs = site.buildx(&["history", "logs", "--progress", "plain", "^1"]);
     logs.exits(0);
     assert!([&logs.stdout, &logs.stderr].iter().any(|s| s.contains("remembered")), "{logs}");
+    let failed = site.buildx(&["history", "ls", "--filter", "status=error"]).ok();
+    assert!(failed.contains("Error") && !failed.contains("Completed"), "{failed}");
     site.buildx(&["history", "inspect"]).says("exit code: 3");
     site.buildx(&["history", "rm", "--all"]).exits(0);
     let list = site.buildx(&["history", "ls"]).ok();

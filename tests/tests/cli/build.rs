@@ -6,13 +6,13 @@ use std::process::Command;
 
 use wharf_test::{Host, Output, tools};
 
-struct Site {
-    host: Host,
-    dir: PathBuf,
+pub(crate) struct Site {
+    pub(crate) host: Host,
+    pub(crate) dir: PathBuf,
 }
 
 impl Site {
-    fn new(dockerfile: &str) -> Site {
+    pub(crate) fn new(dockerfile: &str) -> Site {
         let host = Host::with_busybox();
         let dir = host.dir().join("ctx");
         fs::create_dir(&dir).unwrap();
@@ -21,13 +21,13 @@ impl Site {
         site
     }
 
-    fn file(&self, path: &str, content: &str) {
+    pub(crate) fn file(&self, path: &str, content: &str) {
         let path = self.dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn wharf(&self, args: &[&str]) -> Output {
+    pub(crate) fn wharf(&self, args: &[&str]) -> Output {
         self.with(args, |_| ())
     }
 

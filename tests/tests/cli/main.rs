@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod build;
+mod build_cache;
 mod changing;
 mod reading;
 mod sides;

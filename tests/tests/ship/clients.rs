@@ -1,8 +1,9 @@
 //! Stock clients at wharf's registry, and wharf at Debian's.
 
-use crate::{PORT, archive, serve, skopeo, start};
+use crate::{archive, serve, skopeo, start};
 use std::fs;
 use wharf_test::host::Engine;
+use wharf_test::server::debians;
 use wharf_test::{Host, Output, image, tools};
 
 const NAME: &str = "127.0.0.1:5000/team/busybox:1";
@@ -82,15 +83,7 @@ fn docker_pushes_what_exists_and_all_tags() {
 #[test]
 fn wharf_ships_through_debians_registry() {
     let host = Host::with_busybox();
-    let storage = host.dir().join("storage");
-    let text = format!(
-        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{PORT}'}}\n",
-        storage.display()
-    );
-    let config = host.write("config.yml", text.as_bytes());
-    let mut registry = host.enter(tools::path("docker-registry"));
-    registry.arg("serve").arg(config);
-    let _server = start(&host, registry);
+    let _server = debians(&host);
     host.docker(["tag", "busybox", NAME]).ok();
     host.docker(["push", NAME]).says("Pushed");
     host.docker(["push", NAME]).says("Layer already exists");

@@ -54,6 +54,47 @@ fn an_interrupted_pull_transfers_each_byte_once() {
     assert!(more < 64 << 10, "{more} bytes went more than once");
 }
 
+/// Bytes of memory that a process had at most since [`forget`].
+fn peak(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() << 10
+}
+
+/// Begins to watch a process's memory anew (proc(5), `clear_refs`); gives what it has now.
+fn forget(pid: u32) -> usize {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    peak(pid)
+}
+
+#[test]
+fn memory_does_not_grow_with_the_image() {
+    const SIZE: usize = 96 << 20;
+    let host = Host::start();
+    let registry = serve(&host, &[]);
+    let name = |n: usize| format!("127.0.0.1:5000/noise:{n}");
+    let image = |n: usize| {
+        let mut tar = Tar::default();
+        tar.file("noise", 0o644, &noise(n));
+        Image::new(&name(n), tar.finish(), &json!({"Cmd": ["/noise"]}))
+    };
+    let there_and_back = |n: usize| {
+        host.load(&image(n));
+        host.docker(["push", "-q", &name(n)]).ok();
+        host.docker(["rmi", "-f", &name(n)]).ok();
+        host.docker(["pull", "-q", &name(n)]).ok();
+    };
+    // Threads and code that are there from now on.
+    there_and_back(1 << 20);
+    let processes = [("engine", host.daemon()), ("registry", registry.pid())];
+    let before = processes.map(|(_, pid)| forget(pid));
+    there_and_back(SIZE);
+    for ((who, pid), before) in processes.iter().zip(before) {
+        let more = peak(*pid).saturating_sub(before);
+        assert!(more < SIZE / 3, "the {who} took {more} bytes more for an image of {SIZE}");
+    }
+}
+
 #[test]
 fn a_push_goes_on_when_the_registry_comes_back() {
     let (server, client) = (Host::start(), Host::start());

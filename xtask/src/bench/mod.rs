@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: wharf and its peers on the same work, in turn, in the same run.
 
+mod build;
 mod clients;
 mod etcd;
 mod images;
@@ -42,6 +43,7 @@ const PARTS: &[Part] = &[
     ("network", network::measure),
     ("etcd", etcd::measure),
     ("ship", ship::measure),
+    ("build", build::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),
 ];

@@ -7,34 +7,19 @@ use anyhow::Result;
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
-use wharf_test::host::child_of;
+use std::process::Command;
 use wharf_test::image::{Image, Tar};
-use wharf_test::{Host, eventually};
+use wharf_test::server::{Server, start};
+use wharf_test::{Host, tools};
 
 /// Bytes of the image.
 const SIZE: usize = 200_000_000;
 const NAME: &str = "127.0.0.1:5000/big:latest";
 
 pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
-    let wharf = serve(&lab.wharf, |host| {
-        let mut c = host.enter(&lab.binary);
-        c.args(["registry", "serve", "--addr", "127.0.0.1:5000", "--root"]);
-        c.arg(host.dir().join("registry"));
-        c
-    });
-    let docker = serve(&lab.docker, |host| {
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{delete: {{enabled: true}}, filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:5000'}}\n",
-            host.dir().join("registry").display()
-        );
-        let config = host.write("registry.yml", text.as_bytes());
-        let mut c = host.enter("docker-registry");
-        c.arg("serve").arg(config);
-        c
-    });
-    let both = [&wharf, &docker];
-    let idle = both.map(|server| server.weight());
+    let servers = [ours(lab), debians(&lab.docker)];
+    let both = [&servers[0], &servers[1]];
+    let idle = both.map(weight);
     let hosts = [&lab.wharf, &lab.docker];
     let mut rows = Vec::new();
     let image = Image::new(NAME, layer(), &json!({"Cmd": ["true"]}));
@@ -51,7 +36,7 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
         let aim = Aim::AtMost(1.0 / 3.0, "docker");
         rows.push(Row::new(work, "ms", times[0]).peer("docker", Some(times[1])).aim(aim));
     }
-    let after = both.map(|server| server.weight());
+    let after = both.map(weight);
     let rates = rates(hosts, lab.rounds(8));
     rows.push(
         Row::new("registry: a 200 MB blob", "MB/s", rates[0])
@@ -167,34 +152,31 @@ fn rates(hosts: [&Host; 2], rounds: usize) -> [f64; 2] {
     [rate("wharf", 0), rate("docker", 1)]
 }
 
-/// A registry's process, through the nsenter that waits for it.
-struct Server(Child);
-
-impl Server {
-    /// Megabytes, proportional share.
-    fn weight(&self) -> f64 {
-        let pid = child_of(self.0.id()).unwrap_or(self.0.id());
-        let map = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let pss = map.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
-        pss.and_then(|n| n.trim().parse::<f64>().ok()).map_or(f64::NAN, |kilobytes| kilobytes / 1e3)
-    }
+/// wharf's registry, on wharf's host.
+fn ours(lab: &Lab) -> Server {
+    let mut c = lab.wharf.enter(&lab.binary);
+    c.args(["registry", "serve", "--addr", "127.0.0.1:5000", "--root"]);
+    c.arg(lab.wharf.dir().join("registry"));
+    start(&lab.wharf, c)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(pid) = child_of(self.0.id()) {
-            drop(crate::sh::read(crate::sh::cmd("kill").arg(pid.to_string())));
-        }
-        drop(self.0.wait());
-    }
+/// Debian's, in the network of dockerd's host; its files are the machine's, which has the program.
+fn debians(host: &Host) -> Server {
+    let text = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{delete: {{enabled: true}}, filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:5000'}}\n",
+        host.dir().join("registry").display()
+    );
+    let config = host.write("registry.yml", text.as_bytes());
+    let mut c = Command::new("nsenter");
+    c.args(["-t", &host.init().to_string(), "-n", "-p", "--"]);
+    c.arg(tools::path("docker-registry")).arg("serve").arg(config);
+    start(host, c)
 }
 
-fn serve(host: &Host, command: impl FnOnce(&Host) -> Command) -> Server {
-    let mut c = command(host);
-    c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = c.spawn().expect("start a registry");
-    eventually("the registry answers", || {
-        host.get("127.0.0.1:5000", "/v2/").ok().filter(|r| r.status == 200).map(|_| ())
-    });
-    Server(child)
+/// Megabytes of a registry, proportional share.
+fn weight(server: &Server) -> f64 {
+    let map =
+        fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap_or_default();
+    let pss = map.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+    pss.and_then(|n| n.trim().parse::<f64>().ok()).map_or(f64::NAN, |kilobytes| kilobytes / 1e3)
 }

@@ -12,6 +12,9 @@ pub(crate) use entry::stat;
 pub(crate) use receive::{Receiver, Step};
 pub(crate) use send::Sender;
 
+use prost::Message as _;
+use wharf_sys::root::Root;
+
 use crate::proto::fsutil::types::packet::PacketType;
 use crate::proto::fsutil::types::{Packet, Stat};
 
@@ -66,4 +69,19 @@ fn fin() -> Packet {
 /// Giving up, and why.
 pub(crate) fn error(text: String) -> Packet {
     Packet { r#type: PacketType::PacketErr.into(), data: text.into(), ..Packet::default() }
+}
+
+/// Takes a tree that comes as packets one after another, each after its length as a varint, into a directory; files that
+/// look the same are taken from `base`. Says whether the tree is complete. For tests with any bytes.
+pub fn take_packets(mut bytes: &[u8], into: Root, base: Option<Root>) -> Result<bool, String> {
+    let mut receiver = Receiver::new(into, base);
+    while !bytes.is_empty() {
+        let packet = Packet::decode_length_delimited(&mut bytes).map_err(|e| e.to_string())?;
+        let step = receiver.take(packet);
+        match step.map_err(|e| wharf_base::error::chain(&e).to_string())? {
+            Step::Go(_) => {}
+            Step::Done => return Ok(true),
+        }
+    }
+    Ok(false)
 }

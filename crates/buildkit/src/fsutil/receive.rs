@@ -36,8 +36,6 @@ pub(crate) struct Receiver {
     stage: Stage,
     here: Cursor,
     there: Cursor,
-    /// Bytes of packets taken.
-    pub(crate) taken: u64,
 }
 
 /// How far the exchange is.
@@ -81,13 +79,11 @@ impl Receiver {
             stage: Stage::Entries,
             here: Cursor::default(),
             there: Cursor::default(),
-            taken: 0,
         }
     }
 
     /// Takes the next packet. After an error nothing more may come.
     pub(crate) fn take(&mut self, packet: Packet) -> Result<Step, TransferError> {
-        self.taken += prost::Message::encoded_len(&packet) as u64;
         let kind = PacketType::try_from(packet.r#type)
             .map_err(|_| protocol(format!("unknown packet type {}", packet.r#type)))?;
         let out = match (kind, self.stage) {
@@ -285,10 +281,12 @@ impl Cursor {
 mod tests {
     use std::fs;
 
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::fsutil::{data, error, stat_packet};
     use crate::proto::fsutil::types::Stat;
-    use bytes::Bytes;
 
     const DIR: u32 = 1 << 31 | 0o755;
     const LINK: u32 = 1 << 27 | 0o777;
@@ -413,5 +411,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let failed = feed(&mut receiver(dir.path(), None), vec![error("no access".into())]);
         assert_eq!(failed.unwrap_err().to_string(), "no access");
+    }
+    /// Any packet, of few names, so that they meet.
+    fn packets() -> impl Strategy<Value = Packet> {
+        let path = proptest::sample::select(vec!["a", "a/b", "a/b/c", "b", "b/c", "..", "a/../b"]);
+        let link = proptest::sample::select(vec!["", "a", "/", "../..", "b", "a/b"]);
+        let mode = proptest::sample::select(vec![0o644, DIR, LINK, 1 << 25, 1 << 24, 1 << 19]);
+        let stat = (path, mode, link).prop_map(|(path, mode, link)| entry(path, mode, 4, link));
+        let bytes = (0..8u32, any::<bool>())
+            .prop_map(|(id, last)| data(id, Bytes::from_static(if last { b"" } else { b"four" })));
+        prop_oneof![6 => stat, 6 => bytes, 1 => Just(stat_packet(None)), 1 => Just(fin())]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_outside_is_touched_whatever_comes(all in proptest::collection::vec(packets(), 0..24)) {
+            let dir = tempfile::tempdir().unwrap();
+            let (into, base) = (dir.path().join("into"), dir.path().join("base"));
+            fs::create_dir(&into).unwrap();
+            fs::create_dir(&base).unwrap();
+            fs::write(base.join("a"), "kept").unwrap();
+            // A refusal is as good as a tree.
+            drop(feed(&mut receiver(&into, Some(&base)), all));
+            prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+            prop_assert_eq!(fs::read(base.join("a")).unwrap(), b"kept");
+        }
     }
 }

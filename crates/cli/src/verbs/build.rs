@@ -1,6 +1,7 @@
 //! `build`: packs the context, asks the engine, shows its progress, delivers the result.
 
-use std::io::{IsTerminal, Read, Write};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -11,12 +12,13 @@ use serde_json::{Map, Value, json};
 use tokio::io::AsyncRead;
 use wharf_sys::terminal;
 
+use super::build_cache::{self, CacheFrom, CacheTo};
 use super::build_context::{CONTEXTS, Context, rules};
+use super::build_output::{Output, deliver, deliver_several, fill, outputs, takes_several};
 use super::build_view::{Style, View, excerpt};
-use super::unpack::{Place, unpack};
 use super::{Outcome, text};
-use crate::api::{Client, JsonStream, Payload, next, segment, url};
-use crate::app::{Call, say, say_line, warn};
+use crate::api::{Client, JsonStream, Payload, url};
+use crate::app::{Call, say_line, warn};
 use crate::conf::auth;
 use crate::failure::{Failure, os_text};
 use crate::parse::{csv, ulimit};
@@ -42,45 +44,139 @@ enum Body {
     Nothing,
 }
 
-/// Where the result goes besides the image store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Output {
-    Image,
-    Local(String),
-    Tar(String),
-    Archive(String),
-}
-
 /// `build PATH | URL | -`
 pub async fn build(call: Call) -> Outcome {
     refuse(&call)?;
     let outputs = outputs(&call)?;
-    let mut plan = plan(&call)?;
+    if platforms(&call).len() > 1 {
+        return several(&call, &outputs).await;
+    }
+    let cache_to = given_caches(&call, "cache-to", CacheTo::parse)?;
+    let cache_from = given_caches(&call, "cache-from", CacheFrom::parse)?;
+    let layouts = layouts(&call).await?;
+    let mut plan = plan(&call, &layouts.by_name)?;
+    let asked: Vec<Value> = cache_to.iter().filter_map(CacheTo::request).collect();
+    if !asked.is_empty() {
+        plan.query.push(("cacheto", json!(asked).to_string()));
+    }
+    if cache_to.contains(&CacheTo::Inline) {
+        plan.query.push(("inlinecache", "1".into()));
+    }
     let checking = call.given.on("check") || call.given.text("call") == "check";
     if checking {
         plan.query.push(("check", "1".into()));
     }
     let style = style(&call)?;
-    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut view = View::new(style, color, width);
+    let mut view = view(style);
     let client = call.client()?;
     let dockerfile = plan.dockerfile.clone();
+    let (names, loaded) = caches(client, &cache_from).await?;
+    plan.query.push(("cachefrom", json!(names).to_string()));
     let built = run(client, plan, &mut view).await;
     view.finish();
+    build_cache::forget(client, &loaded).await;
+    build_cache::forget(client, &layouts.loaded).await;
     if checking {
         return report_check(&view, &dockerfile, built.err());
     }
-    let id = match built {
-        Ok(id) => id,
+    let Done { id, caches } = match built {
+        Ok(done) => done,
         Err(e) => return Err(explained(&view, &dockerfile, e)),
     };
     tell_warnings(&view, &dockerfile, style);
+    let local = cache_to.iter().filter_map(|to| match to {
+        CacheTo::Local { dest, .. } => Some(dest),
+        _ => None,
+    });
+    for (dest, ids) in local.zip(&caches) {
+        let names: Vec<(&str, &str)> = ids.iter().map(|id| ("names", id.as_str())).collect();
+        let saved = fill(client, &url("/images/get", &names), dest).await;
+        build_cache::forget(client, ids).await;
+        saved?;
+    }
     deliver(&call, client, &id, &outputs).await?;
     if call.given.on("quiet") || style == Style::Quiet {
         say_line(&id)?;
     }
     Ok(())
+}
+
+fn view(style: Style) -> View {
+    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    View::new(style, color, width)
+}
+
+fn platforms(call: &Call) -> Vec<String> {
+    let given = call.given.all("platform").iter().flat_map(|p| p.split(','));
+    given.filter(|p| !p.is_empty()).map(str::to_owned).collect()
+}
+
+/// One build after the other for several platforms. One that would have to run programs of a platform which the host
+/// cannot run is refused by its first `RUN`.
+async fn several(call: &Call, outputs: &[Output]) -> Outcome {
+    takes_several(call, outputs)?;
+    if call.args()[0] == "-" || call.given.text("file") == "-" {
+        return Err("standard input can be read for one --platform only".into());
+    }
+    let style = style(call)?;
+    let client = call.client()?;
+    let layouts = layouts(call).await?;
+    let from = given_caches(call, "cache-from", CacheFrom::parse)?;
+    let (names, loaded) = caches(client, &from).await?;
+    let mut made = Vec::new();
+    for platform in platforms(call) {
+        let mut plan = plan(call, &layouts.by_name)?;
+        plan.query.retain(|(key, _)| *key != "platform");
+        plan.query.push(("platform", platform.clone()));
+        plan.query.push(("cachefrom", json!(names).to_string()));
+        let (dockerfile, mut view) = (plan.dockerfile.clone(), view(style));
+        let built = run(client, plan, &mut view).await;
+        view.finish();
+        match built {
+            Ok(done) => made.push((platform, done.id)),
+            Err(e) => return Err(explained(&view, &dockerfile, e)),
+        }
+    }
+    build_cache::forget(client, &loaded).await;
+    build_cache::forget(client, &layouts.loaded).await;
+    deliver_several(client, &made, outputs).await
+}
+
+/// The values of a flag, read.
+fn given_caches<T>(
+    call: &Call,
+    flag: &str,
+    read: fn(&str) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    call.given.all(flag).iter().map(|text| read(text)).collect()
+}
+
+/// The names of caches for the engine, and the images that were loaded for them.
+async fn caches(
+    client: &Client,
+    from: &[CacheFrom],
+) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let (mut names, mut loaded) = (Vec::new(), Vec::new());
+    for from in from {
+        match from {
+            CacheFrom::Name(name) => names.push(name.clone()),
+            // The first build of all has none yet.
+            CacheFrom::Local(dir) if !Path::new(dir).join("index.json").exists() => {
+                warn(format!("importing the cache in {dir}: it has no index.json"));
+            }
+            CacheFrom::Local(dir) => loaded.extend(build_cache::load(client, dir, None).await?),
+        }
+    }
+    names.extend(loaded.iter().cloned());
+    Ok((names, loaded))
+}
+
+/// A build that is complete.
+struct Done {
+    id: String,
+    /// Images of each local cache, in the order they were asked for.
+    caches: Vec<Vec<String>>,
 }
 
 /// A build that failed, and where.
@@ -95,7 +191,7 @@ impl From<crate::api::ApiError> for Broken {
     }
 }
 
-async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<String, Broken> {
+async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<Done, Broken> {
     let Plan { query, headers, body, .. } = plan;
     let query: Vec<(&str, &str)> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let path = url("/build", &query);
@@ -123,13 +219,15 @@ async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<String, Bro
         return Err(Broken { failure, place: None });
     }
     let mut stream = JsonStream::new(sent?);
-    let (mut id, mut place) = (String::new(), None);
+    let (mut id, mut place, mut caches) = (String::new(), None, Vec::new());
     while let Some(line) = stream.next().await? {
         if let Some(found) = line["aux"]["ID"].as_str() {
             id = found.to_owned();
         }
         let news = &line["wharf"];
-        if news["failed"].is_string() {
+        if let Some(ids) = news["cache"].as_array() {
+            caches.push(ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect());
+        } else if news["failed"].is_string() {
             let number =
                 |key: &str| news[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
             place = Some((number("line"), number("last")));
@@ -141,7 +239,7 @@ async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<String, Bro
             return Err(Broken { failure, place });
         }
     }
-    Ok(id)
+    Ok(Done { id, caches })
 }
 
 /// The error with the end of the output and the lines that it is about.
@@ -232,7 +330,6 @@ fn refuse(call: &Call) -> Outcome {
         ("annotation", "wharf does not annotate manifests"),
         ("attest", "wharf does not make attestations"),
         ("squash", "wharf does not squash images: use a further stage and COPY --from"),
-        ("push", "build first and push the image then"),
     ] {
         if given.changed(flag) {
             return told(flag, why);
@@ -243,71 +340,46 @@ fn refuse(call: &Call) -> Outcome {
             return told(flag, "wharf does not make attestations");
         }
     }
-    for to in given.all("cache-to") {
-        if to != "inline" && to != "type=inline" {
-            return told(
-                "cache-to",
-                "the cache is in the engine, shared by all builds; only type=inline can be exported",
-            );
-        }
-    }
     match given.text("call") {
         "" | "build" | "check" => Ok(()),
         other => told("call", &format!("{other} is not known: use build or check")),
     }
 }
 
-fn outputs(call: &Call) -> Result<Vec<Output>, Failure> {
-    let mut out = Vec::new();
-    for text in call.given.all("output") {
-        out.push(output(text)?);
-    }
-    if out.is_empty() {
-        out.push(Output::Image);
+/// Contexts that are OCI layouts: the engine has their images while it builds.
+#[derive(Default)]
+struct Layouts {
+    by_name: BTreeMap<String, String>,
+    loaded: Vec<String>,
+}
+
+async fn layouts(call: &Call) -> Result<Layouts, Failure> {
+    let mut out = Layouts::default();
+    for entry in call.given.all("build-context") {
+        let found =
+            entry.split_once('=').and_then(|(n, v)| Some((n, v.strip_prefix("oci-layout://")?)));
+        let Some((name, place)) = found else { continue };
+        let new = build_cache::load_one(call.client()?, place).await?;
+        out.by_name.insert(name.to_owned(), new.id);
+        out.loaded.extend(new.loaded);
     }
     Ok(out)
 }
 
-fn output(text: &str) -> Result<Output, Failure> {
-    if text == "-" {
-        return Ok(Output::Tar("-".into()));
-    }
-    if !text.contains('=') {
-        return Ok(Output::Local(text.to_owned()));
-    }
-    let fields = csv(text)?;
-    let field = |key: &str| {
-        fields
-            .iter()
-            .filter_map(|f| f.split_once('='))
-            .find(|(k, _)| *k == key)
-            .map(|(_, v)| v.to_owned())
-    };
-    let dest = || {
-        field("dest").ok_or_else(|| Failure::new(format!("dest is required in --output {text}")))
-    };
-    match field("type").as_deref() {
-        Some("local") => dest().map(Output::Local),
-        Some("tar") => dest().map(Output::Tar),
-        Some("docker") if field("dest").is_none() => Ok(Output::Image),
-        Some("docker" | "oci") => dest().map(Output::Archive),
-        Some("image" | "cacheonly") => Ok(Output::Image),
-        Some("registry") => {
-            Err("--output type=registry: build first and push the image then".into())
-        }
-        other => Err(Failure::new(format!(
-            "unknown output type {:?}: use local, tar, oci, docker or image",
-            other.unwrap_or_default()
-        ))),
-    }
-}
-
-fn plan(call: &Call) -> Result<Plan, Failure> {
+fn plan(call: &Call, layouts: &BTreeMap<String, String>) -> Result<Plan, Failure> {
     let source = call.args()[0].as_str();
     let mut query = query(call)?;
     let headers = headers(call)?;
-    let remote = source.contains("://") || source.starts_with("git@");
+    let remote =
+        source.contains("://") || source.starts_with("git@") || source.starts_with("github.com/");
     if remote {
+        let mut context = Context::default();
+        query.push(("contexts", named_contexts(call, layouts, &mut context)?));
+        if !context.further.is_empty() {
+            let text =
+                "directories as --build-context need a build context that is a directory, too";
+            return Err(text.into());
+        }
         query.push(("remote", source.to_owned()));
         query.push(("dockerfile", call.given.text("file").to_owned()));
         return Ok(Plan {
@@ -318,7 +390,7 @@ fn plan(call: &Call) -> Result<Plan, Failure> {
         });
     }
     let mut context = Context::default();
-    let contexts = named_contexts(call, &mut context)?;
+    let contexts = named_contexts(call, layouts, &mut context)?;
     query.push(("contexts", contexts));
     if source == "-" {
         return stdin_plan(query, headers, context);
@@ -417,7 +489,6 @@ fn query(call: &Call) -> Result<Vec<(&'static str, String)>, Failure> {
         ("cpusetmems", given.text("cpuset-mems").into()),
         ("buildargs", Value::Object(build_args(given.all("build-arg"))).to_string()),
         ("labels", Value::Object(crate::parse::pairs(given.all("label"))).to_string()),
-        ("cachefrom", json!(given.all("cache-from")).to_string()),
         ("nocachefilter", json!(given.all("no-cache-filter")).to_string()),
         ("allow", json!(given.all("allow")).to_string()),
         (
@@ -428,9 +499,6 @@ fn query(call: &Call) -> Result<Vec<(&'static str, String)>, Failure> {
     for name in given.all("tag") {
         crate::parse::reference::parse(name)?;
         out.push(("t", name.clone()));
-    }
-    if !given.all("cache-to").is_empty() {
-        out.push(("inlinecache", "1".into()));
     }
     for (flag, key) in [("no-cache", "nocache"), ("pull", "pull")] {
         if given.on(flag) {
@@ -473,13 +541,18 @@ fn build_args(list: &[String]) -> Map<String, Value> {
 }
 
 /// `--build-context`: directories go into the upload, the rest is for the engine to find.
-fn named_contexts(call: &Call, context: &mut Context) -> Result<String, Failure> {
+fn named_contexts(
+    call: &Call,
+    layouts: &BTreeMap<String, String>,
+    context: &mut Context,
+) -> Result<String, Failure> {
     let mut out = Map::new();
     for entry in call.given.all("build-context") {
         let (name, value) = entry.split_once('=').ok_or_else(|| {
             Failure::new(format!("invalid context value: {entry}, expected key=value"))
         })?;
-        let value = match value.contains("://") {
+        let value = match value.contains("://") || value.starts_with("git@") {
+            _ if layouts.contains_key(name) => format!("docker-image://{}", layouts[name]),
             true => value.to_owned(),
             false if Path::new(value).is_dir() => {
                 let n = context.further.len().to_string();
@@ -575,103 +648,9 @@ fn agents(list: &[String]) -> Result<Map<String, Value>, Failure> {
     Ok(out)
 }
 
-async fn deliver(call: &Call, client: &Client, id: &str, outputs: &[Output]) -> Outcome {
-    let write = |path: &str, content: &[u8]| {
-        std::fs::File::create(path)
-            .and_then(|mut f| f.write_all(content))
-            .map_err(|e| Failure::new(format!("cannot write {path}: {}", os_text(&e))))
-    };
-    if call.given.changed("iidfile") {
-        write(call.given.text("iidfile"), id.as_bytes())?;
-    }
-    if call.given.changed("metadata-file") {
-        let image = client.get(&format!("/images/{}/json", segment(id))).await?;
-        let facts = json!({
-            "containerimage.config.digest": id,
-            "containerimage.digest": image["Descriptor"]["digest"],
-            "containerimage.descriptor": image["Descriptor"],
-            "image.name": call.given.all("tag").join(","),
-        });
-        let facts = serde_json::to_vec_pretty(&facts).unwrap_or_default();
-        write(call.given.text("metadata-file"), &facts)?;
-    }
-    for output in outputs {
-        match output {
-            Output::Image => {}
-            Output::Archive(dest) => {
-                let path = url("/images/get", &[("names", id)]);
-                save(client, &path, dest).await?;
-            }
-            Output::Tar(dest) => files(client, id, dest, false).await?,
-            Output::Local(dest) => files(client, id, dest, true).await?,
-        }
-    }
-    let kept = outputs.contains(&Output::Image) || !call.given.all("tag").is_empty();
-    if !kept {
-        // The files are what was asked for; the cache keeps the layers.
-        drop(client.delete(&format!("/images/{}?noprune=1", segment(id))).await);
-    }
-    Ok(())
-}
-
-/// The image's files, by way of a container that never runs.
-async fn files(client: &Client, id: &str, dest: &str, unpacked: bool) -> Outcome {
-    let body = json!({ "Image": id, "Cmd": ["none"], "Entrypoint": [] });
-    let made = client.post("/containers/create", Payload::Json(body)).await?;
-    let container = text(&made, "Id").to_owned();
-    let path = format!("/containers/{}/export", segment(&container));
-    let done = match unpacked {
-        false => save(client, &path, dest).await,
-        true => fill(client, &path, dest).await,
-    };
-    client.delete(&format!("/containers/{}", segment(&container))).await?;
-    done
-}
-
-async fn fill(client: &Client, path: &str, dest: &str) -> Outcome {
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {dest}: {}", os_text(&e)));
-    std::fs::create_dir_all(dest).map_err(failed)?;
-    let temporary = wharf_base::fs::temp_beside(Path::new(dest));
-    let name = temporary.display().to_string();
-    let saved = save(client, path, &name).await;
-    let place = Place { directory: dest.into(), rename: None, keep_owner: false };
-    let done = saved.and_then(|()| {
-        let file = std::fs::File::open(&temporary).map_err(failed)?;
-        unpack(std::io::BufReader::new(file), &place).map(drop)
-    });
-    // What is left is a temporary file that the message need not mention.
-    drop(std::fs::remove_file(&temporary));
-    done
-}
-
-async fn save(client: &Client, path: &str, dest: &str) -> Outcome {
-    let mut body = client.send(Method::GET, path, Payload::Empty, &[]).await?.into_body();
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {dest}: {}", os_text(&e)));
-    let mut file = match dest {
-        "-" => None,
-        dest => Some(std::fs::File::create(dest).map_err(failed)?),
-    };
-    while let Some(bytes) = next(&mut body).await? {
-        match &mut file {
-            None => say(&bytes)?,
-            Some(file) => file.write_all(&bytes).map_err(failed)?,
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn outputs_have_dockers_forms() {
-        assert_eq!(output("out").unwrap(), Output::Local("out".into()));
-        assert_eq!(output("-").unwrap(), Output::Tar("-".into()));
-        assert_eq!(output("type=tar,dest=x.tar").unwrap(), Output::Tar("x.tar".into()));
-        assert_eq!(output("type=oci,dest=x").unwrap(), Output::Archive("x".into()));
-        assert!(output("type=local").is_err() && output("type=zip,dest=x").is_err());
-    }
 
     #[test]
     fn arguments_and_hosts() {

@@ -3,7 +3,9 @@
 pub mod archive;
 pub mod attach;
 pub mod build;
+mod build_cache;
 mod build_context;
+mod build_output;
 mod build_view;
 pub mod commit;
 pub mod completion;

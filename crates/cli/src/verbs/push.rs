@@ -33,18 +33,29 @@ pub async fn push(call: Call) -> Outcome {
         text => platform(text)?.to_string(),
     };
     let tag = name.tag.clone().unwrap_or_default();
-    let query = [("tag", tag.as_str()), ("platform", &platform)];
-    let path = url(&format!("/images/{}/push", image_path(&name.full_name())), &query);
-    let header = auth::header(call.session.config(), &name.domain)?;
-    let headers = [("X-Registry-Auth", header)];
-    let response = call.client()?.send(Method::POST, &path, Payload::Empty, &headers).await?;
     let target = if quiet { Target::Nowhere } else { Target::Stdout };
-    show(JsonStream::new(response), target, |_| ()).await?;
+    send(&call, &name, &platform, target).await?;
     match quiet {
         true if tag.is_empty() => say_line(name.full_name()),
         true => say_line(format!("{}:{tag}", name.full_name())),
         false => Ok(()),
     }
+}
+
+/// Pushes what a name names; without a tag every tag of it.
+pub(super) async fn send(
+    call: &Call,
+    name: &reference::Name,
+    platform: &str,
+    target: Target,
+) -> Outcome {
+    let tag = name.tag.clone().unwrap_or_default();
+    let query = [("tag", tag.as_str()), ("platform", platform)];
+    let path = url(&format!("/images/{}/push", image_path(&name.full_name())), &query);
+    let header = auth::header(call.session.config(), &name.domain)?;
+    let headers = [("X-Registry-Auth", header)];
+    let response = call.client()?.send(Method::POST, &path, Payload::Empty, &headers).await?;
+    show(JsonStream::new(response), target, |_| ()).await
 }
 
 /// `os[/arch[/variant]]` as the API takes it.

@@ -70,7 +70,10 @@ fn build(store: &ImageStore, name: &Reference, verb: &str) -> Result<Image, Arch
     let layers = vec![inner.layer_of(&diff_id, diff_id.clone(), size, kind)?];
     let config = config(store, verb, diff_id);
     let bytes = serde_json::to_vec(&config).map_err(ArchiveError::Encode)?;
-    make::register_made(inner, &bytes, config, layers, vec![name.clone()], None)
+    let names = vec![name.clone()];
+    let annotations = Default::default();
+    let made = make::Made { config, config_bytes: bytes, layers, names, parent: None, annotations };
+    make::register_made(inner, made)
 }
 
 /// The layer as a tar, read as it is made.

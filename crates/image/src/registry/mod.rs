@@ -8,6 +8,7 @@ mod dns;
 mod endpoint;
 mod hosts;
 mod payload;
+mod tls;
 mod transport;
 mod upload;
 
@@ -25,6 +26,7 @@ use wharf_spec::image::media_type;
 use wharf_spec::reference::Reference;
 
 use crate::settings::Settings;
+use crate::web::WebRequest;
 
 pub(crate) use endpoint::Endpoint;
 use payload::Payload;
@@ -206,10 +208,21 @@ impl Client {
             .collect())
     }
 
-    /// What is at an address that is no registry's.
-    pub(crate) async fn download(&self, uri: Uri) -> Result<Response<Incoming>, RegistryError> {
+    /// Asks a server that is no registry. Given conditions, the answer may be 304.
+    pub(crate) async fn web(
+        &self,
+        uri: Uri,
+        request: WebRequest,
+    ) -> Result<Response<Incoming>, RegistryError> {
         let host = host_of(&uri);
-        let response = self.send(&Ask::new(Method::GET, &uri.to_string())?).await?;
+        let method = if request.body.is_some() { Method::POST } else { Method::GET };
+        let mut ask = Ask::to(method, uri);
+        for (name, value) in &request.headers {
+            ask = ask.header(header::HeaderName::from_static(name), value);
+        }
+        ask.authorization = request.authorization;
+        ask.body = Payload::Whole(request.body.unwrap_or_default());
+        let response = self.send(&ask).await?;
         match response.status() {
             StatusCode::UNAUTHORIZED => Err(failure(&host, response).await),
             _ => Ok(response),
@@ -270,7 +283,7 @@ impl Client {
         Err(RegistryError::Protocol { host: host_of(&uri), what })
     }
 
-    /// An exchange that is repeated while that may help. Returns only answers of success.
+    /// An exchange that is repeated while that may help. Returns answers of success, 401, and 304 to a condition.
     async fn send(&self, request: &Ask) -> Result<Response<Incoming>, RegistryError> {
         let registries = &self.settings.registries;
         let mut backoff = Backoff::new(registries.retry_pause, registries.retry_pause_max);
@@ -278,7 +291,12 @@ impl Client {
         loop {
             let error = match self.exchange(request).await {
                 Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+                Ok(response)
+                    if matches!(
+                        response.status(),
+                        StatusCode::UNAUTHORIZED | StatusCode::NOT_MODIFIED
+                    ) =>
+                {
                     return Ok(response);
                 }
                 Ok(response) => failure(&host_of(&request.uri), response).await,
@@ -570,7 +588,9 @@ fn digest_header(headers: &HeaderMap) -> Option<Digest> {
 }
 
 fn host_of(uri: &Uri) -> String {
-    uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default()
+    // Without a name and a password, which no message may repeat.
+    let whole = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    whole.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 fn origin(uri: &Uri) -> (Option<&str>, Option<&str>, Option<u16>) {

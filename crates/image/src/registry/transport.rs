@@ -1,10 +1,8 @@
-//! Connections to registries: names, proxies, TLS with the machine's and each registry's own authorities.
+//! Connections to registries: names, proxies, TLS.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,18 +14,15 @@ use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use wharf_base::sync::Mutex;
 
 use super::payload::PayloadBody;
-use super::{RegistryError, dns, endpoint, host_of, hosts};
+use super::tls::Configs;
+use super::{RegistryError, dns, endpoint, host_of};
 use crate::settings::{RegistrySettings, Settings};
 
 /// For a connection to come about, TLS included.
@@ -42,7 +37,7 @@ impl Http {
     pub(super) fn new(settings: &Settings) -> Self {
         let connector = Connector(Arc::new(Shared {
             settings: settings.registries.clone(),
-            tls: Mutex::default(),
+            tls: Configs::default(),
         }));
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
@@ -95,8 +90,7 @@ struct Connector(Arc<Shared>);
 
 struct Shared {
     settings: RegistrySettings,
-    /// One configuration per host: authorities and client certificates differ.
-    tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
+    tls: Configs,
 }
 
 type Connecting = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
@@ -139,7 +133,8 @@ impl Shared {
             None => tcp,
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(self.tls(host, port)?).connect(name, tcp).await?;
+        let config = self.tls.get(host, port, &self.settings)?;
+        let tls = TlsConnector::from(config).connect(name, tcp).await?;
         Ok(Stream::Tls(Box::new(tls)))
     }
 
@@ -151,89 +146,6 @@ impl Shared {
         }
         Proxy::parse(url).map(Some)
     }
-
-    fn tls(&self, host: &str, port: u16) -> io::Result<Arc<ClientConfig>> {
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let name = if port == 443 { bracketed } else { format!("{bracketed}:{port}") };
-        if let Some(config) = self.tls.lock().get(&name) {
-            return Ok(config.clone());
-        }
-        let config = Arc::new(build_tls(&name, &self.settings)?);
-        self.tls.lock().insert(name, config.clone());
-        Ok(config)
-    }
-}
-
-fn build_tls(name: &str, settings: &RegistrySettings) -> io::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?;
-    let mut files = CertFiles::read(&settings.certs_dir.join(name))?;
-    let trust = hosts::trust(name, &settings.hosts_dir).map_err(io::Error::other)?;
-    for path in &trust.authorities {
-        files.authorities.extend(certificates(path)?);
-    }
-    if let Some((chain, key)) = &trust.own {
-        let key = PrivateKeyDer::from_pem_file(key).map_err(wrong(key))?;
-        files.own = Some((certificates(chain)?, key));
-    }
-    let builder = if trust.skip_verify || endpoint::is_insecure(name, settings) {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-    } else {
-        let mut roots = RootCertStore::empty();
-        if let Ok(machine) = CertificateDer::pem_file_iter(&settings.ca_bundle) {
-            roots.add_parsable_certificates(machine.flatten());
-        }
-        roots.add_parsable_certificates(files.authorities);
-        builder.with_root_certificates(roots)
-    };
-    match files.own {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(io::Error::other),
-        None => Ok(builder.with_no_client_auth()),
-    }
-}
-
-/// `/etc/docker/certs.d/<host>`: `*.crt` are authorities, `x.cert` with `x.key` is our certificate.
-#[derive(Default)]
-struct CertFiles {
-    authorities: Vec<CertificateDer<'static>>,
-    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-}
-
-impl CertFiles {
-    fn read(dir: &Path) -> io::Result<Self> {
-        let mut files = Self::default();
-        let Ok(entries) = std::fs::read_dir(dir) else { return Ok(files) };
-        for entry in entries {
-            let path = entry?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("crt") => files.authorities.extend(certificates(&path)?),
-                Some("cert") => {
-                    let key = path.with_extension("key");
-                    let key = PrivateKeyDer::from_pem_file(&key).map_err(wrong(&key))?;
-                    files.own = Some((certificates(&path)?, key));
-                }
-                _ => {}
-            }
-        }
-        Ok(files)
-    }
-}
-
-/// Every certificate of a file; none at all is a mistake of whoever named it.
-fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(wrong(path))?.collect();
-    let all = all.map_err(wrong(path))?;
-    if all.is_empty() {
-        return Err(io::Error::other(format!("{} has no certificate", path.display())));
-    }
-    Ok(all)
-}
-
-fn wrong<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> io::Error {
-    move |error| io::Error::other(format!("{}: {error}", path.display()))
 }
 
 /// Tries the addresses of a host in turn.
@@ -386,47 +298,6 @@ impl AsyncWrite for Stream {
             Self::Plain { tcp, .. } => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
-    }
-}
-
-/// For registries that the administrator named insecure: any certificate will do, but the handshake is a real one.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

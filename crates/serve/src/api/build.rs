@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -17,14 +17,16 @@ use wharf_base::sync::Mutex;
 use wharf_build::inputs::Nothing;
 use wharf_build::request::Allow;
 use wharf_build::{
-    BuildError, CacheEntry, Credentials, ErrorKind, Event, Inputs, Named, NetworkMode, NoCache,
-    PruneCache, Request, Secrets, Ssh, Tree,
+    BuildError, Built, CacheEntry, CacheScope, Credentials, ErrorKind, Event, Inputs, NetworkMode,
+    NoCache, PruneCache, Request, Secrets, Ssh,
 };
 use wharf_engine::images as ops;
+use wharf_image::Image;
 use wharf_spec::docker::{ErrorDetail, ProgressLine, Resources, Ulimit, rfc3339};
 use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 use wharf_spec::reference::Reference;
 
+use super::build_context::{context, named, take_dockerfile};
 use super::containers::parse_platform;
 use super::{Door, blocking};
 use crate::call::Call;
@@ -36,8 +38,6 @@ use crate::reply::{self, Reply};
 use crate::route::BuildAction;
 use crate::structured;
 
-/// Where further contexts are in an upload of wharf's own command line.
-const UPLOADED: &str = ".wharf-contexts";
 /// Names that `POST /build/prune` takes.
 const PRUNE_FILTERS: &[&str] = &[
     "all",
@@ -91,6 +91,21 @@ struct Options {
     id: String,
     inputs: Inputs,
     contexts: BTreeMap<String, String>,
+    cache_to: Vec<CacheTo>,
+}
+
+/// Where the cache goes besides this engine.
+#[derive(Debug, Clone, Deserialize)]
+struct CacheTo {
+    /// `registry`, or `local`: then this door names images for whoever asks to fetch.
+    r#type: String,
+    #[serde(default)]
+    r#ref: String,
+    /// `min` or `max`.
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    mounts: bool,
 }
 
 /// How progress is told.
@@ -116,11 +131,23 @@ async fn run(
     call: Call,
     out: mpsc::UnboundedSender<Bytes>,
 ) -> Result<(), Fault> {
-    let Options { mut request, dockerfile, names, remote, mut view, id, mut inputs, contexts } =
-        options;
-    let tree = context(&door, call, &remote, &dockerfile).await?;
+    let Options {
+        mut request,
+        dockerfile,
+        names,
+        remote,
+        mut view,
+        id,
+        mut inputs,
+        contexts,
+        cache_to,
+    } = options;
+    let credentials = inputs.credentials.clone();
+    let keep =
+        request.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|v| v == "1" || v == "true");
+    let tree = context(&door, call, &remote, &dockerfile, keep, &inputs).await?;
     take_dockerfile(&tree, &dockerfile, !remote.is_empty(), &mut request)?;
-    inputs.named = named(&door, &tree, contexts)?;
+    inputs.named = named(&door, &tree, contexts, &inputs).await?;
     inputs.context = Arc::new(tree);
     let cancel = CancellationToken::new();
     let _listed = Listed::new(&door, &id, &cancel);
@@ -153,26 +180,69 @@ async fn run(
             return Ok(());
         }
     };
-    let image = blocking({
-        let names = names.clone();
-        move || {
-            built.store(&names).map_err(|e| wharf_engine::EngineError::system("store the image", e))
+    for to in &cache_to {
+        match export_cache(&built, to, credentials.as_ref()).await {
+            Ok(line) => say(line.into_iter().collect()),
+            Err(e) => {
+                say(vec![encode(&broken(0, e.message().to_owned()))]);
+                return Ok(());
+            }
         }
-    })
-    .await?;
+    }
+    let image = store(&door, built, &names).await?;
+    say(ending(&image, &names, structured, quiet));
+    Ok(())
+}
+
+/// Makes the result an image with its names.
+async fn store(door: &Door, built: Built, names: &[Reference]) -> Result<Image, Fault> {
+    let own = names.to_vec();
+    let stored = blocking(move || {
+        built.store(&own).map_err(|e| wharf_engine::EngineError::system("store the image", e))
+    });
+    let image = stored.await?;
     let id = image.id().to_string();
-    for name in &names {
+    for name in names {
         door.images.tell("tag", &id, &name.familiar(), Some(&image));
     }
-    let mut last = vec![aux(&id)];
+    Ok(image)
+}
+
+/// The last lines of a build that went well.
+fn ending(image: &Image, names: &[Reference], structured: bool, quiet: bool) -> Vec<Bytes> {
+    let id = image.id().to_string();
     if quiet {
-        last = vec![said(format!("{id}\n"))];
-    } else if !structured {
+        return vec![said(format!("{id}\n"))];
+    }
+    let mut last = vec![aux(&id)];
+    if !structured {
         last.push(said(format!("Successfully built {}\n", image.id().short())));
         last.extend(names.iter().map(|n| said(format!("Successfully tagged {}\n", n.familiar()))));
     }
-    last.into_iter().for_each(|line| drop(out.send(line)));
-    Ok(())
+    last
+}
+
+/// Exports the cache of a build; a line that names the images of which a local cache is made.
+async fn export_cache(
+    built: &Built,
+    to: &CacheTo,
+    credentials: &dyn Credentials,
+) -> Result<Option<Bytes>, Fault> {
+    let scope = CacheScope { all_stages: to.mode == "max", mounts: to.mounts };
+    if to.r#type == "local" {
+        let images = built.cache_images(scope).await.map_err(|e| fault(&e))?;
+        let ids: Vec<String> = images.iter().map(|i| i.id().to_string()).collect();
+        let mut line = serde_json::json!({ "wharf": { "cache": ids } }).to_string();
+        line.push_str("\r\n");
+        return Ok(Some(line.into()));
+    }
+    let name = Reference::parse(&to.r#ref)
+        .map_err(|e| Fault::invalid(format!("cache-to: invalid reference {:?}: {e}", to.r#ref)))?;
+    let auth = credentials.auth(name.domain()).await.map_err(Fault::invalid)?;
+    built.push_cache(&name, scope, &auth).await.map_err(|e| {
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, wharf_base::error::chain(&e).to_string())
+    })?;
+    Ok(None)
 }
 
 impl View {
@@ -206,43 +276,6 @@ impl View {
     }
 }
 
-/// `--build-context`: directories that came along in the upload are taken out of it.
-fn named(
-    door: &Door,
-    tree: &Tree,
-    contexts: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Named>, Fault> {
-    let mut out = BTreeMap::new();
-    let uploaded = door.builder.take_out(tree, UPLOADED).map_err(|e| fault(&e.into()))?;
-    for (name, value) in contexts {
-        let found = match value.split_once("://") {
-            Some(("docker-image", image)) => Named::Image(image.to_owned()),
-            Some(("upload", path)) => {
-                let inside = path.strip_prefix(UPLOADED).and_then(|p| p.strip_prefix('/'));
-                let dir = inside.filter(|p| !p.contains('/') && !p.contains(".."));
-                let tree = match (&uploaded, dir) {
-                    (Some(uploaded), Some(dir)) => {
-                        uploaded.sub(dir).map_err(|e| fault(&e.into()))?
-                    }
-                    _ => {
-                        return Err(Fault::invalid(format!(
-                            "context {name}: {path} did not come along"
-                        )));
-                    }
-                };
-                Named::Context(Arc::new(tree))
-            }
-            _ => {
-                return Err(Fault::not_implemented(format!(
-                    "context {name}: {value} is not supported by wharf: use a directory or docker-image://"
-                )));
-            }
-        };
-        out.insert(name.to_lowercase(), found);
-    }
-    Ok(out)
-}
-
 /// A build's entry in the list, as long as it runs.
 struct Listed {
     door: Arc<Door>,
@@ -262,87 +295,6 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.door.builds.0.lock().remove(&self.id);
     }
-}
-
-/// The files: uploaded, or at an address.
-async fn context(door: &Door, call: Call, remote: &str, dockerfile: &str) -> Result<Tree, Fault> {
-    let body = match remote {
-        "" => call.into_stream(),
-        address if is_git(address) => {
-            return Err(Fault::not_implemented(format!(
-                "wharf does not fetch git repositories itself: clone {address} and build the directory"
-            )));
-        }
-        address => {
-            let fetched = door.images.store().download(address).await;
-            fetched.map_err(|e| {
-                fault(&BuildError::NotFound(format!(
-                    "cannot fetch {address}: {}",
-                    wharf_base::error::chain(&e)
-                )))
-            })?
-        }
-    };
-    let mut body = body.peekable();
-    let first = std::pin::Pin::new(&mut body).peek().await;
-    let text = match first {
-        Some(Ok(bytes)) => !is_archive(bytes),
-        _ => false,
-    };
-    let unpacked = match text && !remote.is_empty() {
-        // The address of a Dockerfile rather than of a context.
-        true => {
-            let mut whole = Vec::new();
-            while let Some(bytes) = body.next().await {
-                whole.extend_from_slice(
-                    &bytes.map_err(|e| Fault::invalid(format!("cannot read {remote}: {e}")))?,
-                );
-            }
-            door.builder.single_file(dockerfile, whole).await
-        }
-        false => door.builder.unpack(body.boxed()).await,
-    };
-    unpacked.map_err(|e| fault(&e.into()))
-}
-
-fn is_archive(head: &[u8]) -> bool {
-    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    compressed.iter().any(|m| head.starts_with(m))
-        || head.get(257..262).is_some_and(|m| m == b"ustar")
-}
-
-fn is_git(address: &str) -> bool {
-    let plain = address.split('#').next().unwrap_or(address);
-    address.starts_with("git://")
-        || address.starts_with("git@")
-        || address.starts_with("ssh://")
-        || address.starts_with("github.com/")
-        || plain.ends_with(".git")
-}
-
-fn take_dockerfile(
-    tree: &Tree,
-    name: &str,
-    lone: bool,
-    request: &mut Request,
-) -> Result<(), Fault> {
-    let read = |path: &str| wharf_build::read_small(tree, path).map_err(|e| fault(&e.into()));
-    let found = match read(name)? {
-        None if lone => read("Dockerfile")?,
-        found => found,
-    };
-    let Some(text) = found else {
-        return Err(Fault::invalid(format!("Cannot locate specified Dockerfile: {name}")));
-    };
-    if text.is_empty() {
-        return Err(Fault::invalid(format!("the Dockerfile ({name}) cannot be empty")));
-    }
-    request.dockerignore = match read(&format!("{name}.dockerignore"))? {
-        None => read(".dockerignore")?,
-        own => own,
-    };
-    request.dockerfile = text;
-    Ok(())
 }
 
 fn options(call: &Call) -> Result<Options, Fault> {
@@ -371,6 +323,7 @@ fn options(call: &Call) -> Result<Options, Fault> {
         allow: allow(q)?,
         check: q.truth("check"),
         cache_from: json(q, "cachefrom")?.unwrap_or_default(),
+        cache_from_alone: q.text("progress") != "vertices",
         inline_cache: q.truth("inlinecache"),
         reference: q.text("buildid"),
         ..Request::default()
@@ -389,7 +342,27 @@ fn options(call: &Call) -> Result<Options, Fault> {
             ..Inputs::default()
         },
         contexts: json(q, "contexts")?.unwrap_or_default(),
+        cache_to: cache_to(q)?,
     })
+}
+
+fn cache_to(q: &Query) -> Result<Vec<CacheTo>, Fault> {
+    let all: Vec<CacheTo> = json(q, "cacheto")?.unwrap_or_default();
+    for to in &all {
+        if !matches!(to.r#type.as_str(), "registry" | "local") {
+            return Err(Fault::invalid(format!(
+                "cacheto: type {:?} is not known: use registry or local",
+                to.r#type
+            )));
+        }
+        if !matches!(to.mode.as_str(), "" | "min" | "max") {
+            return Err(Fault::invalid(format!(
+                "cacheto: mode {:?} is not known: use min or max",
+                to.mode
+            )));
+        }
+    }
+    Ok(all)
 }
 
 fn no_cache(q: &Query) -> Result<NoCache, Fault> {
@@ -584,6 +557,11 @@ fn failure(e: &BuildError, structured: bool) -> ProgressLine {
         inner if structured => (0, wharf_base::error::chain(inner).to_string()),
         _ => (0, fault(e).message().to_owned()),
     };
+    broken(code, message)
+}
+
+/// A line that ends a stream without success.
+fn broken(code: i32, message: String) -> ProgressLine {
     ProgressLine {
         error_detail: Some(ErrorDetail { code: i64::from(code), message: message.clone() }),
         error: message,
@@ -696,15 +674,5 @@ mod tests {
             assert_eq!(extra_hosts(&query(raw)).unwrap(), ["a:1.2.3.4"], "{raw}");
         }
         assert!(extra_hosts(&query("extrahosts=nonsense")).is_err());
-    }
-
-    #[test]
-    fn contexts_are_told_from_dockerfiles_and_repositories() {
-        assert!(!is_archive(b"FROM busybox\n") && is_archive(b"\x1f\x8b\x08"));
-        assert!(
-            is_git("github.com/a/b")
-                && is_git("https://x/y.git#main")
-                && !is_git("https://x/ctx.tar.gz")
-        );
     }
 }

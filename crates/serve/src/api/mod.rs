@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod build_context;
 mod buildkit;
 mod containers;
 mod exec;
