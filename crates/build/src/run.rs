@@ -451,7 +451,7 @@ impl Job {
             args,
             env,
             secret_env,
-            cwd: state.run.working_dir.clone(),
+            cwd: state.cwd(),
             user: state.run.user.clone(),
             network,
             insecure,
@@ -461,12 +461,14 @@ impl Job {
     /// Everything that the result depends on, as far as it can be known.
     fn run_key(&self, state: &State, program: &Program, settled: &Settled) -> Digest {
         let r = &self.request;
+        // One door says none by an empty list, another by nothing: builds share steps whatever door they came by.
+        let ulimits = r.resources.ulimits.as_ref().filter(|u| !u.is_empty());
         let key = json!({
             "run": program.args, "env": program.env, "cwd": program.cwd, "user": program.user,
             "network": format!("{:?}", program.network), "insecure": program.insecure,
             "mounts": settled.key, "parent": state.chain(), "epoch": self.epoch,
             "hosts": r.extra_hosts, "hostname": r.hostname,
-            "ulimits": r.resources.ulimits.as_ref().map(|u| format!("{u:?}")), "shm": r.shm_size,
+            "ulimits": ulimits.map(|u| format!("{u:?}")), "shm": r.shm_size,
         });
         Digest::sha256(key.to_string().as_bytes())
     }
@@ -555,7 +557,7 @@ impl Job {
         let exists = |path: &str| root.stat(Path::new(path)).is_ok();
         let config = wharf_spec::docker::ContainerConfig {
             env: Some(state.run.env.clone()),
-            working_dir: state.run.working_dir.clone(),
+            working_dir: state.cwd(),
             ..Default::default()
         };
         let program = args.first().map(String::as_str).unwrap_or_default();

@@ -83,12 +83,9 @@ impl State {
     /// From an image.
     pub(crate) fn of(image: &Image, lease: Lease) -> State {
         let mut config = image.config().clone();
-        let mut run = config.config.take().unwrap_or_default();
+        let run = config.config.take().unwrap_or_default();
         // What old builders wrote about the container that they committed.
         (config.container, config.container_config) = (String::new(), None);
-        if run.working_dir.is_empty() {
-            run.working_dir = "/".into();
-        }
         State {
             layers: image.layers().to_vec(),
             leases: vec![Arc::new(lease)],
@@ -114,6 +111,11 @@ impl State {
     /// A stage that starts from this one.
     pub(crate) fn child(&self) -> State {
         State { cmd_is_own: false, workdir_is_own: false, ..self.clone() }
+    }
+
+    /// Where programs run. A base image that names no directory stays without one, as BuildKit leaves it.
+    pub(crate) fn cwd(&self) -> String {
+        absolute(&self.run.working_dir, "")
     }
 
     /// What identifies its files.

@@ -63,7 +63,7 @@ impl Classic {
                 s.done = error.is_none();
                 if cached && s.step.as_ref().is_some_and(|t| !from(t)) {
                     s.waiting.push(said(" ---> Using cache\n".into()));
-                } else if s.done && s.step.as_ref().is_some_and(|t| is(t, "RUN")) {
+                } else if s.done && s.step.as_ref().is_some_and(has_container) {
                     if !s.running {
                         s.waiting.push(said(format!(" ---> Running in {}\n", s.id)));
                     }
@@ -117,6 +117,11 @@ impl Classic {
 
 fn from(step: &Step) -> bool {
     is(step, "FROM")
+}
+
+/// Whether docker's classic builder makes a container for it.
+fn has_container(step: &Step) -> bool {
+    !["FROM", "COPY", "ADD"].iter().any(|keyword| is(step, keyword))
 }
 
 fn is(step: &Step, keyword: &str) -> bool {

@@ -262,7 +262,7 @@ fn linked(all: BTreeMap<String, String>) -> BTreeMap<String, String> {
 
 /// What engines put into every container.
 fn made_by_the_engine(path: &str) -> bool {
-    ["", ".", ".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab"]
+    ["", ".", ".dockerenv", "etc", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab"]
         .contains(&path)
         || ["dev", "proc", "sys"].iter().any(|d| path == *d || path.starts_with(&format!("{d}/")))
 }
