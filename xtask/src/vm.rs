@@ -33,22 +33,18 @@ const LADDER: &[&str] = &[
     "run::stdin_is_piped",
     "attach::detach_keys_leave",
     "exec::exec_shares",
-    "exec::exec_on_a_terminal",
     "logs::follow_waits",
     "copy::files_travel",
     "events::the_life_of_a_container",
     "lifecycle::always_restarts",
     "lifecycle::commit_keeps",
     "lifecycle::pause_freezes",
-    "lifecycle::rename_moves",
     "lifecycle::stats_show",
     "lifecycle::stop_sends",
-    "lifecycle::top_lists",
     "limits::",
     "isolation::devices_are_the_usual_few",
     "network::published_ports_answer",
     "network::sctp",
-    "network::udp",
     "tour::",
 ];
 
@@ -175,11 +171,12 @@ fn disk(dir: &Path, filter: Option<&str>) -> Result<()> {
     place(&tools::dir().join("busybox"), "bin/busybox")?;
     place(&build()?, "bin/wharf")?;
     place(&std::env::current_exe()?, "xtask")?;
-    for program in programs(&CRATES.iter().flat_map(|name| ["-p", name]).collect::<Vec<_>>())? {
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for (name, program) in
+        programs(&CRATES.iter().flat_map(|name| ["-p", name]).collect::<Vec<_>>())?
+    {
         place(&program, &format!("tests/{name}"))?;
     }
-    for program in programs(&["-p", "wharf-test", "--test", "acceptance"])? {
+    for (_, program) in programs(&["-p", "wharf-test", "--test", "acceptance"])? {
         place(&program, "acceptance")?;
     }
     clients(&tree)?;
@@ -239,15 +236,20 @@ fn image(bin: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds test programs and says where they are.
-fn programs(which: &[&str]) -> Result<Vec<PathBuf>> {
+/// Builds test programs and says where they are, each under a name of its crate and target.
+fn programs(which: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut c = cargo();
     c.args(["test", "--no-run", "--quiet", "--message-format=json"]).args(which);
     let messages = read(&mut c)?;
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message["profile"]["test"].as_bool().filter(|t| *t)?;
-        Some(PathBuf::from(message["executable"].as_str()?))
+        let target = &message["target"];
+        let source = Path::new(target["src_path"].as_str()?);
+        // SOMEWHERE/crates/NAME/src/lib.rs, or one of its tests.
+        let folder = source.ancestors().find(|a| a.join("Cargo.toml").exists())?.file_name()?;
+        let name = format!("{}-{}", folder.to_string_lossy(), target["name"].as_str()?);
+        Some((name, PathBuf::from(message["executable"].as_str()?)))
     };
     Ok(messages.lines().filter_map(executable).collect())
 }

@@ -300,15 +300,15 @@ mod tests {
             (0..40).map(|n| scratch.join(format!("{n:0>200}:a\\b"))).collect();
         for (n, layer) in layers.iter().enumerate() {
             std::fs::create_dir_all(layer).unwrap();
-            std::fs::write(layer.join("top"), n.to_string()).unwrap();
-            std::fs::write(layer.join(format!("only-{n}")), "").unwrap();
+            std::os::unix::fs::symlink(n.to_string(), layer.join("top")).unwrap();
+            std::fs::create_dir(layer.join(format!("only-{n}"))).unwrap();
         }
         let here = std::env::current_dir().unwrap();
         let fs = Fs::open("overlay").unwrap();
         fs.keep_lowers(layers.iter().map(PathBuf::as_path)).unwrap();
         let mount = fs.mount(attr::RDONLY).unwrap();
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-        assert_eq!(std::fs::read_to_string(root.join("top")).unwrap(), "0");
+        assert_eq!(std::fs::read_link(root.join("top")).unwrap(), Path::new("0"));
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 41);
         assert_eq!(std::env::current_dir().unwrap(), here);
         drop(mount);

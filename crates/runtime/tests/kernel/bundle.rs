@@ -30,6 +30,11 @@ pub(crate) fn busybox() -> PathBuf {
     found.expect("no busybox: run `cargo xtask tools cli`, or set WHARF_TEST_BUSYBOX")
 }
 
+/// Whether the host has one hierarchy of control groups.
+pub(crate) fn v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 impl Bundle {
     pub(crate) fn new(command: &[&str]) -> Self {
         let id =

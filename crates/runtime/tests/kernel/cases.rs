@@ -8,7 +8,7 @@ use std::io::Read as _;
 use wharf_runtime::{ConsoleSize, Exit, HostFacts, Io, Plan, PlanContext, Root};
 
 use super::Case;
-use super::bundle::{Bundle, bind, busybox, text};
+use super::bundle::{Bundle, bind, busybox, text, v2};
 
 pub(crate) const CASES: &[Case] = &[
     ("runs_and_reports_the_exit_code", runs_and_reports_the_exit_code),
@@ -492,12 +492,16 @@ fn no_pivot_works() {
 }
 
 fn cgroup_mount_shows_the_container() {
-    let mut b = Bundle::shell(
-        "cat /proc/self/cgroup; ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/pids.max; touch /sys/fs/cgroup/pids/x 2>/dev/null || echo ro",
-    );
+    let (dir, own) = match v2() {
+        true => ("/sys/fs/cgroup", "0::/\n"),
+        false => ("/sys/fs/cgroup/pids", ":pids:/\n"),
+    };
+    let mut b = Bundle::shell(&format!(
+        "cat /proc/self/cgroup; ls /sys/fs/cgroup; cat {dir}/pids.max; mkdir {dir}/x 2>/dev/null || echo ro"
+    ));
     b.set("/linux/resources/pids", json!({"limit": 33}));
     let out = b.output();
-    assert!(out.contains(":pids:/\n"), "{out}");
+    assert!(out.contains(own), "{out}");
     assert!(out.ends_with("33\nro"), "{out}");
     assert_eq!(fs::metadata("/").unwrap().uid(), 0);
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::Case;
-use super::bundle::{Bundle, text};
+use super::bundle::{Bundle, text, v2};
 
 pub(crate) const CASES: &[Case] = &[
     ("limits_are_written_and_updated", limits_are_written_and_updated),
@@ -17,10 +17,23 @@ pub(crate) const CASES: &[Case] = &[
     ("bad_limit_leaves_nothing", bad_limit_leaves_nothing),
 ];
 
-/// The content of a v1 control file of the container, where the host has the controller.
-fn control(b: &Bundle, controller: &str, file: &str) -> Option<String> {
-    let dir = PathBuf::from("/sys/fs/cgroup").join(controller).join("wharf-test").join(&b.id);
-    fs::read_to_string(dir.join(file)).ok().map(|text| text.trim().to_owned())
+/// A control file's content on either version of control groups: `file` of the container's directory, which version 1
+/// has below each controller.
+fn seen(b: &Bundle, controller: &str, file: &str) -> String {
+    let top = PathBuf::from("/sys/fs/cgroup");
+    let top = if v2() { top } else { top.join(controller) };
+    let text = fs::read_to_string(top.join("wharf-test").join(&b.id).join(file));
+    text.unwrap_or_default().trim().to_owned()
+}
+
+/// Insists on what control files hold: (controller, file, content) of version 1 and of version 2.
+#[track_caller]
+fn holds(b: &Bundle, one: &[(&str, &str, &str)], two: &[(&str, &str)]) {
+    if v2() {
+        two.iter().for_each(|(file, text)| assert_eq!(seen(b, "", file), *text, "{file}"));
+    } else {
+        one.iter().for_each(|(dir, file, text)| assert_eq!(seen(b, dir, file), *text, "{file}"));
+    }
 }
 
 fn limits_are_written_and_updated() {
@@ -32,12 +45,24 @@ fn limits_are_written_and_updated() {
     );
     b.set("/linux/resources/pids", json!({"limit": 50}));
     b.ok(&["create", &b.id]);
-    let seen = |c: &str, f: &str| control(&b, c, f).unwrap_or_default();
-    assert_eq!(seen("memory", "memory.limit_in_bytes"), "67108864");
-    assert_eq!(seen("cpu", "cpu.shares"), "512");
-    assert_eq!(seen("cpu", "cpu.cfs_quota_us"), "50000");
-    assert_eq!(seen("cpuset", "cpuset.cpus"), "0");
-    assert_eq!(seen("pids", "pids.max"), "50");
+    holds(
+        &b,
+        &[
+            ("memory", "memory.limit_in_bytes", "67108864"),
+            ("cpu", "cpu.shares", "512"),
+            ("cpu", "cpu.cfs_quota_us", "50000"),
+            ("cpuset", "cpuset.cpus", "0"),
+            ("pids", "pids.max", "50"),
+        ],
+        &[
+            ("memory.max", "67108864"),
+            ("memory.swap.max", "67108864"),
+            ("cpu.weight", "20"),
+            ("cpu.max", "50000 100000"),
+            ("cpuset.cpus", "0"),
+            ("pids.max", "50"),
+        ],
+    );
     b.ok(&["start", &b.id]);
     b.ok(&[
         "update",
@@ -51,11 +76,23 @@ fn limits_are_written_and_updated() {
         "60",
         &b.id,
     ]);
-    assert_eq!(seen("memory", "memory.limit_in_bytes"), "268435456");
-    assert_eq!(seen("cpu", "cpu.shares"), "700");
-    assert_eq!(seen("pids", "pids.max"), "60");
+    holds(
+        &b,
+        &[
+            ("memory", "memory.limit_in_bytes", "268435456"),
+            ("cpu", "cpu.shares", "700"),
+            ("pids", "pids.max", "60"),
+        ],
+        &[
+            ("memory.max", "268435456"),
+            ("memory.swap.max", "268435456"),
+            ("cpu.weight", "27"),
+            ("pids.max", "60"),
+        ],
+    );
     b.ok(&["update", "--memory", "64m", "--memory-swap", "128m", &b.id]);
-    assert_eq!(seen("memory", "memory.limit_in_bytes"), "67108864");
+    let limit = [("memory", "memory.limit_in_bytes", "67108864")];
+    holds(&b, &limit, &[("memory.max", "67108864"), ("memory.swap.max", "67108864")]);
     assert!(!b.call(&["update", "--nonsense", "1", &b.id]).status.success());
 }
 
@@ -96,6 +133,7 @@ fn bad_limit_leaves_nothing() {
     b.set("/linux/resources/cpu", json!({"cpus": "4000"}));
     let said = b.refusal();
     assert!(said.contains("cpuset.cpus"), "{said}");
-    assert!(control(&b, "memory", "memory.limit_in_bytes").is_none());
+    let file = if v2() { "memory.max" } else { "memory.limit_in_bytes" };
+    assert_eq!(seen(&b, "memory", file), "");
     assert!(!b.call(&["state", &b.id]).status.success());
 }

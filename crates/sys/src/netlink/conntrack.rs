@@ -47,7 +47,7 @@ pub fn forget(socket: &mut Socket, all: &[Flows]) -> Result<(), NetlinkError> {
         });
     }
     match socket.execute(batch) {
-        // Before Linux 6.2 only a listing can be filtered; a deletion needs a whole flow.
+        // Older kernels (6.1 is one) filter a listing only; a deletion needs a whole flow.
         Err(e) if matches!(e.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
             all.iter().try_for_each(|flows| forget_one_by_one(socket, flows))
         }
