@@ -240,6 +240,7 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
                 let work = self.recreate(action);
                 self.told(format!("Container {name}"), ["Recreate", "Recreated"], work).await
             }
+            Action::Rename { id, to, .. } => Ok(engine.rename(id, to).await?),
             Action::Start { service, container } => self.start(service, container).await,
             Action::Running(container) => {
                 self.tell(&format!("Container {}", container.name()), Status::Done, "Running");
@@ -478,19 +479,7 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
     ) -> Result<(), ApplyError> {
         let Some(service) = self.project.services.get(name) else { return Ok(()) };
         for hook in of(service) {
-            let environment = hook.environment.0.iter();
-            let environment = environment.filter_map(|(k, v)| Some(format!("{k}={}", v.as_ref()?)));
-            let request = ExecCreateRequest {
-                user: hook.user.clone(),
-                privileged: hook.privileged,
-                working_dir: hook.working_dir.clone(),
-                env: Some(environment.collect()),
-                cmd: hook.command.0.clone(),
-                attach_stdout: true,
-                attach_stderr: true,
-                ..ExecCreateRequest::default()
-            };
-            let status = self.engine.exec(id, &request).await?;
+            let status = self.engine.exec(id, &exec_of(hook)).await?;
             if status != 0 {
                 return Err(ApplyError::Hook { service: name.to_owned(), status });
             }
@@ -536,6 +525,22 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
             }
         }
         Ok(())
+    }
+}
+
+/// A hook as the command that runs it.
+pub fn exec_of(hook: &Hook) -> ExecCreateRequest {
+    let environment = hook.environment.0.iter();
+    let environment = environment.filter_map(|(k, v)| Some(format!("{k}={}", v.as_ref()?)));
+    ExecCreateRequest {
+        user: hook.user.clone(),
+        privileged: hook.privileged,
+        working_dir: hook.working_dir.clone(),
+        env: Some(environment.collect()),
+        cmd: hook.command.0.clone(),
+        attach_stdout: true,
+        attach_stderr: true,
+        ..ExecCreateRequest::default()
     }
 }
 

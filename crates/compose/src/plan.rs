@@ -1,6 +1,7 @@
 //! What is to be done, and what after what; found without touching anything.
 
 pub mod down;
+pub mod ports;
 mod steps;
 pub mod up;
 

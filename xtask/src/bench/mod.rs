@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: wharf and its peers on the same work, in turn, in the same run.
 
 mod clients;
+mod compose;
 mod etcd;
 mod images;
 mod lab;
@@ -37,6 +38,7 @@ const PARTS: &[Part] = &[
     ("many", clients::many),
     ("exec", clients::exec),
     ("names", networks::measure),
+    ("compose", compose::measure),
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),

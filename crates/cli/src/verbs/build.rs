@@ -61,9 +61,7 @@ pub async fn build(call: Call) -> Outcome {
         plan.query.push(("check", "1".into()));
     }
     let style = style(&call)?;
-    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut view = View::new(style, color, width);
+    let mut view = view(style);
     let client = call.client()?;
     let dockerfile = plan.dockerfile.clone();
     let built = run(client, plan, &mut view).await;
@@ -81,6 +79,26 @@ pub async fn build(call: Call) -> Outcome {
         say_line(&id)?;
     }
     Ok(())
+}
+
+fn view(style: Style) -> View {
+    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    View::new(style, color, width)
+}
+
+/// Builds an image for another verb, and returns its id; nothing is printed to standard output.
+pub(super) async fn image(call: &Call, quiet: bool) -> Result<String, Failure> {
+    refuse(call)?;
+    let plan = plan(call)?;
+    let style = if quiet { Style::Quiet } else { style(call)? };
+    let mut view = view(style);
+    let dockerfile = plan.dockerfile.clone();
+    let built = run(call.client()?, plan, &mut view).await;
+    view.finish();
+    let id = built.map_err(|e| explained(&view, &dockerfile, e))?;
+    tell_warnings(&view, &dockerfile, style);
+    Ok(id)
 }
 
 /// A build that failed, and where.
