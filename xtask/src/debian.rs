@@ -156,7 +156,9 @@ fn source(wanted: &str) -> Result<String> {
         .map(|f| f[0].to_owned())
         .with_context(|| format!("apt has no source for Debian {codename} main"))?;
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    Ok(format!("Types: deb\nURIs: {mirror}\nSuites: {wanted}\nComponents: main\nSigned-By: {keys}\n"))
+    Ok(format!(
+        "Types: deb\nURIs: {mirror}\nSuites: {wanted}\nComponents: main\nSigned-By: {keys}\n"
+    ))
 }
 
 /// The directories and accounts that Debian's base system makes by script.

@@ -386,13 +386,18 @@ fn ports_that_cannot_be_published_are_told_at_once() {
             "services:\n  a: {{image: x, ports: [\"{a}\"]}}\n  b: {{image: x, ports: [\"{b}\"]}}\n"
         ))
     };
-    for (a, b) in [("80:80", "80:81"), ("127.0.0.1:80:80", "80:80"), ("1.2.3.4:80:80", "1.2.3.4:80:8")] {
+    for (a, b) in
+        [("80:80", "80:81"), ("127.0.0.1:80:80", "80:80"), ("1.2.3.4:80:80", "1.2.3.4:80:8")]
+    {
         let text = two(a, b).unwrap_or_else(|| panic!("{a} {b}"));
         assert_eq!(text, "services \"a\" and \"b\" both publish the host port 80/tcp");
     }
-    for (a, b) in
-        [("80:80", "81:80"), ("80:80", "80:80/udp"), ("127.0.0.1:80:80", "127.0.0.2:80:80"), ("80", "80")]
-    {
+    for (a, b) in [
+        ("80:80", "81:80"),
+        ("80:80", "80:80/udp"),
+        ("127.0.0.1:80:80", "127.0.0.2:80:80"),
+        ("80", "80"),
+    ] {
         assert_eq!(two(a, b), None, "{a} {b}");
     }
     let scaled = |port: &str| {

@@ -188,9 +188,9 @@ fn may_connect(record: &Record, state: &State, info: &NetworkInfo) -> Result<()>
         NetworkMode::None | NetworkMode::Named(_) => (),
     }
     match info.driver {
-        _ if info.config_only => Err(EngineError::forbidden(
-            "cannot create endpoint on configuration-only network",
-        )),
+        _ if info.config_only => {
+            Err(EngineError::forbidden("cannot create endpoint on configuration-only network"))
+        }
         Driver::Host => Err(EngineError::invalid(HOST)),
         Driver::Null => Err(EngineError::invalid(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode",

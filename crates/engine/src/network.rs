@@ -279,9 +279,8 @@ pub(crate) fn check_settings(network: &str, settings: &EndpointSettings) -> Resu
         wrong.push("user specified IP address is supported on user defined networks only");
     }
     if !own && named {
-        wrong.push(
-            "network-scoped alias is supported only for containers in user defined networks",
-        );
+        wrong
+            .push("network-scoped alias is supported only for containers in user defined networks");
     }
     match wrong.is_empty() {
         true => Ok(()),

@@ -83,10 +83,10 @@ fn many(count: u32, color: &str) -> String {
     for n in 0..count {
         let depends = if n == 0 { String::new() } else { format!(", depends_on: [s{}]", n - 1) };
         text += &format!(
-            "  s{n}: {{image: busybox, command: sleep 100000, stop_grace_period: 0s, environment: {{COLOR: {color}}}, volumes: ['d:/d']{depends}}}\n"
+            "  s{n}: {{image: busybox, command: sleep 100000, stop_grace_period: 0s, environment: {{COLOR: {color}}}, volumes: ['data:/d']{depends}}}\n"
         );
     }
-    text + "volumes: {d: {}}\n"
+    text + "volumes: {data: {}}\n"
 }
 
 /// Names and colours of what runs, as `up` should have left it.

@@ -19,7 +19,7 @@ services:
     command: cat /color
   base:
     image: 127.0.0.1:5000/shop/base
-    build: {context: ., dockerfile_inline: \"FROM busybox\\nRUN echo base > /color\\n\"}
+    build: {context: ., dockerfile: base.Dockerfile}
     command: cat /color
 ";
 
@@ -42,6 +42,7 @@ fn site() -> Host {
     host.write("home/.docker/config.json", config.as_bytes());
     host.write("compose.yaml", TEXT.as_bytes());
     host.write("Dockerfile", DOCKERFILE.as_bytes());
+    host.write("base.Dockerfile", b"FROM busybox\nRUN echo base > /color\n");
     host
 }
 
@@ -68,7 +69,11 @@ fn build_and_push(host: &Host, tool: Tool, buildkit: &str) {
     assert_eq!(run(&["run", "--rm", "-T", "app"]).ok(), "blue", "{who}");
     run(&["up"]).says("base");
     run(&["down", "--rmi", "all"]).ok();
-    assert_eq!(host.docker(["image", "ls", "-q", "--filter", "reference=*/shop/*"]).ok(), "", "{who}");
+    assert_eq!(
+        host.docker(["image", "ls", "-q", "--filter", "reference=*/shop/*"]).ok(),
+        "",
+        "{who}"
+    );
 }
 
 #[test]
@@ -149,7 +154,8 @@ fn outdated_tells_which_tags_have_moved_on() {
     Wharf.run(&host, &["pull", "app"]).ok();
     assert_eq!(state("app"), "up to date");
     let pinned = Wharf.run(&host, &["config", "--resolve-image-digests", "app"]).ok();
-    let digest = host.docker(["image", "inspect", "--format", "{{index .RepoDigests 0}}", &image]).ok();
+    let digest =
+        host.docker(["image", "inspect", "--format", "{{index .RepoDigests 0}}", &image]).ok();
     let (_, digest) = digest.split_once('@').unwrap();
     assert!(pinned.contains(&format!("image: {image}@{digest}")), "{pinned}");
     let lock = Wharf.run(&host, &["config", "--lock-image-digests", "app"]).ok();

@@ -182,7 +182,9 @@ fn up_watches_and_shows_the_output_of_what_it_replaces() {
     Wharf.run(&host, &["down", "--rmi", "local"]).ok();
     let nothing = "services: {web: {image: busybox}}";
     host.write("compose.yaml", nothing.as_bytes());
-    Wharf.run(&host, &["up", "--watch"]).fails("none of the selected services is configured for watch");
+    Wharf
+        .run(&host, &["up", "--watch"])
+        .fails("none of the selected services is configured for watch");
     Wharf.run(&host, &["watch"]).fails("none of the selected services is configured for watch");
 }
 
@@ -225,7 +227,8 @@ fn config_explains_where_values_come_from() {
         format!("services.web.environment.MODE fast env_file {dir}/web.env"),
         "services.web.networks.default null default".to_owned(),
     ] {
-        let found = text.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+        let found =
+            text.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ") == line);
         assert!(found, "no {line:?} in\n{text}");
     }
     let json = Wharf.run(&host, &["config", "--explain", "--format", "json"]).json();
@@ -239,7 +242,9 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(ids(&host), [""; 0]);
     Wharf.run(&host, &["up", "-d"]).ok();
     let since = started(&host, "web");
-    for verb in [&["stop"][..], &["kill"], &["restart"], &["down", "-v"], &["rm", "-sf"], &["pause"]] {
+    for verb in
+        [&["stop"][..], &["kill"], &["restart"], &["down", "-v"], &["rm", "-sf"], &["pause"]]
+    {
         Wharf.run(&host, &[&["--dry-run"], verb].concat()).ok();
         Wharf.run(&host, &[verb, &["--dry-run"]].concat()).ok();
     }

@@ -70,7 +70,8 @@ fn the_file_of_2015_serves_two_java_services_from_its_database() {
     Tool::Wharf.run(&host, "old", &["up", "-d"]).ok();
     let sql = "CREATE DATABASE shop; CREATE TABLE shop.item (name TEXT); INSERT INTO shop.item VALUES ('lantern')";
     eventually("the database takes a row", || {
-        let args = ["exec", "-T", "mysql", "mariadb", "-h127.0.0.1", "-uroot", "-p123456", "-e", sql];
+        let args =
+            ["exec", "-T", "mysql", "mariadb", "-h127.0.0.1", "-uroot", "-p123456", "-e", sql];
         (Tool::Wharf.run(&host, "old", &args).code == 0).then_some(())
     });
     serves(&host);

@@ -45,9 +45,10 @@ fn a_shop_with_proxy_workers_cron_cache_and_database_serves() {
     }
     assert_eq!(seen.len(), 2, "{seen:?}");
     let kept = rows(&host, 40);
-    assert_eq!(eventually("cron has run", || {
-        page(&host, PROXY, "/cron").filter(|t| t == "cron ran")
-    }), "cron ran");
+    assert_eq!(
+        eventually("cron has run", || { page(&host, PROXY, "/cron").filter(|t| t == "cron ran") }),
+        "cron ran"
+    );
     // Stock Compose finds everything as it would have made it.
     let made = ids(&host, "shop");
     run(Tool::Stock, &["up", "-d", "--wait"]).ok();

@@ -12,8 +12,7 @@ const SERVICES: usize = 20;
 /// Services in a few layers, as projects have them: most depend on one of the first three.
 fn project() -> String {
     let service = |n: usize| {
-        let depends =
-            if n < 3 { String::new() } else { format!("    depends_on: [s{}]\n", n % 3) };
+        let depends = if n < 3 { String::new() } else { format!("    depends_on: [s{}]\n", n % 3) };
         format!(
             "  s{n}:\n    image: busybox\n    command: sleep 100000\n    stop_grace_period: 0s\n{depends}"
         )

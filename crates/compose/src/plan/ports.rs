@@ -60,7 +60,8 @@ pub fn clash(project: &Project, running: &[ContainerSummary]) -> Option<String> 
 
 /// The host ports of which one will do; `None` when the engine chooses.
 fn published(port: &Port) -> Option<RangeInclusive<u16>> {
-    let (first, last) = port.published.split_once('-').unwrap_or((&port.published, &port.published));
+    let (first, last) =
+        port.published.split_once('-').unwrap_or((&port.published, &port.published));
     let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
     (first > 0 && first <= last).then_some(first..=last)
 }

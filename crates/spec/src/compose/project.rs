@@ -191,7 +191,8 @@ pub(super) fn check(project: &mut Project, tree: &Node) -> Result<()> {
 fn alike<'n>(names: &[&'n String]) -> Option<(&'n str, &'n str)> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     let mut names = names.iter();
-    names.find_map(|name| seen.insert(name.to_lowercase(), name).map(|other| (other, name.as_str())))
+    names
+        .find_map(|name| seen.insert(name.to_lowercase(), name).map(|other| (other, name.as_str())))
 }
 
 fn one(project: &Project, name: &str) -> Result<()> {

@@ -445,7 +445,7 @@ fn every_value_knows_where_it_comes_from() {
     };
     is("services.web.image", "shop:1", "/p/a.yaml:3:12", "TAG");
     is("services.web.user", "me", "/p/b.yaml:3:11", "USER");
-    is("services.web.environment.OVER", "top", "/p/b.yaml:4:26", "");
+    is("services.web.environment.OVER", "top", "/p/b.yaml:4:25", "");
     is("services.web.environment.AROUND", "x", "/p/a.yaml:6:9", "AROUND");
     is("services.web.environment.FROM_FILE", "1", "/p/web.env", "");
     is("services.web.networks.default", "null", "default", "");

@@ -130,8 +130,22 @@ pub const TRIED: &[&str] = &[
 
 /// The verbs of Compose that change nothing.
 const LOOKING: &[&str] = &[
-    "config", "events", "export", "images", "logs", "ls", "outdated", "port", "ps", "stats", "top",
-    "version", "viz", "volumes", "alpha viz", "convert",
+    "config",
+    "events",
+    "export",
+    "images",
+    "logs",
+    "ls",
+    "outdated",
+    "port",
+    "ps",
+    "stats",
+    "top",
+    "version",
+    "viz",
+    "volumes",
+    "alpha viz",
+    "convert",
 ];
 
 /// Whether `--dry-run` makes sense with a verb of Compose.

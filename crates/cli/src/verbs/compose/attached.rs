@@ -66,13 +66,14 @@ pub(crate) async fn follow_until_end(
             event = events.next() => {
                 let event = event?.ok_or_else(|| Failure::new("the engine has gone away"))?;
                 end = show.happened(&engine, &event).await?;
+                // Only now, so that every end has been told before the last one counts.
+                if end.is_none() && !watching && !show.any_left(&engine).await? {
+                    end = Some(0);
+                }
             }
             result = &mut beside => return result,
             _ = interrupts.recv() => return stop_all(call, project, &mut interrupts).await,
             _ = terms.recv() => return stop_all(call, project, &mut interrupts).await,
-        }
-        if end.is_none() && !watching && !show.any_left(&engine).await? {
-            end = Some(0);
         }
     }
     let mut code = end.unwrap_or(0);
@@ -82,7 +83,9 @@ pub(crate) async fn follow_until_end(
         code = show.selected(&engine).await?.unwrap_or(code);
     }
     // What was written last may still be on its way.
-    while let Ok(Some(_)) = tokio::time::timeout(PATIENCE, show.streams.next()).await {}
+    while let Ok(Some((id, _))) = tokio::time::timeout(PATIENCE, show.streams.next()).await {
+        show.stream_ended(&id);
+    }
     crate::verbs::run::exit_with(code)
 }
 
@@ -111,6 +114,8 @@ struct Show<'a> {
     following: BTreeSet<String>,
     /// Those that have started again before their earlier output was over, and when.
     again: BTreeMap<String, (ContainerSummary, String)>,
+    /// When containers ended last; what they write later belongs to their next run.
+    ended_at: BTreeMap<String, String>,
     /// The places of names among the colours.
     colors: Vec<String>,
     /// Containers whose end was told although its event may still come.
@@ -134,6 +139,7 @@ impl<'a> Show<'a> {
             streams: FuturesUnordered::new(),
             following: BTreeSet::new(),
             again: BTreeMap::new(),
+            ended_at: BTreeMap::new(),
             colors: Vec::new(),
             told: BTreeSet::new(),
             aborted: false,
@@ -219,8 +225,8 @@ impl<'a> Show<'a> {
         let given = &self.call.given;
         say_line(format!("{} exited with code {code}", short_name(container, &self.project.name)))?;
         let failing = given.on("abort-on-container-failure");
-        let any = given.on("abort-on-container-exit")
-            || given.changed("exit-code-from") && !failing;
+        let any =
+            given.on("abort-on-container-exit") || given.changed("exit-code-from") && !failing;
         self.aborted = any || failing && code != 0;
         Ok(self.aborted.then(|| u8::try_from(code & 0xff).unwrap_or(125)))
     }
@@ -241,14 +247,17 @@ impl<'a> Show<'a> {
         }
         if text(event, "Action") == "start" {
             self.told.remove(id);
-            if self.wants(container) {
-                let at = i128::from(event["timeNano"].as_i64().unwrap_or(0));
-                let at = Timestamp::from_nanosecond(at).unwrap_or_else(|_| Timestamp::now());
-                let since = time::api(&at.to_string(), at).unwrap_or_default();
-                self.follow(container, since);
+            let since = self.ended_at.get(id).cloned();
+            // One that is followed already and has not ended needs no second look.
+            if self.wants(container) && (since.is_some() || !self.following.contains(id)) {
+                self.follow(container, since.unwrap_or_default());
             }
             return Ok(None);
         }
+        let at = i128::from(event["timeNano"].as_i64().unwrap_or(0));
+        let at = Timestamp::from_nanosecond(at).unwrap_or_else(|_| Timestamp::now());
+        let since = time::api(&at.to_string(), at).unwrap_or_default();
+        self.ended_at.insert(id.to_owned(), since);
         if self.told.remove(id) {
             return Ok(None);
         }
@@ -259,9 +268,8 @@ impl<'a> Show<'a> {
     /// Whether any container of the project runs or will again.
     async fn any_left(&self, engine: &ApiEngine<'_>) -> Result<bool, Failure> {
         let now = containers(engine, &self.project.name, &[], false).await?;
-        let own = |c: &&ContainerSummary| {
-            self.project.services.contains_key(label(c, labels::SERVICE))
-        };
+        let own =
+            |c: &&ContainerSummary| self.project.services.contains_key(label(c, labels::SERVICE));
         Ok(now.iter().filter(own).any(|c| !is_over(c)))
     }
 

@@ -191,7 +191,8 @@ fn explain(call: &Call) -> Outcome {
         "" | "table" => {
             let mut table = "PATH\tVALUE\tSOURCE\n".to_owned();
             for (o, source, used) in origins {
-                let used = if used.is_empty() { used.join("") } else { format!(" ({})", used.join(", ")) };
+                let used =
+                    if used.is_empty() { used.join("") } else { format!(" ({})", used.join(", ")) };
                 table.push_str(&format!("{}\t{}\t{source}{used}\n", o.path, o.value));
             }
             say(crate::out::table::align(&table, 20, 4))

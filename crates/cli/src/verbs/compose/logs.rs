@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
 use jiff::Timestamp;
-use wharf_compose::observe;
 use wharf_compose::labels;
+use wharf_compose::observe;
 use wharf_spec::docker::ContainerSummary;
 
 use super::{check_services, containers, project_or_name};
@@ -50,12 +50,7 @@ impl Printer {
         }
     }
 
-    pub(super) fn prefix(
-        &self,
-        container: &ContainerSummary,
-        project: &str,
-        at: usize,
-    ) -> Prefix {
+    pub(super) fn prefix(&self, container: &ContainerSummary, project: &str, at: usize) -> Prefix {
         let width = self.width;
         let text = match self.prefixed {
             true => format!("{:width$}  | ", short_name(container, project)),

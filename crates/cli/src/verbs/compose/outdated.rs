@@ -107,7 +107,8 @@ pub(super) async fn ask(call: &Call, image: &str) -> Result<Value, Failure> {
 
 /// The digests under which an image was pulled or pushed by this name.
 fn digests(image: &ImageInspect, name: &str) -> Vec<String> {
-    let familiar = |name: &str| crate::parse::reference::parse(name).ok().map(|r| r.familiar_name());
+    let familiar =
+        |name: &str| crate::parse::reference::parse(name).ok().map(|r| r.familiar_name());
     let wanted = familiar(name);
     let all = image.repo_digests.iter().filter_map(|d| d.split_once('@'));
     let own = all.filter(|(repository, _)| familiar(repository) == wanted);

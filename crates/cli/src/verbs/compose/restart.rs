@@ -109,7 +109,8 @@ async fn one(
     container: &ContainerSummary,
     timeout: Option<i64>,
 ) -> Result<(), EngineError> {
-    let service = found.project.as_ref().and_then(|p| p.services.get(label(container, labels::SERVICE)));
+    let service =
+        found.project.as_ref().and_then(|p| p.services.get(label(container, labels::SERVICE)));
     if container.state == "running" {
         hooks(found, container, service.map_or(&[][..], |s| &s.pre_stop[..])).await?;
     }

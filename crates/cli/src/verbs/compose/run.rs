@@ -164,7 +164,9 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
     };
     set(&mut service.user, "user");
     set(&mut service.working_dir, "workdir");
-    for pair in crate::parse::files::read(given.all("env-from-file"), &[], |n| std::env::var(n).ok())? {
+    for pair in
+        crate::parse::files::read(given.all("env-from-file"), &[], |n| std::env::var(n).ok())?
+    {
         let (key, value) = pair.split_once('=').unwrap_or((&pair, ""));
         service.environment.0.insert(key.to_owned(), Some(value.to_owned()));
     }

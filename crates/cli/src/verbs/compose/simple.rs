@@ -31,9 +31,9 @@ pub(super) struct Target<'a> {
 async fn target(call: &Call, oneoff: bool) -> Result<Target<'_>, Failure> {
     let mut found = everything(call, oneoff).await?;
     let services = call.args();
-    found.containers.retain(|c| {
-        services.is_empty() || services.iter().any(|s| s == label(c, labels::SERVICE))
-    });
+    found
+        .containers
+        .retain(|c| services.is_empty() || services.iter().any(|s| s == label(c, labels::SERVICE)));
     Ok(found)
 }
 

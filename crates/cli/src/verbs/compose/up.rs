@@ -85,8 +85,14 @@ fn check(call: &Call) -> Outcome {
     let given = &call.given;
     // What is no switch is on when it has any value.
     let on = |name: &str| given.changed(name) && given.on_or(name, true);
-    let foreground =
-        ["abort-on-container-exit", "abort-on-container-failure", "exit-code-from", "attach", "attach-dependencies", "watch"];
+    let foreground = [
+        "abort-on-container-exit",
+        "abort-on-container-failure",
+        "exit-code-from",
+        "attach",
+        "attach-dependencies",
+        "watch",
+    ];
     let clashes: [(&str, &[&str]); 8] = [
         ("force-recreate", &["no-recreate"]),
         ("always-recreate-deps", &["no-recreate"]),
@@ -103,9 +109,9 @@ fn check(call: &Call) -> Outcome {
         }
     }
     match given.int_or("wait-timeout", 0) {
-        _ if given.on("menu") => {
-            Err(Failure::new("--menu: wharf has no menu of shortcuts: leave it out or say --menu=false"))
-        }
+        _ if given.on("menu") => Err(Failure::new(
+            "--menu: wharf has no menu of shortcuts: leave it out or say --menu=false",
+        )),
         n if n < 0 => Err(Failure::new("--wait-timeout must be a non-negative integer")),
         _ => Ok(()),
     }

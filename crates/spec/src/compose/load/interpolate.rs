@@ -290,7 +290,7 @@ mod tests {
 
     fn check(text: &str, expected: std::result::Result<&str, Problem>) {
         let env = Env::from([("A", "a"), ("EMPTY", "")].map(|(k, v)| (k.into(), v.into())));
-        let mut variables = Variables { env: &env, unset: BTreeSet::new() };
+        let mut variables = Variables::new(&env);
         let found = substitute(text, &mut variables);
         assert_eq!(found, expected.map(str::to_owned), "{text}");
     }

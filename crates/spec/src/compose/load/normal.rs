@@ -175,7 +175,8 @@ fn networks(root: &mut Map) {
             }
             let own = service.get("networks").and_then(Node::as_map);
             if own.is_none_or(Map::is_empty) {
-                let default = Map::from([("default".to_owned(), Node::new(Value::Null, span).implied())]);
+                let default =
+                    Map::from([("default".to_owned(), Node::new(Value::Null, span).implied())]);
                 service.insert("networks".to_owned(), Node::new(Value::Map(default), span));
             }
             let own = service.get("networks").and_then(Node::as_map);

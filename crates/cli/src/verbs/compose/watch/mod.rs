@@ -137,7 +137,10 @@ impl Watch<'_> {
             self.rebuild(&work.rebuild).await?;
         }
         for (service, files) in &work.sync {
-            told(&format!("Syncing service {service:?} after {} changes were detected", files.len()))?;
+            told(&format!(
+                "Syncing service {service:?} after {} changes were detected",
+                files.len()
+            ))?;
             self.copy(service, files).await?;
         }
         if !work.restart.is_empty() {
@@ -271,7 +274,8 @@ impl Watch<'_> {
             detach_keys: String::new(),
         };
         attach::stream(connection, &streams).await?;
-        let answer = client.send(Method::GET, &format!("/exec/{id}/json"), Payload::Empty, &[]).await?;
+        let answer =
+            client.send(Method::GET, &format!("/exec/{id}/json"), Payload::Empty, &[]).await?;
         let state: Value =
             serde_json::from_slice(&crate::api::collect(answer).await?).unwrap_or_default();
         match state["ExitCode"].as_i64().unwrap_or(0) {
@@ -282,11 +286,7 @@ impl Watch<'_> {
 }
 
 /// Adds a file, link or directory to an archive; whether it is there.
-fn pack(
-    archive: &mut tar::Builder<Vec<u8>>,
-    place: &str,
-    path: &Path,
-) -> std::io::Result<bool> {
+fn pack(archive: &mut tar::Builder<Vec<u8>>, place: &str, path: &Path) -> std::io::Result<bool> {
     let metadata = match path.symlink_metadata() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         other => other?,

@@ -245,18 +245,17 @@ mod tests {
     use wharf_spec::compose::model::Develop;
 
     fn project(triggers: Vec<Trigger>, dockerignore: &str) -> Vec<Rule> {
-        let build = wharf_spec::compose::model::Build {
-            context: "/app".to_owned(),
-            ..Default::default()
-        };
+        let build =
+            wharf_spec::compose::model::Build { context: "/app".to_owned(), ..Default::default() };
         let develop = Develop { watch: triggers, ..Develop::default() };
-        let service =
-            Service { build: Some(build), develop: Some(develop), ..Service::default() };
+        let service = Service { build: Some(build), develop: Some(develop), ..Service::default() };
         let project = Project {
             services: BTreeMap::from([("web".to_owned(), service)]),
             ..Project::default()
         };
-        let read = |path: &Path| (path == Path::new("/app/.dockerignore")).then(|| dockerignore.to_owned());
+        let read = |path: &Path| {
+            (path == Path::new("/app/.dockerignore")).then(|| dockerignore.to_owned())
+        };
         of(&project, read).unwrap().0
     }
 
