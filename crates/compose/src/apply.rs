@@ -200,25 +200,7 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
         let engine = self.engine;
         match action {
             Action::CreateNetwork(key) => self.create_network(key).await,
-            Action::RemoveNetwork { id, name } => {
-                let work = async {
-                    match gone(engine.remove_network(id).await) {
-                        // Somebody else's container is still in it.
-                        Err(EngineError::Conflict(why)) => Ok(Some(why)),
-                        other => Ok(other.map(|()| None)?),
-                    }
-                };
-                let subject = format!("Network {name}");
-                if let Some(why) = self.told(subject.clone(), ["Removing", "Removed"], work).await?
-                {
-                    self.tell(
-                        &subject,
-                        Status::Warning,
-                        &format!("Resource is still in use: {why}"),
-                    );
-                }
-                Ok(())
-            }
+            Action::RemoveNetwork { id, name } => self.remove_network(id, name).await,
             Action::Disconnect { network, container } => {
                 Ok(gone(engine.disconnect(network, container).await)?)
             }
@@ -284,6 +266,24 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
                 .id_of(service, Some(*number))
                 .ok_or_else(|| EngineError::NotFound(format!("no such container: {name}")).into()),
         }
+    }
+
+    async fn remove_network(&self, id: &str, name: &str) -> Result<(), ApplyError> {
+        let subject = format!("Network {name}");
+        self.tell(&subject, Status::Working, "Removing");
+        match gone(self.engine.remove_network(id).await) {
+            Ok(()) => self.tell(&subject, Status::Done, "Removed"),
+            // Somebody else's container is still in it.
+            Err(EngineError::Conflict(why)) => {
+                let text = format!("Resource is still in use: {why}");
+                self.tell(&subject, Status::Warning, &text);
+            }
+            Err(error) => {
+                self.tell(&subject, Status::Failed, &error.to_string());
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     async fn create_network(&self, key: &str) -> Result<(), ApplyError> {

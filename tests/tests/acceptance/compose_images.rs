@@ -1,5 +1,7 @@
 //! Compose and images: `build` and `push` through every door, `pull`, `outdated`.
 
+use std::path::PathBuf;
+
 use wharf_test::{Host, tools};
 
 use crate::compose::Tool::{self, Stable, Stock, Wharf};
@@ -32,6 +34,11 @@ FROM early AS unused
 RUN exit 1
 ";
 
+/// The project's folder; the engine's own files lie beside it.
+fn dir(host: &Host) -> PathBuf {
+    host.dir().join("p")
+}
+
 /// A host whose engine serves a registry, and whose clients have the plugin for builds.
 fn site() -> Host {
     let host = Host::with_flags(&["--registry-addr", REGISTRY]);
@@ -40,16 +47,16 @@ fn site() -> Host {
     let plugins = tools::path("cli-plugins");
     let config = format!(r#"{{"cliPluginsExtraDirs":[{plugins:?}]}}"#);
     host.write("home/.docker/config.json", config.as_bytes());
-    host.write("compose.yaml", TEXT.as_bytes());
-    host.write("Dockerfile", DOCKERFILE.as_bytes());
-    host.write("base.Dockerfile", b"FROM busybox\nRUN echo base > /color\n");
+    host.write("p/compose.yaml", TEXT.as_bytes());
+    host.write("p/Dockerfile", DOCKERFILE.as_bytes());
+    host.write("p/base.Dockerfile", b"FROM busybox\nRUN echo base > /color\n");
     host
 }
 
 fn build_and_push(host: &Host, tool: Tool, buildkit: &str) {
     let run = |args: &[&str]| {
         let mut c = tool.command(host);
-        c.current_dir(host.dir()).env("DOCKER_BUILDKIT", buildkit).args(args);
+        c.current_dir(dir(host)).env("DOCKER_BUILDKIT", buildkit).args(args);
         wharf_test::Output::run(&mut c, b"")
     };
     let who = format!("{tool:?}, DOCKER_BUILDKIT={buildkit}");
@@ -117,11 +124,12 @@ secrets: {token: {environment: TOKEN}}
 "#;
     for tool in [Wharf, Stock] {
         let host = site();
-        host.write("compose.yaml", text.as_bytes());
-        host.write(".env", b"TOKEN=hush\n");
-        tool.run(&host, &["build"]).ok();
-        assert_eq!(tool.run(&host, &["run", "--rm", "-T", "top"]).ok(), "below\nhush", "{tool:?}");
-        tool.run(&host, &["down", "--rmi", "all"]).ok();
+        host.write("p/compose.yaml", text.as_bytes());
+        host.write("p/.env", b"TOKEN=hush\n");
+        tool.run_in(&host, &dir(&host), &["build"]).ok();
+        // Stock may build once more, and tells of it on the same stream.
+        tool.run_in(&host, &dir(&host), &["run", "--rm", "-T", "top"]).says("below\nhush");
+        tool.run_in(&host, &dir(&host), &["down", "--rmi", "all"]).ok();
     }
 }
 
@@ -132,32 +140,33 @@ fn outdated_tells_which_tags_have_moved_on() {
     host.docker(["tag", "busybox", &image]).ok();
     host.docker(["push", "-q", &image]).ok();
     let text = "services:\n  app: {image: '127.0.0.1:5000/shop/app:1'}\n  own: {image: 'local-only', build: .}\n";
-    host.write("compose.yaml", text.as_bytes());
-    host.write("Dockerfile", b"FROM busybox\nRUN echo newer > /newer\n");
+    host.write("p/compose.yaml", text.as_bytes());
+    host.write("p/Dockerfile", b"FROM busybox\nRUN echo newer > /newer\n");
     host.docker(["tag", "busybox", "local-only"]).ok();
     let state = |service: &str| {
-        let json = Wharf.run(&host, &["outdated", "--format", "json"]).json();
+        let json = Wharf.run_in(&host, &dir(&host), &["outdated", "--format", "json"]).json();
         let lines = json.as_array().unwrap().clone();
         let line = lines.iter().find(|l| l["Services"][0] == service).unwrap().clone();
         line["State"].as_str().unwrap().to_owned()
     };
     assert_eq!(state("app"), "up to date");
-    Wharf.run(&host, &["outdated", "--exit-code", "app"]).ok();
+    Wharf.run_in(&host, &dir(&host), &["outdated", "--exit-code", "app"]).ok();
     // Somebody pushes a newer one; what is here keeps its digest.
-    Wharf.run(&host, &["build", "-q", "own"]).ok();
+    Wharf.run_in(&host, &dir(&host), &["build", "-q", "own"]).ok();
     host.docker(["tag", "local-only", &image]).ok();
     host.docker(["push", "-q", &image]).ok();
     host.docker(["tag", "busybox", &image]).ok();
     assert_eq!(state("app"), "outdated");
-    Wharf.run(&host, &["outdated", "--exit-code", "app"]).exits(1);
-    assert_eq!(Wharf.run(&host, &["outdated", "-q"]).ok(), "app");
-    Wharf.run(&host, &["pull", "app"]).ok();
+    Wharf.run_in(&host, &dir(&host), &["outdated", "--exit-code", "app"]).exits(1);
+    assert_eq!(Wharf.run_in(&host, &dir(&host), &["outdated", "-q"]).ok(), "app");
+    Wharf.run_in(&host, &dir(&host), &["pull", "app"]).ok();
     assert_eq!(state("app"), "up to date");
-    let pinned = Wharf.run(&host, &["config", "--resolve-image-digests", "app"]).ok();
+    let pinned =
+        Wharf.run_in(&host, &dir(&host), &["config", "--resolve-image-digests", "app"]).ok();
     let digest =
         host.docker(["image", "inspect", "--format", "{{index .RepoDigests 0}}", &image]).ok();
     let (_, digest) = digest.split_once('@').unwrap();
     assert!(pinned.contains(&format!("image: {image}@{digest}")), "{pinned}");
-    let lock = Wharf.run(&host, &["config", "--lock-image-digests", "app"]).ok();
+    let lock = Wharf.run_in(&host, &dir(&host), &["config", "--lock-image-digests", "app"]).ok();
     assert!(lock.contains(&format!("image: {image}@{digest}")), "{lock}");
 }

@@ -66,6 +66,8 @@ fn run_builds_quietly_when_asked_to() {
     let text = "services:\n  app:\n    build: {dockerfile_inline: \"FROM busybox\\nRUN echo buildstep > /made\\n\"}\n    command: cat /made\n";
     let host = Host::with_busybox();
     host.write("compose.yaml", text.as_bytes());
+    // The engine's own files lie beside it.
+    host.write(".dockerignore", b"*\n");
     let quiet = Wharf.run(&host, &["run", "--rm", "-T", "--quiet-build", "app"]);
     assert_eq!(quiet.ok(), "buildstep");
     assert!(!quiet.stderr.contains("RUN"), "{quiet}");
@@ -97,14 +99,14 @@ fn down_leaves_what_no_active_profile_names() {
 const WATCHED: &str = r#"
 services:
   web:
-    build: {context: ., dockerfile: Dockerfile}
+    build: {context: ./image}
     command: sh -c "cat /srv/*; exec sleep 100000"
     stop_grace_period: 0s
     develop:
       watch:
         - {action: sync, path: ./static, target: /srv, ignore: [skipped/]}
         - {action: sync+restart, path: ./conf, target: /etc/app, initial_sync: true}
-        - {action: rebuild, path: ./Dockerfile}
+        - {action: rebuild, path: ./image/Dockerfile}
         - action: sync+exec
           path: ./code
           target: /code
@@ -114,7 +116,7 @@ services:
 fn watched() -> Host {
     let host = Host::with_busybox();
     host.write("compose.yaml", WATCHED.as_bytes());
-    host.write("Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo one > /version\n");
+    host.write("image/Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo one > /version\n");
     host.write("static/a", b"first\n");
     host.write("static/skipped/x", b"never\n");
     host.write("conf/main", b"setting\n");
@@ -150,14 +152,14 @@ fn watch_copies_restarts_rebuilds_and_runs_commands() {
     sees("/etc/app/main", Some("changed"));
     assert_eq!(id(&host, "web"), made);
     // A new image and a new container.
-    host.write("Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo two > /version\n");
+    host.write("image/Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo two > /version\n");
     watch.expect("successfully built");
     sees("/version", Some("two"));
     assert_ne!(id(&host, "web"), made);
     // What cannot be built is told, and watching goes on.
-    host.write("Dockerfile", b"FROM busybox\nRUN exit 3\n");
+    host.write("image/Dockerfile", b"FROM busybox\nRUN exit 3\n");
     watch.expect("Error handling changed files");
-    host.write("Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo three > /version\n");
+    host.write("image/Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo three > /version\n");
     sees("/version", Some("three"));
     watch.signal(rustix::process::Signal::INT);
     let (code, text) = watch.finish();
@@ -173,7 +175,7 @@ fn up_watches_and_shows_the_output_of_what_it_replaces() {
     up.expect("Watch enabled");
     host.write("static/a", b"written\n");
     up.expect("Syncing service \"web\"");
-    host.write("Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo fresh > /srv/version\n");
+    host.write("image/Dockerfile", b"FROM busybox\nRUN mkdir /srv && echo fresh > /srv/version\n");
     up.expect("fresh");
     assert_eq!(Wharf.run(&host, &["ps", "--services"]).ok(), "web");
     up.signal(rustix::process::Signal::INT);

@@ -67,7 +67,11 @@ pub(crate) async fn follow_until_end(
                 let event = event?.ok_or_else(|| Failure::new("the engine has gone away"))?;
                 end = show.happened(&engine, &event).await?;
                 // Only now, so that every end has been told before the last one counts.
-                if end.is_none() && !watching && !show.any_left(&engine).await? {
+                if end.is_none()
+                    && !watching
+                    && !show.any_left(&engine).await?
+                    && !show.any_untold(&engine).await?
+                {
                     end = Some(0);
                 }
             }
@@ -115,7 +119,9 @@ struct Show<'a> {
     /// Those that have started again before their earlier output was over, and when.
     again: BTreeMap<String, (ContainerSummary, String)>,
     /// When containers ended last; what they write later belongs to their next run.
-    ended_at: BTreeMap<String, String>,
+    ended_at: BTreeMap<String, Timestamp>,
+    /// Those that had ended before anybody looked.
+    over: BTreeSet<String>,
     /// The places of names among the colours.
     colors: Vec<String>,
     /// Containers whose end was told although its event may still come.
@@ -140,6 +146,7 @@ impl<'a> Show<'a> {
             following: BTreeSet::new(),
             again: BTreeMap::new(),
             ended_at: BTreeMap::new(),
+            over: BTreeSet::new(),
             colors: Vec::new(),
             told: BTreeSet::new(),
             aborted: false,
@@ -213,6 +220,7 @@ impl<'a> Show<'a> {
         };
         for container in found.iter().filter(own).cloned().collect::<Vec<_>>() {
             self.told.insert(container.id.clone());
+            self.over.insert(container.id.clone());
             let status = container.status.split_once("Exited (");
             let code = status.and_then(|(_, rest)| rest.split_once(')')?.0.parse().ok());
             end = end.or(self.ended(&container, code.unwrap_or(0))?);
@@ -247,7 +255,8 @@ impl<'a> Show<'a> {
         }
         if text(event, "Action") == "start" {
             self.told.remove(id);
-            let since = self.ended_at.get(id).cloned();
+            let since = self.ended_at.get(id).map(|at| time::api(&at.to_string(), *at));
+            let since = since.transpose().map_err(Failure::new)?;
             // One that is followed already and has not ended needs no second look.
             if self.wants(container) && (since.is_some() || !self.following.contains(id)) {
                 self.follow(container, since.unwrap_or_default());
@@ -256,8 +265,7 @@ impl<'a> Show<'a> {
         }
         let at = i128::from(event["timeNano"].as_i64().unwrap_or(0));
         let at = Timestamp::from_nanosecond(at).unwrap_or_else(|_| Timestamp::now());
-        let since = time::api(&at.to_string(), at).unwrap_or_default();
-        self.ended_at.insert(id.to_owned(), since);
+        self.ended_at.insert(id.to_owned(), at);
         if self.told.remove(id) {
             return Ok(None);
         }
@@ -271,6 +279,27 @@ impl<'a> Show<'a> {
         let own =
             |c: &&ContainerSummary| self.project.services.contains_key(label(c, labels::SERVICE));
         Ok(now.iter().filter(own).any(|c| !is_over(c)))
+    }
+
+    /// Whether a container has ended in a way of which no event has told yet.
+    async fn any_untold(&self, engine: &ApiEngine<'_>) -> Result<bool, Failure> {
+        let now = containers(engine, &self.project.name, &[], false).await?;
+        for container in now
+            .iter()
+            .filter(|c| self.project.services.contains_key(label(c, labels::SERVICE)) && is_over(c))
+        {
+            let Some(told) = self.ended_at.get(&container.id) else {
+                if self.over.contains(&container.id) {
+                    continue;
+                }
+                return Ok(true);
+            };
+            let finished = engine.inspect(&container.id).await?.state.finished_at;
+            if finished.parse::<Timestamp>().is_ok_and(|finished| finished > *told) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The exit status of the service that `--exit-code-from` names.
