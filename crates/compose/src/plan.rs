@@ -3,6 +3,7 @@
 pub mod down;
 pub mod ports;
 mod steps;
+mod unused;
 pub mod up;
 
 use std::fmt;

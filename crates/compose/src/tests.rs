@@ -407,3 +407,32 @@ fn ports_that_cannot_be_published_are_told_at_once() {
     assert_eq!(scaled("8000-8002:80"), None);
     assert_eq!(scaled("80"), None);
 }
+
+#[test]
+fn what_has_no_effect_is_told_and_what_cannot_be_is_refused() {
+    let engine = FakeEngine::with_images(&["x"]);
+    let text = "services:
+  a:
+    image: x
+    deploy:
+      mode: replicated
+      placement: {constraints: [node.role==manager]}
+      update_config: {order: start-first, parallelism: 2}
+  b: {image: x, deploy: {update_config: {order: start-first}}}
+";
+    let plan = planned(&engine, &project(text), &started());
+    let remarks: Vec<&str> = plan.remarks.iter().map(|r| r.0.as_str()).collect();
+    assert_eq!(
+        remarks,
+        [
+            "service \"a\": deploy.placement has no effect outside of Swarm",
+            "service \"a\": deploy.update_config (but for its order) has no effect outside of Swarm",
+        ]
+    );
+    let observed = now(observe(&engine, &project(text))).unwrap();
+    let refused = |text: &str| {
+        up(&project(text), &observed, &started()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let socket = refused("services: {a: {image: x, use_api_socket: true}}");
+    assert!(socket.starts_with("service \"a\": use_api_socket is not supported"), "{socket}");
+}

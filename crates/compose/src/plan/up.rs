@@ -7,7 +7,7 @@ use wharf_spec::compose::model::Service;
 use wharf_spec::docker::ContainerSummary;
 
 use super::steps::dependency_order;
-use super::{Action, Container, Plan, PlanError, Remark};
+use super::{Action, Container, Plan, PlanError, Remark, unused};
 use crate::create::container_name;
 use crate::labels;
 use crate::observe::{self, Observed, label};
@@ -323,10 +323,9 @@ impl Planner<'_> {
     /// The steps that make a service's containers what they should be.
     fn converge(&mut self, name: &str) -> Result<(), PlanError> {
         let Some(service) = self.project.services.get(name) else { return Ok(()) };
-        if service.provider.is_some() {
-            return Err(PlanError::Unsupported(format!(
-                "service {name:?} has a provider; programs of other vendors are not run"
-            )));
+        unused::refuse(name, service)?;
+        for what in unused::of(service) {
+            self.remark(format!("service {name:?}: {what} has no effect outside of Swarm"));
         }
         let expected = usize::try_from(service.replicas()).unwrap_or(0);
         self.check_references(name, service)?;

@@ -76,8 +76,14 @@ pub(crate) async fn follow_until_end(
                 }
             }
             result = &mut beside => return result,
-            _ = interrupts.recv() => return stop_all(call, project, &mut interrupts).await,
-            _ = terms.recv() => return stop_all(call, project, &mut interrupts).await,
+            _ = interrupts.recv() => {
+                up::stopping();
+                return stop_all(call, project, &mut interrupts).await;
+            }
+            _ = terms.recv() => {
+                up::stopping();
+                return stop_all(call, project, &mut interrupts).await;
+            }
         }
     }
     let mut code = end.unwrap_or(0);
@@ -321,7 +327,6 @@ fn is_over(container: &ContainerSummary) -> bool {
 
 /// Stops what `up` has started; a second interrupt kills it.
 async fn stop_all(call: &Call, project: &Project, interrupts: &mut Signal) -> Outcome {
-    up::stopping();
     let engine = super::engine(call)?;
     let found = containers(&engine, &project.name, &[], false).await?;
     let running: Vec<&ContainerSummary> = found.iter().filter(|c| c.state == "running").collect();

@@ -11,6 +11,7 @@ pub mod lists;
 pub mod logs;
 pub mod one;
 pub mod outdated;
+mod policy;
 mod project;
 pub mod restart;
 pub mod run;

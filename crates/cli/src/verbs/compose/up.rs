@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 
 use futures_util::future::LocalBoxFuture;
+use jiff::Timestamp;
 use wharf_compose::apply::Run;
 use wharf_compose::observe::{Observed, observe};
 use wharf_compose::plan::{Recreate, UpOptions, diverged_volumes, ports, up as plan_up};
@@ -13,6 +14,7 @@ use wharf_spec::docker::ContainerSummary;
 
 use super::display::Screen;
 use super::engine::ApiEngine;
+use super::policy::{self, Need};
 use super::{attached, builds, load, remark, watch};
 use crate::app::{Call, say_line, warn};
 use crate::failure::Failure;
@@ -271,41 +273,6 @@ pub(crate) fn ask(text: &str) -> Result<bool, Failure> {
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// What is to be done about an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
-    Nothing,
-    Pull,
-    Build,
-}
-
-fn need(call: &Call, service: &wharf_spec::compose::model::Service, there: bool) -> Need {
-    let given = &call.given;
-    let policy = match (given.text("pull"), service.pull_policy.as_str()) {
-        ("" | "policy", "") => "missing",
-        ("" | "policy", own) => own,
-        (flag, _) => flag,
-    };
-    let buildable = service.build.is_some();
-    match policy {
-        _ if buildable && given.on("build") => Need::Build,
-        "build" if buildable && !given.on("no-build") => Need::Build,
-        "always" if !buildable || !service.image.is_empty() && !given.on("build") => {
-            match buildable {
-                // An image that is built here is not fetched over it.
-                true if !there => Need::Build,
-                true => Need::Nothing,
-                false => Need::Pull,
-            }
-        }
-        _ if there => Need::Nothing,
-        _ if buildable && given.on("no-build") => Need::Nothing,
-        _ if buildable => Need::Build,
-        "never" => Need::Nothing,
-        _ => Need::Pull,
-    }
-}
-
 /// The images that are to be fetched, with their platform, and the services whose image is to be built.
 #[derive(Debug, Default)]
 struct Needs {
@@ -321,11 +288,11 @@ impl Needs {
                 continue;
             }
             let image = service.image_or_default(&project.name, name);
-            let there = observed.images.contains_key(&image);
-            match need(call, service, there) {
+            let found = observed.images.get(&image);
+            match policy::need(&call.given, name, service, found, Timestamp::now())? {
                 Need::Pull => drop(needs.pulls.insert(image, service.platform.clone())),
                 Need::Build => needs.builds.push(name.clone()),
-                Need::Nothing if !there => {
+                Need::Nothing if found.is_none() => {
                     return Err(Failure::new(format!("No such image: {image}")));
                 }
                 Need::Nothing => (),
