@@ -20,7 +20,7 @@ fn every_kind_of_bad_input_is_refused_before_anything_is_started() {
     let host = Host::with_busybox();
     let bomb = (1..9).fold("a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, n| {
         let of = format!("*a{}", n - 1);
-        text + &format!("x-a{n}: &a{n} [{}]\n", vec![of.as_str(); 9].join(","))
+        text + &format!("x-a{n}: &a{n} [{}]\n", [of.as_str(); 9].join(","))
     });
     let bomb = format!("x-{bomb}services: {{a: {{image: busybox, command: *a8}}}}\n");
     for (text, words) in [

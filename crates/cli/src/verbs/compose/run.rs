@@ -201,7 +201,13 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
             }
         }
     }
-    for text in given.all("volume") {
+    volumes(service, given.all("volume"));
+    Ok(())
+}
+
+/// `--volume`, each in place of what the service mounts there.
+fn volumes(service: &mut Service, texts: &[String]) {
+    for text in texts {
         let mut parts = text.splitn(3, ':');
         let (first, second, mode) = (parts.next(), parts.next(), parts.next());
         let (source, target) = match (first, second) {
@@ -219,7 +225,6 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
             ..Mount::default()
         });
     }
-    Ok(())
 }
 
 async fn create_one(
