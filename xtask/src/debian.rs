@@ -19,6 +19,19 @@ pub(crate) enum Suite {
     Configured,
     /// Debian's newest, from the mirror that the machine uses.
     Newest,
+    /// A release by its code name, from the same mirror.
+    Named(&'static str),
+}
+
+impl Suite {
+    /// The name under which the mirror has it, where that is not the machine's own release.
+    fn release(self) -> Option<&'static str> {
+        match self {
+            Suite::Configured => None,
+            Suite::Newest => Some("sid"),
+            Suite::Named(name) => Some(name),
+        }
+    }
 }
 
 /// apt with state of its own.
@@ -31,16 +44,17 @@ impl Apt {
     /// Reads the package lists of `suite` into `cache`.
     pub(crate) fn open(cache: &Path, suite: Suite) -> Result<Apt> {
         let name = match suite {
-            Suite::Configured => "apt-configured",
-            Suite::Newest => "apt-newest",
+            Suite::Configured => "configured",
+            Suite::Newest => "newest",
+            Suite::Named(name) => name,
         };
-        let apt = Apt { dir: cache.join(name), suite };
+        let apt = Apt { dir: cache.join(format!("apt-{name}")), suite };
         for sub in ["lists/partial", "archives/partial", "none/partial", "sources"] {
             fs::create_dir_all(apt.dir.join(sub))?;
         }
-        if suite == Suite::Newest {
-            let sources = apt.dir.join("sources/newest.sources");
-            fs::write(&sources, newest_source()?)
+        if let Some(release) = suite.release() {
+            let sources = apt.dir.join(format!("sources/{name}.sources"));
+            fs::write(&sources, source(release)?)
                 .with_context(|| format!("write {}", sources.display()))?;
         }
         read(apt.get().arg("update"))?;
@@ -87,7 +101,7 @@ impl Apt {
         ] {
             c.arg("-o").arg(option);
         }
-        if self.suite == Suite::Newest {
+        if self.suite.release().is_some() {
             c.args(["-o", "Dir::Etc::sourcelist=/dev/null"]);
             c.arg("-o").arg(format!("Dir::Etc::sourceparts={dir}/sources"));
         }
@@ -125,8 +139,8 @@ pub(crate) fn folder(
     Ok(root)
 }
 
-/// A source entry for Debian's testing and unstable, from the mirror that serves this release.
-fn newest_source() -> Result<String> {
+/// A source entry for another release, from the mirror that serves this one.
+fn source(wanted: &str) -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let codename = release
         .lines()
@@ -142,7 +156,9 @@ fn newest_source() -> Result<String> {
         .map(|f| f[0].to_owned())
         .with_context(|| format!("apt has no source for Debian {codename} main"))?;
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    Ok(format!("Types: deb\nURIs: {mirror}\nSuites: sid\nComponents: main\nSigned-By: {keys}\n"))
+    Ok(format!(
+        "Types: deb\nURIs: {mirror}\nSuites: {wanted}\nComponents: main\nSigned-By: {keys}\n"
+    ))
 }
 
 /// The directories and accounts that Debian's base system makes by script.

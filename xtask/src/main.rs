@@ -30,7 +30,8 @@ usage: cargo xtask TASK
   protos                  write the Rust code of the protocol definitions anew
   tools                   fetch the test clients into target/tools and stop
 
-suites: fmt clippy house unit acceptance reliability clients etcd buildkit oci vm";
+suites: fmt clippy house unit acceptance cli applications reliability clients etcd ship buildkit everyday
+        kube oci vm";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

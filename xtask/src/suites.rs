@@ -23,6 +23,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "unit", engine: false, run: unit },
     Suite { name: "acceptance", engine: true, run: |s| suite(s, &["acceptance"]) },
     Suite { name: "cli", engine: true, run: |s| suite(s, &["cli"]) },
+    Suite { name: "applications", engine: true, run: applications },
     Suite { name: "reliability", engine: true, run: |s| suite(s, &["crash", "disk"]) },
     Suite { name: "clients", engine: true, run: |s| suite(s, &["clients", "bollard"]) },
     Suite { name: "etcd", engine: true, run: |s| suite(s, &["etcd"]) },
@@ -150,6 +151,12 @@ fn clippy(_: &Selection) -> Result<Tally> {
 fn unit(s: &Selection) -> Result<Tally> {
     tools::clients()?;
     test(s, &["--workspace", "--exclude", "xtask", "--exclude", "wharf-test"], &[])
+}
+
+/// Whole applications from Debian's packages. Their images are large, so few of them at a time.
+fn applications(s: &Selection) -> Result<Tally> {
+    tools::stacks()?;
+    test(s, &["-p", "wharf-test", "--test", "applications"], &["--test-threads", "2"])
 }
 
 /// Tests that drive an engine. They mostly wait, so more of them run than there are processors.

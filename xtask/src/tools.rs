@@ -35,6 +35,9 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if want("peers") {
         peers()?;
     }
+    if want("stacks") {
+        stacks()?;
+    }
     if want("etcd") {
         etcd()?;
     }
@@ -75,6 +78,10 @@ pub(crate) fn clients() -> Result<()> {
     let compose = debian::folder(&dir, "compose-deb", Suite::Newest, &["docker-compose"], keep)?;
     let plugin = "usr/libexec/docker/cli-plugins/docker-compose";
     launcher(&dir.join("docker-compose"), &compose, plugin, &[])?;
+    // The one of Debian's stable release, two years older.
+    let trixie = Suite::Named("trixie");
+    let compose = debian::folder(&dir, "compose-stable-deb", trixie, &["docker-compose"], keep)?;
+    launcher(&dir.join("docker-compose-stable"), &compose, plugin, &[])?;
     let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
     launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
     let python = ["python3", "python3-docker", "python3-pip"];
@@ -183,6 +190,35 @@ pub(crate) fn nginx() -> Result<PathBuf> {
     link("/dev/stdout".as_ref(), &root.join("var/log/nginx/access.log"))?;
     link("/dev/stderr".as_ref(), &root.join("var/log/nginx/error.log"))?;
     Ok(root)
+}
+
+/// Root file systems with the programs of everyday applications: a web server, a cache and a
+/// database, monitoring, and what people ran in 2015.
+pub(crate) fn stacks() -> Result<()> {
+    let dir = dir();
+    fs::create_dir_all(&dir)?;
+    let base = ["dash", "coreutils", "sed", "grep"];
+    for (name, packages) in [
+        (
+            "stack-web",
+            &[
+                "nginx-light",
+                "redis-server",
+                "postgresql",
+                "python3-minimal",
+                "python3-psycopg2",
+                "python3-redis",
+                "cron",
+            ][..],
+        ),
+        ("stack-monitor", &["prometheus", "prometheus-node-exporter"]),
+        ("stack-mysql", &["mariadb-server-core", "mariadb-client-core"]),
+        ("stack-java", &["default-jre-headless", "libmariadb-java", "ecj"]),
+    ] {
+        let packages: Vec<&str> = packages.iter().chain(&base).copied().collect();
+        debian::folder(&dir, name, Suite::Configured, &packages, |_| true)?;
+    }
+    Ok(())
 }
 
 /// The engines and runtimes that wharf is measured against.

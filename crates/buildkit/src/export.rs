@@ -97,6 +97,8 @@ pub(crate) fn check(build: &Build) -> Result<(), Status> {
 /// Whether an option asks for what wharf does anyway.
 fn is_ours(key: &str, value: &str) -> bool {
     match key {
+        // Compose 2.26 asks for the image in the engine's store, where it goes anyway.
+        "load" => boolean(value) == Some(true),
         "compression" => ["", "uncompressed"].contains(&value),
         "oci-mediatypes" | "rewrite-timestamp" | "prefer-image-digest" => {
             boolean(value) == Some(true)

@@ -230,17 +230,35 @@ fn find_in_compose(words: &[String], session: Session) -> Result<Option<Call>, F
         say(help::compose())?;
         return Ok(None);
     }
-    let path = format!("compose {second}");
+    // Stock Compose keeps some of its verbs below `alpha`.
+    let (path, taken) = match (second, rest.get(1)) {
+        ("alpha", Some(third)) => (format!("compose alpha {third}"), 2),
+        _ => (format!("compose {second}"), 1),
+    };
     if let Some(why) = tree::later(&path) {
         return Err(not_yet(&path, why));
+    }
+    let mut rest = rest;
+    let mut group = group;
+    // The one flag of the group that may also stand behind the verb.
+    let before = rest.iter().take_while(|w| *w != "--").position(|w| w == "--dry-run");
+    if let (Some(at), true) = (before, tree::verb(&path).is_some_and(|v| v.interspersed)) {
+        rest.remove(at);
+        group.switch_on("dry-run");
+    }
+    if group.on("dry-run") && !tree::can_be_tried(&path) {
+        return Err(Failure::new(format!(
+            "--dry-run: {path} cannot be tried without doing it; it works for {}",
+            tree::TRIED.join(", ")
+        )));
     }
     match tree::verb(&path) {
         Some(verb) => {
             let shown = verb.paths.first().map_or(path.clone(), |p| (*p).to_owned());
-            prepare(verb, shown, (group, &rest[1..]), session)
+            prepare(verb, shown, (group, &rest[taken..]), session)
         }
         None => {
-            Err(Failure::new(format!("unknown {name} command: \"compose {second}\"\n\n{usage}"))
+            Err(Failure::new(format!("unknown {name} command: \"{path}\"\n\n{usage}"))
                 .with_status(16))
         }
     }

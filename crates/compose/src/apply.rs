@@ -200,25 +200,7 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
         let engine = self.engine;
         match action {
             Action::CreateNetwork(key) => self.create_network(key).await,
-            Action::RemoveNetwork { id, name } => {
-                let work = async {
-                    match gone(engine.remove_network(id).await) {
-                        // Somebody else's container is still in it.
-                        Err(EngineError::Conflict(why)) => Ok(Some(why)),
-                        other => Ok(other.map(|()| None)?),
-                    }
-                };
-                let subject = format!("Network {name}");
-                if let Some(why) = self.told(subject.clone(), ["Removing", "Removed"], work).await?
-                {
-                    self.tell(
-                        &subject,
-                        Status::Warning,
-                        &format!("Resource is still in use: {why}"),
-                    );
-                }
-                Ok(())
-            }
+            Action::RemoveNetwork { id, name } => self.remove_network(id, name).await,
             Action::Disconnect { network, container } => {
                 Ok(gone(engine.disconnect(network, container).await)?)
             }
@@ -240,6 +222,7 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
                 let work = self.recreate(action);
                 self.told(format!("Container {name}"), ["Recreate", "Recreated"], work).await
             }
+            Action::Rename { id, to, .. } => Ok(engine.rename(id, to).await?),
             Action::Start { service, container } => self.start(service, container).await,
             Action::Running(container) => {
                 self.tell(&format!("Container {}", container.name()), Status::Done, "Running");
@@ -283,6 +266,24 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
                 .id_of(service, Some(*number))
                 .ok_or_else(|| EngineError::NotFound(format!("no such container: {name}")).into()),
         }
+    }
+
+    async fn remove_network(&self, id: &str, name: &str) -> Result<(), ApplyError> {
+        let subject = format!("Network {name}");
+        self.tell(&subject, Status::Working, "Removing");
+        match gone(self.engine.remove_network(id).await) {
+            Ok(()) => self.tell(&subject, Status::Done, "Removed"),
+            // Somebody else's container is still in it.
+            Err(EngineError::Conflict(why)) => {
+                let text = format!("Resource is still in use: {why}");
+                self.tell(&subject, Status::Warning, &text);
+            }
+            Err(error) => {
+                self.tell(&subject, Status::Failed, &error.to_string());
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     async fn create_network(&self, key: &str) -> Result<(), ApplyError> {
@@ -478,19 +479,7 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
     ) -> Result<(), ApplyError> {
         let Some(service) = self.project.services.get(name) else { return Ok(()) };
         for hook in of(service) {
-            let environment = hook.environment.0.iter();
-            let environment = environment.filter_map(|(k, v)| Some(format!("{k}={}", v.as_ref()?)));
-            let request = ExecCreateRequest {
-                user: hook.user.clone(),
-                privileged: hook.privileged,
-                working_dir: hook.working_dir.clone(),
-                env: Some(environment.collect()),
-                cmd: hook.command.0.clone(),
-                attach_stdout: true,
-                attach_stderr: true,
-                ..ExecCreateRequest::default()
-            };
-            let status = self.engine.exec(id, &request).await?;
+            let status = self.engine.exec(id, &exec_of(hook)).await?;
             if status != 0 {
                 return Err(ApplyError::Hook { service: name.to_owned(), status });
             }
@@ -536,6 +525,22 @@ impl<'a, E: Engine, P: Progress> Run<'a, E, P> {
             }
         }
         Ok(())
+    }
+}
+
+/// A hook as the command that runs it.
+pub fn exec_of(hook: &Hook) -> ExecCreateRequest {
+    let environment = hook.environment.0.iter();
+    let environment = environment.filter_map(|(k, v)| Some(format!("{k}={}", v.as_ref()?)));
+    ExecCreateRequest {
+        user: hook.user.clone(),
+        privileged: hook.privileged,
+        working_dir: hook.working_dir.clone(),
+        env: Some(environment.collect()),
+        cmd: hook.command.0.clone(),
+        attach_stdout: true,
+        attach_stderr: true,
+        ..ExecCreateRequest::default()
     }
 }
 

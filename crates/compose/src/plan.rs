@@ -1,7 +1,9 @@
 //! What is to be done, and what after what; found without touching anything.
 
 pub mod down;
+pub mod ports;
 mod steps;
+mod unused;
 pub mod up;
 
 use std::fmt;

@@ -84,7 +84,7 @@ fn first_up_makes_everything_in_order() {
     let expected = "0 create network default
 1 create volume data
 2 create shop-db-1 after 0,1
-3 create shop-web-1 after 0
+3 create shop-web-1 after 0,1
 4 start shop-db-1 after 2
 5 start shop-web-1 after 4,3
 ";
@@ -344,4 +344,95 @@ fn missing_external_things_are_told_before_anything_is_done() {
         assert!(error.contains(words), "{error}");
     }
     assert_eq!(engine.take_log(), [""; 0]);
+}
+
+#[test]
+fn an_up_that_ended_before_the_new_container_had_its_name_is_finished_by_the_next() {
+    let engine = FakeEngine::with_images(&["nginx", "pg"]);
+    bring_up(&engine, &project(SHOP), &started()).unwrap();
+    let changed = project(&SHOP.replace("image: nginx,", "image: nginx, user: www,"));
+    // The daemon dies once the new container is made.
+    engine.fail("stop shop-web-1");
+    assert!(bring_up(&engine, &changed, &started()).is_err());
+    drop(engine.take_log());
+    engine.mend();
+    let log = bring_up(&engine, &changed, &started()).unwrap();
+    let (first, last) = (log.first().unwrap(), log.last().unwrap());
+    assert_eq!((first.as_str(), last.as_str()), ("stop shop-web-1", "start shop-web-1"), "{log:?}");
+    assert!(log.iter().any(|l| l.starts_with("rename ") && l.ends_with(" to shop-web-1")));
+    assert!(!log.iter().any(|l| l.starts_with("create ")), "{log:?}");
+    assert!(planned(&engine, &changed, &started()).is_idle());
+}
+
+#[test]
+fn down_leaves_services_whose_profile_is_not_active() {
+    let engine = FakeEngine::with_images(&["nginx", "pg"]);
+    let text = SHOP.replace("db: {image", "tool: {image: nginx, profiles: [tools]}\n  db: {image");
+    let mut whole = project(&text);
+    whole.apply_profiles(&["tools".to_owned()]);
+    bring_up(&engine, &whole, &started()).unwrap();
+    let log = take_down(&engine, &project(&text), &DownOptions::default());
+    assert!(!log.iter().any(|l| l.contains("shop-tool-1")), "{log:?}");
+    assert!(log.contains(&"remove shop-web-1".to_owned()));
+    let log = take_down(&engine, &whole, &DownOptions::default());
+    assert!(log.contains(&"remove shop-tool-1".to_owned()), "{log:?}");
+}
+
+#[test]
+fn ports_that_cannot_be_published_are_told_at_once() {
+    let clash = |text: &str| crate::plan::ports::clash(&project(text), &[]);
+    let two = |a: &str, b: &str| {
+        clash(&format!(
+            "services:\n  a: {{image: x, ports: [\"{a}\"]}}\n  b: {{image: x, ports: [\"{b}\"]}}\n"
+        ))
+    };
+    for (a, b) in
+        [("80:80", "80:81"), ("127.0.0.1:80:80", "80:80"), ("1.2.3.4:80:80", "1.2.3.4:80:8")]
+    {
+        let text = two(a, b).unwrap_or_else(|| panic!("{a} {b}"));
+        assert_eq!(text, "services \"a\" and \"b\" both publish the host port 80/tcp");
+    }
+    for (a, b) in [
+        ("80:80", "81:80"),
+        ("80:80", "80:80/udp"),
+        ("127.0.0.1:80:80", "127.0.0.2:80:80"),
+        ("80", "80"),
+    ] {
+        assert_eq!(two(a, b), None, "{a} {b}");
+    }
+    let scaled = |port: &str| {
+        clash(&format!("services:\n  a: {{image: x, scale: 3, ports: [\"{port}\"]}}\n"))
+    };
+    assert!(scaled("80:80").is_some_and(|t| t.contains("cannot share the host port 80")));
+    assert_eq!(scaled("8000-8002:80"), None);
+    assert_eq!(scaled("80"), None);
+}
+
+#[test]
+fn what_has_no_effect_is_told_and_what_cannot_be_is_refused() {
+    let engine = FakeEngine::with_images(&["x"]);
+    let text = "services:
+  a:
+    image: x
+    deploy:
+      mode: replicated
+      placement: {constraints: [node.role==manager]}
+      update_config: {order: start-first, parallelism: 2}
+  b: {image: x, deploy: {update_config: {order: start-first}}}
+";
+    let plan = planned(&engine, &project(text), &started());
+    let remarks: Vec<&str> = plan.remarks.iter().map(|r| r.0.as_str()).collect();
+    assert_eq!(
+        remarks,
+        [
+            "service \"a\": deploy.placement has no effect outside of Swarm",
+            "service \"a\": deploy.update_config (but for its order) has no effect outside of Swarm",
+        ]
+    );
+    let observed = now(observe(&engine, &project(text))).unwrap();
+    let refused = |text: &str| {
+        up(&project(text), &observed, &started()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let socket = refused("services: {a: {image: x, use_api_socket: true}}");
+    assert!(socket.starts_with("service \"a\": use_api_socket is not supported"), "{socket}");
 }

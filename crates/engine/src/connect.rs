@@ -8,7 +8,7 @@ use wharf_spec::docker::EndpointSettings;
 use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::inner::Inner;
-use crate::network::endpoint_config;
+use crate::network::{check_settings, endpoint_config};
 use crate::record::{self, NetworkMode, Record};
 use crate::state::State;
 
@@ -24,6 +24,7 @@ impl Inner {
         let info = self.net.network(network).map_err(EngineError::from)?;
         let (old, state) = (c.record(), c.state());
         may_connect(&old, &state, &info)?;
+        check_settings(&info.name, &settings)?;
         let config = endpoint_config(&old, &settings)?;
         let live = state.run().is_some();
         if live {
@@ -187,6 +188,9 @@ fn may_connect(record: &Record, state: &State, info: &NetworkInfo) -> Result<()>
         NetworkMode::None | NetworkMode::Named(_) => (),
     }
     match info.driver {
+        _ if info.config_only => {
+            Err(EngineError::forbidden("cannot create endpoint on configuration-only network"))
+        }
         Driver::Host => Err(EngineError::invalid(HOST)),
         Driver::Null => Err(EngineError::invalid(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode",

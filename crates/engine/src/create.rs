@@ -154,6 +154,12 @@ impl Inner {
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
+        for (name, settings) in networking_config.endpoints_config.iter().flatten() {
+            let settings = settings.as_ref();
+            settings.map_or(Ok(()), |s| crate::network::check_settings(name, s)).map_err(|e| {
+                EngineError::invalid(format!("invalid config for network {name}: {}", e.message()))
+            })?;
+        }
         let networks = self.networks(&host_config.network_mode, networking_config);
         if host_config.resources.kernel_memory_tcp != 0 {
             warnings.push("KernelMemoryTCP has no effect on current kernels.".into());

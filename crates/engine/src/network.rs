@@ -267,6 +267,30 @@ pub(crate) fn own_names(hostname: &str, domain: &str) -> Vec<String> {
     full.into_iter().chain([hostname.to_owned()]).collect()
 }
 
+/// Refuses, in Docker's words, what only networks of the user's can do.
+pub(crate) fn check_settings(network: &str, settings: &EndpointSettings) -> Result<()> {
+    let own = !matches!(network, "" | "default" | "bridge" | "host" | "none")
+        && !network.starts_with("container:");
+    let ipam = settings.ipam_config.as_ref();
+    let addressed = ipam.is_some_and(|i| !i.ipv4_address.is_empty() || !i.ipv6_address.is_empty());
+    let named = settings.aliases.as_ref().is_some_and(|a| !a.is_empty());
+    let mut wrong = Vec::new();
+    if !own && addressed {
+        wrong.push("user specified IP address is supported on user defined networks only");
+    }
+    if !own && named {
+        wrong
+            .push("network-scoped alias is supported only for containers in user defined networks");
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => {
+            let text = format!("invalid endpoint settings:\n{}", wrong.join("\n"));
+            Err(EngineError::invalid(text))
+        }
+    }
+}
+
 pub(crate) fn endpoint_config(record: &Record, s: &EndpointSettings) -> Result<EndpointConfig> {
     let mut links = Vec::new();
     for text in s.links.iter().flatten() {

@@ -119,8 +119,8 @@ fn describe(info: &NetworkInfo) -> docker::NetworkInspect {
         internal: info.internal,
         attachable: info.attachable,
         ingress: false,
-        config_from: docker::ConfigReference::default(),
-        config_only: false,
+        config_from: docker::ConfigReference { network: info.config_from.clone() },
+        config_only: info.config_only,
         containers: info
             .endpoints
             .iter()
@@ -154,11 +154,6 @@ fn describe_endpoint(endpoint: &Endpoint) -> docker::EndpointResource {
 
 /// Reads a create request; what this engine does not do is refused by name.
 fn read(request: docker::NetworkCreateRequest) -> Result<NetworkSpec> {
-    if request.config_only || request.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
-        return Err(EngineError::not_implemented(
-            "config-only networks are not supported: give each network its own options",
-        ));
-    }
     if request.ingress || request.scope == "swarm" {
         return Err(EngineError::new(crate::error::Kind::Unavailable, NOT_A_MANAGER));
     }
@@ -181,6 +176,8 @@ fn read(request: docker::NetworkCreateRequest) -> Result<NetworkSpec> {
         ipam_options: ipam.options.unwrap_or_default(),
         options: request.options.unwrap_or_default(),
         labels: request.labels.unwrap_or_default(),
+        config_only: request.config_only,
+        config_from: request.config_from.map(|c| c.network).unwrap_or_default(),
     })
 }
 

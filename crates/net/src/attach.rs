@@ -138,6 +138,9 @@ impl Net {
         let options = EndpointOptions::parse(&config.options)?;
         let mut state = self.state.lock();
         let id = state.find(network)?;
+        if state.networks.get(&id).is_some_and(|n| n.record.config_only) {
+            return Err(NetError::Config(CONFIG_ONLY));
+        }
         let endpoint = state.new_endpoint(sandbox, &id, config, &options)?;
         if let Err(e) = self.save_endpoint(&endpoint) {
             if let Some(n) = state.networks.get_mut(&id) {
@@ -476,6 +479,9 @@ pub(crate) fn default_route(via: IpAddr, link: u32) -> Route {
         kind: 1,
     }
 }
+
+/// Docker's text.
+const CONFIG_ONLY: &str = "cannot create endpoint on configuration-only network";
 
 /// The address `0.0.0.0` or `::`, of the family of another.
 fn unspecified(like: IpAddr) -> IpAddr {

@@ -66,6 +66,20 @@ pub enum NetError {
     /// `bridge`, `host` and `none` stay.
     #[error("{0} is a pre-defined network and cannot be {1}")]
     Predefined(String, &'static str),
+    /// No network driver of that name; the words that clients know.
+    #[error(
+        "could not find plugin {0} in v1 plugin registry: plugin {0:?} not found: use bridge, macvlan or ipvlan"
+    )]
+    NoDriver(String),
+    /// There is no network with nothing but settings of that name.
+    #[error("configuration network {0:?} does not exist")]
+    NoConfig(String),
+    /// Other networks have their settings from it.
+    #[error("configuration network {0:?} is in use")]
+    ConfigInUse(String),
+    /// What cannot be done with a network that has nothing but settings.
+    #[error("{0}")]
+    Config(&'static str),
     /// A setting that makes no sense.
     #[error("invalid {what}: {why}")]
     Invalid {
@@ -174,14 +188,18 @@ impl NetError {
     /// Which HTTP status this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoNetwork(_) | Self::NoSandbox(_) | Self::NotConnected { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::NoNetwork(_)
+            | Self::NoConfig(_)
+            | Self::NoDriver(_)
+            | Self::NoSandbox(_)
+            | Self::NotConnected { .. } => ErrorKind::NotFound,
             Self::Ambiguous(..) | Self::Invalid { .. } => ErrorKind::Invalid,
             Self::NameTaken(_) => ErrorKind::Conflict,
             Self::AlreadyConnected { .. }
             | Self::Busy { .. }
             | Self::Predefined(..)
+            | Self::ConfigInUse(_)
+            | Self::Config(_)
             | Self::AddressTaken(_)
             | Self::Overlap { .. } => ErrorKind::Forbidden,
             Self::Publish { source, .. } => source.kind(),

@@ -77,13 +77,21 @@ pub(crate) struct Member {
 
 impl Net {
     /// Creates a network.
-    pub fn create_network(&self, spec: NetworkSpec) -> Result<NetworkInfo, NetError> {
+    pub fn create_network(&self, mut spec: NetworkSpec) -> Result<NetworkInfo, NetError> {
+        spec.check_config()?;
         let routes = self.host_routes()?;
         let id = (Id::random(), self.clock.unix_nanos());
         let network = {
             let mut state = self.state.lock();
             if state.networks.values().any(|n| n.record.name == spec.name) {
                 return Err(NetError::NameTaken(spec.name));
+            }
+            if !spec.config_from.is_empty() {
+                let from = |n: &&Network| n.record.config_only && n.record.name == spec.config_from;
+                let Some(from) = state.networks.values().find(from) else {
+                    return Err(NetError::NoConfig(spec.config_from));
+                };
+                spec.take_config(&from.record);
             }
             let around = Surroundings { config: &self.config, networks: state.subnets(), routes };
             let network = Network::new(Record::resolve(spec, id, &around)?)?;
@@ -133,6 +141,10 @@ impl Net {
                 let endpoints = names.collect::<Vec<_>>().join(" ");
                 return Err(NetError::Busy { name: info.name, endpoints });
             }
+            let uses = |n: &Network| n.record.config_from == network.record.name;
+            if network.record.config_only && state.networks.values().any(uses) {
+                return Err(NetError::ConfigInUse(info.name));
+            }
             (info, network)
         };
         self.tear_down(&network);
@@ -144,7 +156,7 @@ impl Net {
         let mut gone = Vec::new();
         for info in self.networks() {
             let predefined = self.state.lock().is_predefined(&info.id);
-            if predefined || !info.endpoints.is_empty() || !want(&info) {
+            if predefined || info.config_only || !info.endpoints.is_empty() || !want(&info) {
                 continue;
             }
             match self.remove_network(info.id.as_str()) {
@@ -249,6 +261,7 @@ impl State {
     pub(crate) fn subnets(&self) -> Vec<(String, crate::Subnet)> {
         self.networks
             .values()
+            .filter(|n| !n.record.config_only)
             .flat_map(|n| {
                 let subnets = n.record.ipam.iter().filter_map(|c| c.subnet);
                 subnets.map(|s| (n.record.name.clone(), s))

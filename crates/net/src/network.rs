@@ -30,6 +30,12 @@ pub(crate) struct Record {
     pub(crate) labels: BTreeMap<String, String>,
     /// `bridge`, `host` and `none`.
     pub(crate) predefined: bool,
+    /// Nothing but settings.
+    #[serde(default)]
+    pub(crate) config_only: bool,
+    /// Whose settings these are, by name.
+    #[serde(default)]
+    pub(crate) config_from: String,
 }
 
 /// A network in memory.
@@ -60,7 +66,10 @@ impl Record {
         around: &Surroundings<'_>,
     ) -> Result<Record, NetError> {
         check_name(&spec.name)?;
-        let driver = driver(&spec.driver)?;
+        let driver = match spec.config_only {
+            true => Driver::Null,
+            false => driver(&spec.driver)?,
+        };
         let (ipv4, ipv6) = (spec.ipv4.unwrap_or(true), spec.ipv6.unwrap_or(false));
         let mut record = Record {
             id,
@@ -76,7 +85,13 @@ impl Record {
             options: spec.options,
             labels: spec.labels,
             predefined: false,
+            config_only: spec.config_only,
+            config_from: spec.config_from,
         };
+        if record.config_only {
+            // What the settings are worth is decided by the driver of a network that takes them.
+            return Ok(record);
+        }
         let options = Options::parse(driver, &record.options)?;
         record.resolve_ipam(around)?;
         if driver == Driver::Bridge && options.bridge.is_none() {
@@ -180,7 +195,10 @@ impl Record {
 impl Network {
     /// The working form of a record.
     pub(crate) fn new(record: Record) -> Result<Network, NetError> {
-        let options = Options::parse(record.driver, &record.options)?;
+        let options = match record.config_only {
+            true => Options::parse(record.driver, &BTreeMap::new())?,
+            false => Options::parse(record.driver, &record.options)?,
+        };
         let ifname = match record.driver {
             Driver::Bridge => {
                 options.bridge.clone().unwrap_or_else(|| format!("br-{}", record.id.short()))
@@ -195,7 +213,10 @@ impl Network {
             let config = record.ipam.iter().find(|c| c.subnet.is_some_and(|s| s.is_ipv4() == v4));
             config.and_then(Addresses::new)
         };
-        let (v4, v6) = (pool(true), pool(false));
+        let (v4, v6) = match record.config_only {
+            true => (None, None),
+            false => (pool(true), pool(false)),
+        };
         Ok(Network { record, options, ifname, v4, v6 })
     }
 
@@ -259,6 +280,8 @@ impl Network {
             ipam_options: r.ipam_options,
             options: r.options,
             labels: r.labels,
+            config_only: r.config_only,
+            config_from: r.config_from,
             endpoints,
         }
     }
@@ -276,6 +299,47 @@ fn last_free(config: &IpamConfig) -> Option<IpAddr> {
     };
     let tries = range.span().min(config.aux.len() as u128 + 3);
     (0..=tries).filter_map(|n| range.nth(range.span() - n)).find(free)
+}
+
+impl NetworkSpec {
+    /// Refuses, in Docker's words, settings that a network with nothing but settings cannot have, and
+    /// settings beside those of another network.
+    pub(crate) fn check_config(&self) -> Result<(), NetError> {
+        if self.config_only && (self.internal || self.attachable) {
+            return Err(NetError::Config(
+                "configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.",
+            ));
+        }
+        if self.config_from.is_empty() {
+            return Ok(());
+        }
+        if self.config_only {
+            return Err(NetError::Config(
+                "a configuration network cannot depend on another configuration network",
+            ));
+        }
+        let own = self.ipv6 == Some(true)
+            || !self.ipam.is_empty()
+            || !self.ipam_options.is_empty()
+            || !self.options.is_empty()
+            || !self.labels.is_empty();
+        match own {
+            true => Err(NetError::Config(
+                "user specified configurations are not supported if the network depends on a configuration network",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the settings of another network.
+    pub(crate) fn take_config(&mut self, from: &Record) {
+        self.ipv4 = Some(from.ipv4);
+        self.ipv6 = Some(from.ipv6);
+        self.ipam.clone_from(&from.ipam);
+        self.ipam_options.clone_from(&from.ipam_options);
+        self.options.clone_from(&from.options);
+        self.labels.clone_from(&from.labels);
+    }
 }
 
 fn check_name(name: &str) -> Result<(), NetError> {
@@ -296,10 +360,11 @@ fn driver(name: &str) -> Result<Driver, NetError> {
         "host" | "null" => {
             Err(NetError::Predefined(name.to_owned(), "created again: one of its kind exists"))
         }
-        other => Err(NetError::Unsupported {
-            what: format!("network driver {other:?}"),
+        "overlay" => Err(NetError::Unsupported {
+            what: "network driver \"overlay\"".to_owned(),
             why: "use bridge, macvlan or ipvlan".into(),
         }),
+        other => Err(NetError::NoDriver(other.to_owned())),
     }
 }
 

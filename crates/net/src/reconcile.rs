@@ -290,6 +290,8 @@ fn blank(name: &str, driver: Driver, created: i64) -> Record {
         options: BTreeMap::new(),
         labels: BTreeMap::new(),
         predefined: true,
+        config_only: false,
+        config_from: String::new(),
     }
 }
 

@@ -50,6 +50,10 @@ pub struct NetworkSpec {
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Nothing but settings, for other networks to be made from.
+    pub config_only: bool,
+    /// The network with nothing but settings that this one takes its own from; empty for none.
+    pub config_from: String,
 }
 
 /// One subnet of a network.
@@ -92,6 +96,10 @@ pub struct NetworkInfo {
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Nothing but settings, for other networks to be made from.
+    pub config_only: bool,
+    /// The network that its settings are from; empty for none.
+    pub config_from: String,
     /// Who is on it.
     pub endpoints: Vec<Endpoint>,
 }

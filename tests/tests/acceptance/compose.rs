@@ -1,38 +1,49 @@
 //! Compose: Debian's docker-compose and `wharf compose`, each alone and both in turn on one project.
 
 use std::path::Path;
+use std::process::Command;
 
 use wharf_test::docker::Output;
 use wharf_test::{Host, eventually, tools};
 
 /// Who speaks Compose.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Tool {
+pub(crate) enum Tool {
+    /// Debian's newest docker-compose, 2.40.
     Stock,
+    /// The one of Debian's stable release, 2.26.
+    Stable,
+    /// `wharf compose`.
     Wharf,
 }
 
-use Tool::{Stock, Wharf};
+use Tool::{Stable, Stock, Wharf};
 
-const BOTH: [Tool; 2] = [Stock, Wharf];
+pub(crate) const BOTH: [Tool; 2] = [Stock, Wharf];
+
+const ALL: [Tool; 3] = [Stock, Stable, Wharf];
 
 impl Tool {
     #[track_caller]
-    fn run(self, host: &Host, args: &[&str]) -> Output {
+    pub(crate) fn run(self, host: &Host, args: &[&str]) -> Output {
         self.run_in(host, host.dir(), args)
     }
 
     #[track_caller]
-    fn run_in(self, host: &Host, dir: &Path, args: &[&str]) -> Output {
-        let mut c = match self {
+    pub(crate) fn run_in(self, host: &Host, dir: &Path, args: &[&str]) -> Output {
+        Output::run(self.command(host).current_dir(dir).args(args), b"")
+    }
+
+    pub(crate) fn command(self, host: &Host) -> Command {
+        match self {
             Stock => host.client(tools::path("docker-compose")),
+            Stable => host.client(tools::path("docker-compose-stable")),
             Wharf => {
                 let mut c = host.client(tools::wharf());
                 c.arg("compose");
                 c
             }
-        };
-        Output::run(c.current_dir(dir).args(args), b"")
+        }
     }
 
     fn other(self) -> Tool {
@@ -40,7 +51,7 @@ impl Tool {
     }
 }
 
-const SHOP: &str = r#"
+pub(crate) const SHOP: &str = r#"
 name: shop
 services:
   db:
@@ -71,14 +82,14 @@ secrets: {token: {environment: COLORS}}
 configs: {motd: {content: "welcome $$you"}}
 "#;
 
-fn shop() -> Host {
+pub(crate) fn shop() -> Host {
     let host = Host::with_busybox();
     host.write("compose.yaml", SHOP.as_bytes());
     host.write(".env", b"COLORS=secret\n");
     host
 }
 
-fn ids(host: &Host) -> Vec<String> {
+pub(crate) fn ids(host: &Host) -> Vec<String> {
     let mut ids = host
         .docker(["ps", "-aq", "--no-trunc", "--filter", "label=com.docker.compose.project=shop"])
         .lines();
@@ -88,7 +99,7 @@ fn ids(host: &Host) -> Vec<String> {
 
 #[test]
 fn a_project_comes_up_serves_and_goes() {
-    for tool in BOTH {
+    for tool in ALL {
         let host = shop();
         tool.run(&host, &["up", "-d"]).ok();
         let ps = tool.run(&host, &["ps", "-a", "--format", "{{.Service}} {{.State}}"]).lines();
@@ -145,6 +156,21 @@ fn both_tools_manage_one_project_in_turn() {
         first.other().run(&host, &["down", "-v"]).ok();
         assert_eq!(ids(&host), [""; 0]);
     }
+}
+
+/// 2.26 hashes what it does not know of differently, so what another tool made may be made anew by it;
+/// but it finds everything, and the project works.
+#[test]
+fn an_older_compose_takes_over_a_project() {
+    let host = shop();
+    for tool in [Wharf, Stable, Wharf] {
+        tool.run(&host, &["up", "-d", "--wait", "db", "web"]).ok();
+        let ps = tool.run(&host, &["ps", "--services"]).lines();
+        assert_eq!(ps, ["db", "web"], "{tool:?}");
+        assert_eq!(ids(&host).len(), 3, "{tool:?} made more of what was there");
+    }
+    Stable.run(&host, &["down", "-v"]).ok();
+    assert_eq!(ids(&host), [""; 0]);
 }
 
 #[test]

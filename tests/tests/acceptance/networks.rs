@@ -55,6 +55,69 @@ fn networks_are_made_listed_and_pruned() {
 }
 
 #[test]
+fn networks_take_their_settings_from_one_that_has_nothing_else() {
+    let host = Host::with_busybox();
+    let create = |args: &[&str]| host.docker(["network", "create"].iter().chain(args));
+    let settings = ["--subnet", "10.78.0.0/24", "--label", "team=a", "-o"];
+    let mtu = ["com.docker.network.driver.mtu=1400", "--config-only", "settings"];
+    create(&[&settings[..], &mtu].concat()).ok();
+    let shown = host.docker(["network", "inspect", "settings"]).json();
+    assert_eq!((&shown[0]["ConfigOnly"], &shown[0]["Driver"]), (&true.into(), &"null".into()));
+    create(&["--config-from", "settings", "made"]).ok();
+    let made = host.docker(["network", "inspect", "made"]).json();
+    assert_eq!(made[0]["ConfigFrom"]["Network"], "settings");
+    assert_eq!(made[0]["IPAM"]["Config"][0]["Subnet"], "10.78.0.0/24");
+    assert_eq!(made[0]["Labels"]["team"], "a");
+    run(&host, "box", &["--network", "made"]);
+    inside(&host, "box", "cat /sys/class/net/eth0/mtu; ip -4 addr show eth0")
+        .says("1400\n")
+        .says("10.78.0.2/24");
+    create(&["--config-from", "nowhere", "x"])
+        .fails("configuration network \"nowhere\" does not exist");
+    create(&["--config-from", "settings", "--subnet", "10.79.0.0/24", "x"])
+        .fails("user specified configurations are not supported");
+    host.docker(["network", "rm", "settings"])
+        .fails("configuration network \"settings\" is in use");
+    host.docker(["run", "--rm", "--network", "settings", "busybox"])
+        .fails("cannot create endpoint on configuration-only network");
+    host.docker(["network", "create", "-d", "nonesuch", "x"]).fails(
+        "could not find plugin nonesuch in v1 plugin registry: plugin \"nonesuch\" not found",
+    );
+    host.docker(["rm", "-f", "box"]).ok();
+    host.docker(["network", "rm", "made", "settings"]).ok();
+}
+
+#[test]
+fn addresses_and_aliases_are_for_networks_of_the_users_own() {
+    let host = Host::with_busybox();
+    let body = |settings: &str| {
+        format!(
+            r#"{{"Image":"busybox","NetworkingConfig":{{"EndpointsConfig":{{"bridge":{settings}}}}}}}"#
+        )
+    };
+    for (settings, words) in [
+        (
+            r#"{"IPAMConfig":{"IPv4Address":"172.17.0.9"}}"#,
+            "user specified IP address is supported on user defined networks only",
+        ),
+        (
+            r#"{"Aliases":["web"]}"#,
+            "network-scoped alias is supported only for containers in user defined networks",
+        ),
+    ] {
+        let answer = host.api("POST", "/containers/create", body(settings).as_bytes()).unwrap();
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.text().contains(words), "{}", answer.text());
+    }
+    host.docker(["network", "create", "own"]).ok();
+    run(&host, "box", &["--network", "own"]);
+    host.docker(["network", "connect", "--alias", "web", "bridge", "box"])
+        .fails("network-scoped alias is supported only for containers in user defined networks");
+    host.docker(["network", "connect", "bridge", "box"]).ok();
+    host.docker(["rm", "-f", "box"]).ok();
+}
+
+#[test]
 fn a_container_is_on_several_networks_as_asked() {
     let host = Host::with_busybox();
     let subnets = ["--subnet", "10.77.0.0/24", "--subnet", "fd77::/64", "--ipv6"];

@@ -2,6 +2,7 @@
 
 mod build;
 mod clients;
+mod compose;
 mod etcd;
 mod images;
 mod lab;
@@ -38,6 +39,7 @@ const PARTS: &[Part] = &[
     ("many", clients::many),
     ("exec", clients::exec),
     ("names", networks::measure),
+    ("compose", compose::measure),
     ("logs", logs::measure),
     ("images", images::measure),
     ("network", network::measure),

@@ -21,6 +21,11 @@ impl Given {
         self.values.contains_key(name)
     }
 
+    /// Turns a switch on, as if it had been given.
+    pub fn switch_on(&mut self, name: &'static str) {
+        self.values.entry(name).or_default().push("true".to_owned());
+    }
+
     /// Whether a switch is on.
     pub fn on(&self, name: &str) -> bool {
         self.on_or(name, false)

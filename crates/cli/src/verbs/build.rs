@@ -46,15 +46,30 @@ enum Body {
 
 /// `build PATH | URL | -`
 pub async fn build(call: Call) -> Outcome {
-    refuse(&call)?;
-    let outputs = outputs(&call)?;
-    if platforms(&call).len() > 1 {
-        return several(&call, &outputs).await;
+    let style = style(&call)?;
+    match make(&call, style).await? {
+        Some(id) if call.given.on("quiet") || style == Style::Quiet => say_line(&id),
+        _ => Ok(()),
     }
-    let cache_to = given_caches(&call, "cache-to", CacheTo::parse)?;
-    let cache_from = given_caches(&call, "cache-from", CacheFrom::parse)?;
-    let layouts = layouts(&call).await?;
-    let mut plan = plan(&call, &layouts.by_name)?;
+}
+
+/// Builds for another verb, which has its own way to tell of the result; nothing is printed to standard output.
+pub(super) async fn image(call: &Call, quiet: bool) -> Outcome {
+    let style = if quiet { Style::Quiet } else { style(call)? };
+    make(call, style).await.map(drop)
+}
+
+/// Builds and delivers; the id of the image if there is just one.
+async fn make(call: &Call, style: Style) -> Result<Option<String>, Failure> {
+    refuse(call)?;
+    let outputs = outputs(call)?;
+    if platforms(call).len() > 1 {
+        return several(call, style, &outputs).await.map(|()| None);
+    }
+    let cache_to = given_caches(call, "cache-to", CacheTo::parse)?;
+    let cache_from = given_caches(call, "cache-from", CacheFrom::parse)?;
+    let layouts = layouts(call).await?;
+    let mut plan = plan(call, &layouts.by_name)?;
     let asked: Vec<Value> = cache_to.iter().filter_map(CacheTo::request).collect();
     if !asked.is_empty() {
         plan.query.push(("cacheto", json!(asked).to_string()));
@@ -66,7 +81,6 @@ pub async fn build(call: Call) -> Outcome {
     if checking {
         plan.query.push(("check", "1".into()));
     }
-    let style = style(&call)?;
     let mut view = view(style);
     let client = call.client()?;
     let dockerfile = plan.dockerfile.clone();
@@ -77,26 +91,29 @@ pub async fn build(call: Call) -> Outcome {
     build_cache::forget(client, &loaded).await;
     build_cache::forget(client, &layouts.loaded).await;
     if checking {
-        return report_check(&view, &dockerfile, built.err());
+        return report_check(&view, &dockerfile, built.err()).map(|()| None);
     }
     let Done { id, caches } = match built {
         Ok(done) => done,
         Err(e) => return Err(explained(&view, &dockerfile, e)),
     };
     tell_warnings(&view, &dockerfile, style);
-    let local = cache_to.iter().filter_map(|to| match to {
+    keep_caches(client, &cache_to, &caches).await?;
+    deliver(call, client, &id, &outputs).await?;
+    Ok(Some(id))
+}
+
+/// Writes the caches of `type=local` to their directories.
+async fn keep_caches(client: &Client, to: &[CacheTo], made: &[Vec<String>]) -> Outcome {
+    let local = to.iter().filter_map(|to| match to {
         CacheTo::Local { dest, .. } => Some(dest),
         _ => None,
     });
-    for (dest, ids) in local.zip(&caches) {
+    for (dest, ids) in local.zip(made) {
         let names: Vec<(&str, &str)> = ids.iter().map(|id| ("names", id.as_str())).collect();
         let saved = fill(client, &url("/images/get", &names), dest).await;
         build_cache::forget(client, ids).await;
         saved?;
-    }
-    deliver(&call, client, &id, &outputs).await?;
-    if call.given.on("quiet") || style == Style::Quiet {
-        say_line(&id)?;
     }
     Ok(())
 }
@@ -114,12 +131,11 @@ fn platforms(call: &Call) -> Vec<String> {
 
 /// One build after the other for several platforms. One that would have to run programs of a platform which the host
 /// cannot run is refused by its first `RUN`.
-async fn several(call: &Call, outputs: &[Output]) -> Outcome {
+async fn several(call: &Call, style: Style, outputs: &[Output]) -> Outcome {
     takes_several(call, outputs)?;
     if call.args()[0] == "-" || call.given.text("file") == "-" {
         return Err("standard input can be read for one --platform only".into());
     }
-    let style = style(call)?;
     let client = call.client()?;
     let layouts = layouts(call).await?;
     let from = given_caches(call, "cache-from", CacheFrom::parse)?;

@@ -52,9 +52,13 @@ pub fn down(
     let known = |service: &str| {
         project.services.contains_key(service) || project.disabled.contains_key(service)
     };
+    // Services whose profile is not active are left alone, and so are running ones of `run`.
     let goes = |c: &&ContainerSummary| {
         let service = label(c, labels::SERVICE);
-        chosen(service) && (known(service) || is_oneoff(c) || options.remove_orphans)
+        let active = project.services.contains_key(service);
+        let over = matches!(c.state.as_str(), "exited" | "dead");
+        let orphan = !known(service) || is_oneoff(c) && (active || over);
+        chosen(service) && (active && !is_oneoff(c) || options.remove_orphans && orphan)
     };
     let going: Vec<&ContainerSummary> = observed.containers.iter().filter(goes).collect();
     let removed = containers(&mut plan, &going, options);

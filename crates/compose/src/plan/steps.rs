@@ -84,6 +84,15 @@ pub enum Action {
         /// Seconds before the other is killed.
         timeout: Option<i64>,
     },
+    /// Give a container its last name, which an earlier up did not get to.
+    Rename {
+        /// The container.
+        id: String,
+        /// Its name now.
+        from: String,
+        /// Its name then.
+        to: String,
+    },
     /// Start a container, with what the service wants before and after.
     Start {
         /// The service.
@@ -175,6 +184,7 @@ impl fmt::Display for Action {
                 write!(f, "recreate {name}, start first")
             }
             Self::Recreate { name, .. } => write!(f, "recreate {name}"),
+            Self::Rename { from, to, .. } => write!(f, "rename {from} to {to}"),
             Self::Start { container, .. } => write!(f, "start {}", container.name()),
             Self::Running(container) => write!(f, "{} is running", container.name()),
             Self::Stop { name, .. } => write!(f, "stop {name}"),

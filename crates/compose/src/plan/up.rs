@@ -7,7 +7,7 @@ use wharf_spec::compose::model::Service;
 use wharf_spec::docker::ContainerSummary;
 
 use super::steps::dependency_order;
-use super::{Action, Container, Plan, PlanError, Remark};
+use super::{Action, Container, Plan, PlanError, Remark, unused};
 use crate::create::container_name;
 use crate::labels;
 use crate::observe::{self, Observed, label};
@@ -323,10 +323,9 @@ impl Planner<'_> {
     /// The steps that make a service's containers what they should be.
     fn converge(&mut self, name: &str) -> Result<(), PlanError> {
         let Some(service) = self.project.services.get(name) else { return Ok(()) };
-        if service.provider.is_some() {
-            return Err(PlanError::Unsupported(format!(
-                "service {name:?} has a provider; programs of other vendors are not run"
-            )));
+        unused::refuse(name, service)?;
+        for what in unused::of(service) {
+            self.remark(format!("service {name:?}: {what} has no effect outside of Swarm"));
         }
         let expected = usize::try_from(service.replicas()).unwrap_or(0);
         self.check_references(name, service)?;
@@ -340,14 +339,18 @@ impl Planner<'_> {
         found.sort_by_key(|(obsolete, c)| (*obsolete, observe::number(c)));
         let mut state = State::default();
         let before = self.before(service);
+        let mut removed = Vec::new();
         for (_, surplus) in found.iter().skip(expected) {
-            self.remove(surplus, Vec::new());
+            removed.push(self.remove(surplus, Vec::new()));
             state.changed = true;
         }
         let next = found.iter().map(|(_, c)| observe::number(c)).max().unwrap_or(0) + 1;
         let present = found.len();
         for (obsolete, container) in found.into_iter().take(expected) {
-            self.keep_or_replace(name, service, (obsolete, container), &before, &mut state);
+            match obsolete {
+                true => self.replace(name, service, container, &before, &mut state),
+                false => state.containers.push(self.keep(name, service, container, &removed)),
+            }
         }
         for number in (next..).take(expected.saturating_sub(present)) {
             let own = container_name(self.project, name, service, number);
@@ -361,21 +364,37 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn keep_or_replace(
+    /// A container that stays. One that was made in the place of another by an `up` that did not get
+    /// to its end still has its first name; it gets the other's once that is gone.
+    fn keep(
+        &mut self,
+        service_name: &str,
+        service: &Service,
+        container: &ContainerSummary,
+        removed: &[usize],
+    ) -> (Container, Option<usize>, bool) {
+        let (id, now) = (container.id.clone(), observe::name(container));
+        let running = container.state == "running";
+        let number = observe::number(container).max(1);
+        let own = container_name(self.project, service_name, service, number);
+        let prefix = now.strip_suffix(&own).and_then(|p| p.strip_suffix('_'));
+        if prefix.is_none_or(|p| p.len() != 12) || label(container, labels::REPLACE).is_empty() {
+            return (Container::Known { id, name: now.to_owned() }, None, running);
+        }
+        let action = Action::Rename { id: id.clone(), from: now.to_owned(), to: own.clone() };
+        let step = self.plan.add(action, removed.to_vec());
+        (Container::Known { id, name: own }, Some(step), running)
+    }
+
+    fn replace(
         &mut self,
         name: &str,
         service: &Service,
-        (obsolete, container): (bool, &ContainerSummary),
+        container: &ContainerSummary,
         before: &[usize],
         state: &mut State,
     ) {
         let id = container.id.clone();
-        if !obsolete {
-            let running = container.state == "running";
-            let known = Container::Known { id, name: observe::name(container).to_owned() };
-            state.containers.push((known, None, running));
-            return;
-        }
         let mut after = before.to_vec();
         after.extend(self.stop_dependents(name));
         let number = observe::number(container).max(1);
@@ -428,11 +447,11 @@ impl Planner<'_> {
         }
     }
 
-    /// The steps before a service's containers can be made.
+    /// The steps before a service's containers can be made. All networks and volumes are among them,
+    /// so that one that cannot be made is told before anything is started.
     fn before(&self, service: &Service) -> Vec<usize> {
-        let networks = service.networks.keys().filter_map(|key| self.networks.get(key));
-        let volumes = service.volumes.iter().filter_map(|v| self.volumes.get(&v.source));
-        let mut before: Vec<usize> = networks.chain(volumes).copied().collect();
+        let mut before: Vec<usize> =
+            self.networks.values().chain(self.volumes.values()).copied().collect();
         for name in references(service) {
             let state = self.services.get(&name);
             before.extend(state.into_iter().flat_map(|s| s.containers.iter().filter_map(|c| c.1)));

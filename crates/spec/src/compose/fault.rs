@@ -41,6 +41,11 @@ impl Sources {
         u32::try_from(self.texts.len() - 1).unwrap_or(u32::MAX)
     }
 
+    /// The name of the text that a position is in.
+    pub(super) fn name(&self, span: Span) -> Option<&str> {
+        self.texts.get(span.file as usize).map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn error(&self, fault: Fault) -> ComposeError {
         let place = fault.span.and_then(|span| {
             let (file, text) = self.texts.get(span.file as usize)?;

@@ -17,6 +17,7 @@ mod yaml;
 
 pub use fault::{ComposeError, Place};
 pub use load::dotenv::parse as parse_env_file;
+pub use load::origin::{Origin, Source};
 pub use load::{Env, Files, Loaded, Request, Resolution, Text, load, normal_name};
 pub use model::Project;
 pub use node::{Map, Node, Span, Value};

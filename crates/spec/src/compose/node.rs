@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// A position: which text, which line, which column; the last two count from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     pub(super) file: u32,
     pub(super) line: u32,
     pub(super) column: u32,
 }
 
-/// What Compose's own tags ask for when this file is merged over another.
+/// What Compose's own tags ask for when this file is merged over another, and where else a value
+/// comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tag {
     #[default]
@@ -20,6 +21,10 @@ pub(super) enum Tag {
     Reset,
     /// `!override`: the value replaces the earlier one instead of being merged.
     Override,
+    /// Nobody has written it: it is what the specification says where nothing is written.
+    Implied,
+    /// The value of the variable that the key names.
+    Around,
 }
 
 /// One node.
@@ -68,6 +73,11 @@ impl Node {
 
     pub(super) fn text(text: impl Into<String>, span: Span) -> Self {
         Self::new(Value::Text(text.into()), span)
+    }
+
+    /// The same node as one that nobody has written.
+    pub(super) fn implied(self) -> Self {
+        Self { tag: Tag::Implied, ..self }
     }
 
     /// The entries, if it is a mapping.

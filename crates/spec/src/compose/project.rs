@@ -164,6 +164,20 @@ pub(super) fn check(project: &mut Project, tree: &Node) -> Result<()> {
             )));
         }
     }
+    for (kind, keys) in [
+        ("service", project.services.keys().collect::<Vec<_>>()),
+        ("network", project.networks.keys().collect()),
+        ("volume", project.volumes.keys().collect()),
+    ] {
+        if let Some((a, b)) = alike(&keys) {
+            return Err(Fault {
+                span: tree.get(&format!("{kind}s")).and_then(|s| s.get(b)).map(|n| n.key),
+                message: format!(
+                    "{kind}s {a:?} and {b:?} differ only in upper and lower case, which DNS does not tell apart: rename one"
+                ),
+            });
+        }
+    }
     match cycle(project) {
         Some(path) => Err(Fault {
             span: at(&path[0]),
@@ -171,6 +185,14 @@ pub(super) fn check(project: &mut Project, tree: &Node) -> Result<()> {
         }),
         None => Ok(()),
     }
+}
+
+/// Two names that are the same but for upper and lower case.
+fn alike<'n>(names: &[&'n String]) -> Option<(&'n str, &'n str)> {
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    let mut names = names.iter();
+    names
+        .find_map(|name| seen.insert(name.to_lowercase(), name).map(|other| (other, name.as_str())))
 }
 
 fn one(project: &Project, name: &str) -> Result<()> {

@@ -410,3 +410,44 @@ fn config_is_its_own_fixed_point() {
     let once = yaml(&[text]).replace('$', "$$");
     assert_eq!(yaml(&[&once]).replace('$', "$$"), once);
 }
+
+#[test]
+fn every_value_knows_where_it_comes_from() {
+    let files = Memory::with(&[("/p/web.env", "FROM_FILE=1\nOVER=file\n")]);
+    let base = "services:\n  web:\n    image: shop:${TAG:-1}\n    env_file: web.env\n    environment:\n      - AROUND\n      - OVER=base\n";
+    let over = "services:\n  web:\n    user: ${USER}\n    environment: {OVER: top}\n";
+    let request = Request {
+        files: vec![
+            Text { name: "/p/a.yaml".to_owned(), text: base.to_owned() },
+            Text { name: "/p/b.yaml".to_owned(), text: over.to_owned() },
+        ],
+        dir: "/p".to_owned(),
+        env: [("USER", "me"), ("AROUND", "x")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into_iter()
+            .collect(),
+        ..Request::default()
+    };
+    let loaded = load(&request, &files).unwrap_or_else(|e| panic!("{e}"));
+    let origins = loaded.origins();
+    let of = |path: &str| {
+        let found = origins.iter().find(|o| o.path == path);
+        let found = found.unwrap_or_else(|| panic!("no {path} in {origins:#?}"));
+        let source = match &found.source {
+            Source::Place { file, line, column } => format!("{file}:{line}:{column}"),
+            Source::Default => "default".to_owned(),
+            Source::EnvFile(file) => file.clone(),
+        };
+        (found.value.clone(), source, found.variables.join(","))
+    };
+    let is = |path: &str, value: &str, source: &str, variables: &str| {
+        assert_eq!(of(path), (value.to_owned(), source.to_owned(), variables.to_owned()), "{path}");
+    };
+    is("services.web.image", "shop:1", "/p/a.yaml:3:12", "TAG");
+    is("services.web.user", "me", "/p/b.yaml:3:11", "USER");
+    is("services.web.environment.OVER", "top", "/p/b.yaml:4:25", "");
+    is("services.web.environment.AROUND", "x", "/p/a.yaml:6:9", "AROUND");
+    is("services.web.environment.FROM_FILE", "1", "/p/web.env", "");
+    is("services.web.networks.default", "null", "default", "");
+    is("networks.default.name", "p_default", "default", "");
+}

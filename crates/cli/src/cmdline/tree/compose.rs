@@ -1,7 +1,7 @@
 //! The verbs of Compose, and its flags before the verb.
 
 use crate::cmdline::Kind::*;
-use crate::cmdline::{Args, Verb, flag};
+use crate::cmdline::{Args, Verb, alias, flag};
 use crate::verbs::compose;
 
 /// The flags between `compose` and its verb.
@@ -79,6 +79,7 @@ pub(super) const VERBS: &[Verb] = &[
             ),
             flag(Bool, "", "no-cache", "Do not use cache when building the image"),
             flag(Bool, "", "pull", "Always attempt to pull a newer version of the image"),
+            flag(Bool, "", "push", "Push service images"),
             flag(Bool, "q", "quiet", "Suppress the build output"),
             flag(Bool, "", "with-dependencies", "Also build dependencies (transitively)"),
         ]],
@@ -114,6 +115,7 @@ pub(super) const VERBS: &[Verb] = &[
         interspersed: true,
         flags: &[&[
             flag(Bool, "", "environment", "Print environment used for interpolation."),
+            flag(Bool, "", "explain", "Tell of each value where it comes from"),
             flag(Str, "", "format", "Format the output. Values: [yaml | json]"),
             flag(Str, "", "hash", "Print the service config hash, one per line."),
             flag(Bool, "", "images", "Print the image names, one per line."),
@@ -151,6 +153,7 @@ pub(super) const VERBS: &[Verb] = &[
         args: Args::Exactly(2),
         interspersed: true,
         flags: &[&[
+            flag(Bool, "", "all", "Include containers created by the run command"),
             flag(Bool, "a", "archive", "Archive mode (copy all uid/gid information)"),
             flag(Bool, "L", "follow-link", "Always follow symbol link in SRC_PATH"),
             flag(Int, "", "index", "Index of the container if service has multiple replicas"),
@@ -269,6 +272,7 @@ pub(super) const VERBS: &[Verb] = &[
                 "no-TTY",
                 "Disable pseudo-TTY allocation. By default `docker compose exec` allocates a TTY.",
             ),
+            alias(Bool, "no-tty", "no-TTY"),
             flag(Bool, "", "privileged", "Give extended privileges to the process"),
             flag(Bool, "t", "tty", "Allocate a pseudo-TTY (default)"),
             flag(Str, "u", "user", "Run the command as this user"),
@@ -482,7 +486,7 @@ pub(super) const VERBS: &[Verb] = &[
             flag(Bool, "", "no-deps", "Don't restart dependent services"),
             flag(Int, "t", "timeout", "Specify a shutdown timeout in seconds"),
         ]],
-        run: |call| Box::pin(compose::simple::restart(call)),
+        run: |call| Box::pin(compose::restart::restart(call)),
     },
     Verb {
         paths: &["compose rm"],
@@ -512,6 +516,7 @@ pub(super) const VERBS: &[Verb] = &[
             flag(Bool, "d", "detach", "Run container in background and print container ID"),
             flag(Str, "", "entrypoint", "Override the entrypoint of the image"),
             flag(List, "e", "env", "Set environment variables"),
+            flag(List, "", "env-from-file", "Set environment variables from file"),
             flag(Bool, "i", "interactive", "Keep STDIN open even if not attached (default true)"),
             flag(List, "l", "label", "Add or override a label"),
             flag(Str, "", "name", "Assign a name to the container"),
@@ -654,6 +659,7 @@ pub(super) const VERBS: &[Verb] = &[
                 "pull",
                 "Pull image before running (\"always\"|\"missing\"|\"never\"|\"build\")",
             ),
+            flag(Bool, "", "quiet-build", "Suppress the build output"),
             flag(Bool, "", "quiet-pull", "Pull without printing progress information"),
             flag(
                 Bool,
@@ -714,6 +720,12 @@ pub(super) const VERBS: &[Verb] = &[
             ),
             flag(List, "", "no-attach", "Do not attach (stream logs) to the specified services"),
             flag(Bool, "", "no-deps", "Don't start linked services"),
+            flag(
+                Bool,
+                "",
+                "menu",
+                "Enable interactive shortcuts when running attached (wharf has none: only false)",
+            ),
             flag(Bool, "", "no-start", "Don't start the services after creating them"),
             flag(
                 Bool,
@@ -734,6 +746,12 @@ pub(super) const VERBS: &[Verb] = &[
                 "",
                 "wait-timeout",
                 "Maximum duration in seconds to wait for the project to be running|healthy",
+            ),
+            flag(
+                Bool,
+                "w",
+                "watch",
+                "Watch source code and rebuild/refresh containers when files are updated.",
             ),
         ]],
         run: |call| Box::pin(compose::up::up(call)),

@@ -2,6 +2,7 @@
 
 mod builds;
 mod compose;
+mod compose_more;
 mod containers;
 mod contexts;
 mod images;
@@ -112,8 +113,6 @@ const LATER: &[(&str, &str)] = &[
     ("checkpoint", "checkpoints are not implemented"),
     ("compose bridge", "it turns projects into other formats, which wharf does not do"),
     ("compose publish", "publishing projects to a registry is not implemented"),
-    ("compose viz", "drawing projects is not implemented"),
-    ("compose watch", "following file changes is not implemented yet"),
     ("config", "it belongs to Swarm, which wharf does not implement"),
     ("node", "it belongs to Swarm, which wharf does not implement"),
     ("plugin", "engine plugins are not implemented"),
@@ -123,6 +122,37 @@ const LATER: &[(&str, &str)] = &[
     ("swarm", "wharf does not implement Swarm"),
     ("trust", "Notary signatures are not implemented"),
 ];
+
+/// The verbs of Compose that change something and can tell what without doing it.
+pub const TRIED: &[&str] = &[
+    "up", "create", "scale", "down", "start", "stop", "restart", "kill", "pause", "unpause", "rm",
+];
+
+/// The verbs of Compose that change nothing.
+const LOOKING: &[&str] = &[
+    "config",
+    "events",
+    "export",
+    "images",
+    "logs",
+    "ls",
+    "outdated",
+    "port",
+    "ps",
+    "stats",
+    "top",
+    "version",
+    "viz",
+    "volumes",
+    "alpha viz",
+    "convert",
+];
+
+/// Whether `--dry-run` makes sense with a verb of Compose.
+pub fn can_be_tried(path: &str) -> bool {
+    let verb = path.strip_prefix("compose ").unwrap_or(path);
+    TRIED.contains(&verb) || LOOKING.contains(&verb)
+}
 
 fn all() -> impl Iterator<Item = &'static Verb> {
     [
@@ -134,6 +164,7 @@ fn all() -> impl Iterator<Item = &'static Verb> {
         networks::VERBS,
         contexts::VERBS,
         compose::VERBS,
+        compose_more::VERBS,
         OWN,
     ]
     .into_iter()

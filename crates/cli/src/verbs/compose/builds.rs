@@ -1,26 +1,21 @@
 //! `build`: the images that a project makes itself.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use http::Method;
-use serde_json::json;
 use wharf_compose::apply::{Event, Progress, Status};
 use wharf_compose::labels;
 use wharf_spec::compose::model::{Build, Service};
 use wharf_spec::compose::{Project, Selection};
-use wharf_spec::dockerfile::ignore::Ignore;
 
 use super::display::Screen;
 use super::load;
-use crate::api::{JsonStream, Payload, url};
 use crate::app::Call;
+use crate::cmdline::{parse, tree};
 use crate::failure::{Failure, os_text};
-use crate::out::progress::{Target, show};
 use crate::verbs::Outcome;
-
-/// The name of a Dockerfile that is written in the Compose file or lies outside of the context.
-const INLINE: &str = ".dockerfile.compose";
 
 /// `compose build [SERVICE...]`
 pub async fn build(call: Call) -> Outcome {
@@ -36,7 +31,11 @@ pub async fn build(call: Call) -> Outcome {
         return Ok(());
     }
     let screen = super::screen(&call)?;
-    build_services(&call, &screen, &project, &names).await
+    build_services(&call, &screen, &project, &names).await?;
+    match call.given.on("push") {
+        true => Failure::join(super::one::push_all(&call, &project).await),
+        false => Ok(()),
+    }
 }
 
 /// Builds the images of some services, those that others build on first.
@@ -62,7 +61,8 @@ pub(crate) async fn build_services(
             screen.event(Event { subject: image.clone(), status, text: text.to_owned() });
         };
         tell(Status::Working, "Building");
-        let result = build_one(call, project, name, service, &image).await;
+        let Some(build) = &service.build else { continue };
+        let result = Job { call, project, name, service, build, image: &image }.run().await;
         match &result {
             Ok(()) => tell(Status::Done, "Built"),
             Err(_) => tell(Status::Failed, "Failed"),
@@ -72,210 +72,183 @@ pub(crate) async fn build_services(
     Ok(())
 }
 
-async fn build_one(
-    call: &Call,
-    project: &Project,
-    name: &str,
-    service: &Service,
-    image: &str,
-) -> Outcome {
-    let Some(build) = &service.build else { return Ok(()) };
-    refuse(build)?;
-    let query = query(call, project, name, build, service, image)?;
-    let query: Vec<(&str, &str)> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let payload = match is_remote(&build.context) {
-        true => Payload::Empty,
-        false => {
-            let archive = pack(build)?;
-            let file = tokio::fs::File::from_std(archive);
-            Payload::Stream(Box::pin(file), "application/x-tar")
+/// One image to build.
+struct Job<'a> {
+    call: &'a Call,
+    project: &'a Project,
+    name: &'a str,
+    service: &'a Service,
+    build: &'a Build,
+    image: &'a str,
+}
+
+impl Job<'_> {
+    async fn run(&self) -> Outcome {
+        if self.build.privileged {
+            return Err(Failure::new(
+                "build.privileged is not supported: ask for what a step needs by entitlements and RUN --security",
+            ));
         }
-    };
-    let response = call.client()?.send(Method::POST, &url("/build", &query), payload, &[]).await?;
-    let target = if call.given.on("quiet") { Target::Nowhere } else { Target::Stderr };
-    show(JsonStream::new(response), target, |_| ()).await
+        let mut words = Words::default();
+        self.variables(&mut words);
+        self.sources(&mut words)?;
+        self.options(&mut words);
+        words.list.extend(["--".to_owned(), self.build.context.clone()]);
+        let verb = tree::verb("build").ok_or("there is no verb build")?;
+        let given = parse::parse(verb, &words.list).map_err(Failure::new)?;
+        let other = Call { verb, path: "build".to_owned(), given, ..self.call.clone() };
+        let quiet = self.call.given.on("quiet") || self.call.given.on("quiet-build");
+        crate::verbs::build::image(&other, quiet).await
+    }
+
+    /// Arguments and labels.
+    fn variables(&self, words: &mut Words) {
+        let mut args: BTreeMap<String, Option<String>> = self.build.args.0.clone();
+        for pair in self.call.given.all("build-arg") {
+            let (key, value) = match pair.split_once('=') {
+                Some((key, value)) => (key, Some(value.to_owned())),
+                None => (pair.as_str(), self.project.environment.get(pair).cloned()),
+            };
+            args.insert(key.to_owned(), value);
+        }
+        for (key, value) in &args {
+            let text = value.as_ref().map_or(key.clone(), |v| format!("{key}={v}"));
+            words.add("build-arg", &text);
+        }
+        let mut own = self.build.labels.0.clone();
+        own.insert(labels::PROJECT.to_owned(), self.project.name.clone());
+        own.insert(labels::SERVICE.to_owned(), self.name.to_owned());
+        own.insert(labels::VERSION.to_owned(), labels::COMPOSE_VERSION.to_owned());
+        own.iter().for_each(|(key, value)| words.add("label", &format!("{key}={value}")));
+    }
+
+    /// The Dockerfile, secrets, further contexts and agents.
+    fn sources(&self, words: &mut Words) -> Outcome {
+        let build = self.build;
+        if !build.dockerfile_inline.is_empty() {
+            let path = words.file(build.dockerfile_inline.as_bytes())?;
+            words.add("file", &path);
+        } else if is_remote(&build.context) {
+            words.add("file", &build.dockerfile);
+        } else {
+            let path = Path::new(&build.context).join(&build.dockerfile);
+            words.add("file", &crate::parse::clean_path(&path.to_string_lossy()));
+        }
+        for secret in &build.secrets {
+            let id = if secret.target.is_empty() { &secret.source } else { &secret.target };
+            let Some(found) = self.project.secrets.get(&secret.source) else { continue };
+            let path = match (found.file.as_str(), found.environment.as_str()) {
+                ("", "") => {
+                    return Err(Failure::new(format!(
+                        "build.secrets: {} has neither a file nor a variable",
+                        secret.source
+                    )));
+                }
+                ("", _) => words.file(found.content.as_bytes())?,
+                (file, _) => file.to_owned(),
+            };
+            words.add("secret", &format!("id={id},src={path}"));
+        }
+        for (key, value) in &build.additional_contexts.0 {
+            let image = value.strip_prefix("service:").map(|other| self.image_of(other));
+            let value = image.map_or(value.clone(), |image| format!("docker-image://{image}"));
+            words.add("build-context", &format!("{key}={value}"));
+        }
+        for (id, path) in &build.ssh.0 {
+            words.add("ssh", &path.as_ref().map_or(id.clone(), |p| format!("{id}={p}")));
+        }
+        Ok(())
+    }
+
+    fn image_of(&self, service: &str) -> String {
+        let all = self.project.services.get(service);
+        let found = all.or_else(|| self.project.disabled.get(service));
+        let image = found.map(|s| s.image_or_default(&self.project.name, service));
+        image.unwrap_or_else(|| service.to_owned())
+    }
+
+    /// Everything that is one flag.
+    fn options(&self, words: &mut Words) {
+        let (build, given) = (self.build, &self.call.given);
+        let platforms = match build.platforms.is_empty() {
+            true => self.service.platform.clone(),
+            false => build.platforms.join(","),
+        };
+        for (flag, value) in [
+            ("target", &build.target),
+            ("network", &build.network),
+            ("platform", &platforms),
+            ("provenance", &build.provenance),
+            ("sbom", &build.sbom),
+        ] {
+            if !value.is_empty() {
+                words.add(flag, value);
+            }
+        }
+        build.extra_hosts.lines(":").iter().for_each(|host| words.add("add-host", host));
+        build.cache_from.iter().for_each(|from| words.add("cache-from", from));
+        build.cache_to.iter().for_each(|to| words.add("cache-to", to));
+        build.entitlements.iter().for_each(|entitlement| words.add("allow", entitlement));
+        for (name, limit) in &build.ulimits {
+            let or = |n: i64| if n == 0 { limit.single } else { n };
+            words.add("ulimit", &format!("{name}={}:{}", or(limit.soft), or(limit.hard)));
+        }
+        for (flag, bytes) in [("shm-size", build.shm_size.0), ("memory", given.bytes("memory"))] {
+            if bytes > 0 {
+                words.add(flag, &bytes.to_string());
+            }
+        }
+        for (flag, on) in [
+            ("no-cache", build.no_cache || given.on("no-cache")),
+            ("pull", build.pull || given.on("pull")),
+        ] {
+            if on {
+                words.add(flag, "true");
+            }
+        }
+        words.add("tag", self.image);
+        build.tags.iter().for_each(|tag| words.add("tag", tag));
+    }
+}
+
+/// A command line of `build`, and files for it that go when it is over.
+#[derive(Default)]
+struct Words {
+    list: Vec<String>,
+    files: Vec<PathBuf>,
+}
+
+impl Words {
+    fn add(&mut self, flag: &str, value: &str) {
+        self.list.push(format!("--{flag}={value}"));
+    }
+
+    /// A file with this content that only its owner reads.
+    fn file(&mut self, content: &[u8]) -> Result<String, Failure> {
+        let path = wharf_base::fs::temp_beside(&std::env::temp_dir().join("wharf-compose"));
+        let shown = path.display().to_string();
+        let failed = |e: std::io::Error| Failure::new(format!("open {shown}: {}", os_text(&e)));
+        let mut file = std::fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        self.files.push(path);
+        file.write_all(content).map_err(failed)?;
+        Ok(shown)
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        for path in &self.files {
+            // Nothing can be done about one that has gone already.
+            drop(std::fs::remove_file(path));
+        }
+    }
 }
 
 fn is_remote(context: &str) -> bool {
     context.contains("://") || context.starts_with("git@") || context.starts_with("github.com/")
-}
-
-/// What the classic build of the Engine API has no words for is refused by name.
-fn refuse(build: &Build) -> Outcome {
-    let odd = [
-        ("secrets", !build.secrets.is_empty()),
-        ("ssh", !build.ssh.0.is_empty()),
-        ("additional_contexts", !build.additional_contexts.is_empty()),
-        ("platforms", build.platforms.len() > 1),
-        ("privileged", build.privileged),
-        ("entitlements", !build.entitlements.is_empty()),
-        ("cache_to", !build.cache_to.is_empty()),
-    ];
-    match odd.iter().find(|(_, used)| *used) {
-        Some((what, _)) => Err(Failure::new(format!(
-            "build.{what} is not supported by compose build; use the docker CLI with buildx"
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn query(
-    call: &Call,
-    project: &Project,
-    name: &str,
-    build: &Build,
-    service: &Service,
-    image: &str,
-) -> Result<Vec<(&'static str, String)>, Failure> {
-    let given = &call.given;
-    let mut args: BTreeMap<String, Option<String>> = build.args.0.clone();
-    for pair in given.all("build-arg") {
-        let (key, value) = match pair.split_once('=') {
-            Some((key, value)) => (key, Some(value.to_owned())),
-            None => (pair.as_str(), project.environment.get(pair).cloned()),
-        };
-        args.insert(key.to_owned(), value);
-    }
-    let mut own = build.labels.0.clone();
-    own.insert(labels::PROJECT.to_owned(), project.name.clone());
-    own.insert(labels::SERVICE.to_owned(), name.to_owned());
-    own.insert(labels::VERSION.to_owned(), labels::COMPOSE_VERSION.to_owned());
-    let bit = |on: bool| if on { "1" } else { "" }.to_owned();
-    let platform = build.platforms.first().cloned().unwrap_or_else(|| service.platform.clone());
-    let mut query = vec![
-        ("buildargs", json!(args).to_string()),
-        ("dockerfile", dockerfile(build)?.0),
-        ("extrahosts", build.extra_hosts.lines(":").join(",")),
-        ("forcerm", "1".to_owned()),
-        ("labels", json!(own).to_string()),
-        (
-            "memory",
-            if given.bytes("memory") > 0 {
-                given.bytes("memory").to_string()
-            } else {
-                String::new()
-            },
-        ),
-        ("networkmode", build.network.clone()),
-        ("nocache", bit(build.no_cache || given.on("no-cache"))),
-        ("platform", platform),
-        ("pull", bit(build.pull || given.on("pull"))),
-        ("rm", "1".to_owned()),
-        (
-            "shmsize",
-            if build.shm_size.0 > 0 { build.shm_size.0.to_string() } else { String::new() },
-        ),
-        ("target", build.target.clone()),
-        ("t", image.to_owned()),
-    ];
-    query.extend(build.tags.iter().map(|t| ("t", t.clone())));
-    if !build.cache_from.is_empty() {
-        query.push(("cachefrom", json!(build.cache_from.0).to_string()));
-    }
-    if is_remote(&build.context) {
-        query.push(("remote", build.context.clone()));
-    }
-    Ok(query)
-}
-
-/// The Dockerfile's name in the archive, and its text when it is not part of the context.
-fn dockerfile(build: &Build) -> Result<(String, Option<Vec<u8>>), Failure> {
-    if !build.dockerfile_inline.is_empty() {
-        return Ok((INLINE.to_owned(), Some(build.dockerfile_inline.clone().into_bytes())));
-    }
-    if is_remote(&build.context) {
-        return Ok((build.dockerfile.clone(), None));
-    }
-    let context = Path::new(&build.context);
-    let path = context.join(&build.dockerfile);
-    let clean = crate::parse::clean_path(&path.to_string_lossy());
-    match Path::new(&clean).strip_prefix(crate::parse::clean_path(&build.context)) {
-        Ok(inside) => Ok((inside.to_string_lossy().into_owned(), None)),
-        Err(_) => {
-            let text = std::fs::read(&clean)
-                .map_err(|e| Failure::new(format!("open {clean}: {}", os_text(&e))))?;
-            Ok((INLINE.to_owned(), Some(text)))
-        }
-    }
-}
-
-/// The context as a tar file without a name, positioned at its beginning.
-fn pack(build: &Build) -> Result<std::fs::File, Failure> {
-    use std::io::Seek;
-    let context = Path::new(&build.context);
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |e: std::io::Error| Failure::new(format!("cannot pack {path}: {}", os_text(&e)))
-    };
-    let (name, text) = dockerfile(build)?;
-    let rules = ignore_rules(context, &name)?;
-    let temporary = wharf_base::fs::temp_beside(&std::env::temp_dir().join("wharf-context"));
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&temporary)
-        .map_err(failed(&temporary))?;
-    std::fs::remove_file(&temporary).map_err(failed(&temporary))?;
-    let mut archive = tar::Builder::new(file);
-    archive.follow_symlinks(false);
-    add(&mut archive, context, Path::new(""), &rules, &name).map_err(failed(context))?;
-    if let Some(text) = text {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o600);
-        archive.append_data(&mut header, &name, &text[..]).map_err(failed(context))?;
-    }
-    let mut file = archive.into_inner().map_err(failed(context))?;
-    file.rewind().map_err(failed(context))?;
-    Ok(file)
-}
-
-/// `<Dockerfile>.dockerignore`, or `.dockerignore`, or nothing.
-fn ignore_rules(context: &Path, dockerfile: &str) -> Result<Option<Ignore>, Failure> {
-    for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
-        let path = context.join(name);
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            let rules = Ignore::parse(&text)
-                .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-            return Ok(Some(rules));
-        }
-    }
-    Ok(None)
-}
-
-fn add(
-    archive: &mut tar::Builder<std::fs::File>,
-    context: &Path,
-    below: &Path,
-    rules: &Option<Ignore>,
-    dockerfile: &str,
-) -> std::io::Result<()> {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(context.join(below))?
-        .map(|entry| entry.map(|e| below.join(e.file_name())))
-        .collect::<std::io::Result<_>>()?;
-    entries.sort();
-    for path in entries {
-        let text = path.to_string_lossy().into_owned();
-        let full = context.join(&path);
-        let is_dir = full.symlink_metadata()?.is_dir();
-        let ignored = rules.as_ref().is_some_and(|r| r.ignores(&text));
-        // The engine needs these two whatever the rules say.
-        let needed = text == dockerfile || text == ".dockerignore";
-        if ignored
-            && !needed
-            && !(is_dir && rules.as_ref().is_some_and(|r| r.may_include_below(&text)))
-        {
-            continue;
-        }
-        if is_dir {
-            if !ignored {
-                archive.append_path_with_name(&full, &path)?;
-            }
-            add(archive, context, &path, rules, dockerfile)?;
-        } else {
-            archive.append_path_with_name(&full, &path)?;
-        }
-    }
-    Ok(())
 }

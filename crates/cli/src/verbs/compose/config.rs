@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use wharf_spec::compose::{Form, Loaded, Out, Resolution, Selection};
+use wharf_spec::compose::model::Service;
+use wharf_spec::compose::{Form, Loaded, Out, Project, Resolution, Selection, Source};
 
 use super::project::Setup;
 use super::remark;
 use crate::app::{Call, say, say_line};
 use crate::failure::Failure;
+use crate::parse::reference;
 use crate::verbs::Outcome;
 
 /// `compose config [SERVICE...]`
@@ -24,10 +26,8 @@ pub async fn config(call: Call) -> Outcome {
     if given.changed("hash") {
         return hashes(&call);
     }
-    for flag in ["resolve-image-digests", "lock-image-digests"] {
-        if given.on(flag) {
-            return Err(Failure::new(format!("--{flag} is not supported")));
-        }
+    if given.on("explain") {
+        return explain(&call);
     }
     let form = match given.text("format") {
         "" | "yaml" => Form::Yaml,
@@ -41,7 +41,21 @@ pub async fn config(call: Call) -> Outcome {
         unchecked: given.on("no-consistency"),
         keep_env_files: given.on("no-env-resolution"),
     };
-    let loaded = loaded(&call, resolution)?;
+    let mut loaded = loaded(&call, resolution)?;
+    let locked = given.on("lock-image-digests");
+    if locked || given.on("resolve-image-digests") {
+        if resolution.keep_variables {
+            return Err("--no-interpolate leaves no images whose digests could be asked for".into());
+        }
+        pin(&call, &mut loaded.project).await?;
+    }
+    if locked {
+        // An override file: the images and nothing else.
+        let only = |s: Service| Service { image: s.image, ..Service::default() };
+        let services = std::mem::take(&mut loaded.project.services);
+        let services = services.into_iter().map(|(name, s)| (name, only(s))).collect();
+        loaded.project = Project { services, ..Project::default() };
+    }
     let out = match resolution.keep_variables {
         true => loaded.tree.written(form),
         false => {
@@ -67,17 +81,40 @@ pub async fn config(call: Call) -> Outcome {
     }
 }
 
+/// Adds to every image the digest that its registry has under its tag.
+async fn pin(call: &Call, project: &mut Project) -> Outcome {
+    for service in project.services.values_mut().filter(|s| !s.image.is_empty()) {
+        let name = reference::parse(&service.image)?.with_default_tag();
+        if name.digest.is_some() {
+            continue;
+        }
+        let answer = super::outdated::ask(call, &service.image).await.map_err(|f| {
+            Failure::new(format!("failed to resolve digest for {}: {}", service.image, f.text))
+        })?;
+        let digest = crate::verbs::text(&answer["Descriptor"], "digest");
+        let tag = name.tag.as_deref().unwrap_or("latest");
+        service.image = format!("{}:{tag}@{digest}", name.full_name());
+    }
+    Ok(())
+}
+
 fn loaded(call: &Call, resolution: Resolution) -> Result<Loaded, Failure> {
     let mut setup = Setup::find(call)?;
     setup.request.resolution = resolution;
     let mut loaded = setup.load(false)?;
+    restrict(call, &mut loaded)?;
+    Ok(loaded)
+}
+
+/// Keeps the services that the call names and what they need.
+fn restrict(call: &Call, loaded: &mut Loaded) -> Outcome {
     let names = call.args().to_vec();
     loaded.project.enable(&names);
     loaded.project.select(&names, Selection::WithDependencies)?;
     if !call.group.on("all-resources") {
         loaded.project.drop_unused();
     }
-    Ok(loaded)
+    Ok(())
 }
 
 fn list(call: &Call, what: &str) -> Outcome {
@@ -117,6 +154,51 @@ fn hashes(call: &Call) -> Outcome {
         say_line(format!("{name} {}", service.hash()))?;
     }
     Ok(())
+}
+
+/// Every value with the place that it comes from.
+fn explain(call: &Call) -> Outcome {
+    let mut setup = Setup::find(call)?;
+    let from = std::mem::take(&mut setup.env_files);
+    let mut loaded = setup.load(false)?;
+    restrict(call, &mut loaded)?;
+    let env = &loaded.project.environment;
+    let variable = |name: &String| match (from.get(name), env.contains_key(name)) {
+        (Some(file), _) => format!("{name} from {file}"),
+        (None, true) if name == "COMPOSE_PROJECT_NAME" => format!("{name}, the project's name"),
+        (None, true) => format!("{name} from the environment"),
+        (None, false) => format!("{name} is not set"),
+    };
+    let origins = loaded.origins().into_iter().map(|o| {
+        let source = match &o.source {
+            Source::Place { file, line, column } => format!("{file}:{line}:{column}"),
+            Source::Default => "default".to_owned(),
+            Source::EnvFile(file) => format!("env_file {file}"),
+        };
+        let used: Vec<String> = o.variables.iter().map(variable).collect();
+        (o, source, used)
+    });
+    match call.given.text("format") {
+        "json" => {
+            let all: Vec<serde_json::Value> = origins
+                .map(|(o, source, used)| {
+                    serde_json::json!({"Path": o.path, "Value": o.value, "Source": source,
+                        "Variables": used})
+                })
+                .collect();
+            say_line(serde_json::Value::from(all).to_string())
+        }
+        "" | "table" => {
+            let mut table = "PATH\tVALUE\tSOURCE\n".to_owned();
+            for (o, source, used) in origins {
+                let used =
+                    if used.is_empty() { used.join("") } else { format!(" ({})", used.join(", ")) };
+                table.push_str(&format!("{}\t{}\t{source}{used}\n", o.path, o.value));
+            }
+            say(crate::out::table::align(&table, 20, 4))
+        }
+        other => Err(Failure::new(format!("unsupported format {other:?}"))),
+    }
 }
 
 /// The variables that the files ask for.

@@ -40,6 +40,7 @@ impl Screen {
             }
         };
         let mode = match or("progress", "COMPOSE_PROGRESS").as_str() {
+            _ if call.given.on("quiet") => Mode::Quiet,
             "" | "auto" if ansi && terminal => Mode::Terminal,
             "" | "auto" | "plain" => Mode::Plain,
             "tty" => Mode::Terminal,

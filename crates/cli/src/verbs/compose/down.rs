@@ -1,10 +1,12 @@
 //! `down`.
 
-use wharf_compose::Engine;
 use wharf_compose::apply::Run;
-use wharf_compose::observe::observe;
+use wharf_compose::observe::{label, observe};
 use wharf_compose::plan::down::{DownOptions, Images, down as plan_down};
+use wharf_compose::{Engine, labels};
 use wharf_spec::compose::Project;
+use wharf_spec::compose::model::Service;
+use wharf_spec::docker::ContainerSummary;
 
 use super::remark;
 use crate::app::{Call, say_line, warn};
@@ -21,20 +23,32 @@ pub async fn down(call: Call) -> Outcome {
         other => return Err(Failure::new(format!("invalid value for --rmi: {other:?}"))),
     };
     let (project, name) = super::project_or_name(&call)?;
-    let by_files = project.is_some();
-    let project = project.unwrap_or_else(|| Project { name, ..Project::default() });
+    let project = match project {
+        Some(project) => project,
+        None => of_labels(&call, name).await?,
+    };
     let truth = |name: &str| {
         std::env::var(name).ok().and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
     };
     let options = DownOptions {
         services: call.args().to_vec(),
-        // Without the files there are no services that one could be an orphan of.
-        remove_orphans: !by_files || given.on("remove-orphans") || truth("COMPOSE_REMOVE_ORPHANS"),
+        remove_orphans: given.on("remove-orphans") || truth("COMPOSE_REMOVE_ORPHANS"),
         volumes: given.on("volumes"),
         images,
         timeout: super::timeout(&call),
     };
     take_down(&call, &project, &options).await
+}
+
+/// A project without its files: the services that there are containers of.
+async fn of_labels(call: &Call, name: String) -> Result<Project, Failure> {
+    let engine = super::engine(call)?;
+    let found = super::containers(&engine, &name, &[], false).await?;
+    let service = |c: &ContainerSummary| {
+        let service = Service { image: c.image.clone(), ..Service::default() };
+        (label(c, labels::SERVICE).to_owned(), service)
+    };
+    Ok(Project { name, services: found.iter().map(service).collect(), ..Project::default() })
 }
 
 /// Plans and does it.

@@ -57,7 +57,7 @@ impl<'a> ApiEngine<'a> {
         Self { call, client, quiet: false }
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Answer<T> {
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Answer<T> {
         read(self.client.get(path).await.map_err(failed)?)
     }
 

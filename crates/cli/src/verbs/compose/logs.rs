@@ -1,20 +1,16 @@
-//! `logs`, and what `up` shows while it is attached.
+//! `logs` and `events`, and how the lines of containers are printed.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
 use jiff::Timestamp;
-use wharf_compose::observe::{self, label};
-use wharf_compose::{Engine, labels};
-use wharf_spec::compose::Project;
+use wharf_compose::labels;
+use wharf_compose::observe;
 use wharf_spec::docker::ContainerSummary;
 
-use super::engine::ApiEngine;
-use super::{check_services, containers, project_or_name, up};
+use super::{check_services, containers, project_or_name};
 use crate::api::frames::{Demux, Stream};
 use crate::api::{Client, JsonStream, Payload, filters, next, segment, url};
 use crate::app::{Call, say, say_line};
@@ -26,20 +22,20 @@ use crate::verbs::{Outcome, text};
 const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1"];
 
 /// What precedes the lines of one container.
-struct Prefix {
+pub(super) struct Prefix {
     text: String,
     color: Option<&'static str>,
 }
 
 /// How lines are printed.
-struct Printer {
+pub(super) struct Printer {
     prefixed: bool,
     colored: bool,
     width: usize,
 }
 
 impl Printer {
-    fn new(call: &Call, found: &[ContainerSummary], project: &str) -> Self {
+    pub(super) fn new(call: &Call, found: &[ContainerSummary], project: &str) -> Self {
         let given = &call.given;
         let names = found.iter().map(|c| short_name(c, project).chars().count());
         let ansi = match call.group.text("ansi") {
@@ -54,7 +50,7 @@ impl Printer {
         }
     }
 
-    fn prefix(&self, container: &ContainerSummary, project: &str, at: usize) -> Prefix {
+    pub(super) fn prefix(&self, container: &ContainerSummary, project: &str, at: usize) -> Prefix {
         let width = self.width;
         let text = match self.prefixed {
             true => format!("{:width$}  | ", short_name(container, project)),
@@ -83,7 +79,7 @@ impl Prefix {
 }
 
 /// `web-1` for the first container of service web.
-fn short_name(container: &ContainerSummary, project: &str) -> String {
+pub(super) fn short_name(container: &ContainerSummary, project: &str) -> String {
     let name = observe::name(container);
     let own = name.strip_prefix(project).and_then(|n| n.strip_prefix(['-', '_']));
     own.unwrap_or(name).to_owned()
@@ -140,7 +136,7 @@ pub async fn logs(call: Call) -> Outcome {
 }
 
 /// Copies the log of a container to its end.
-async fn copy(
+pub(super) async fn copy(
     client: &Client,
     container: &ContainerSummary,
     prefix: &Prefix,
@@ -192,167 +188,6 @@ impl Lines {
             }
         }
         Ok(())
-    }
-}
-
-/// Shows the project's output until it ends, or until it is interrupted and so stopped.
-pub(crate) async fn follow_until_end(
-    call: &Call,
-    project: &Project,
-    services: &[String],
-) -> Outcome {
-    let given = &call.given;
-    let engine = super::engine(call)?;
-    let mut found = containers(&engine, &project.name, &[], false).await?;
-    found.retain(|c| project.services.contains_key(label(c, labels::SERVICE)));
-    let attached: Vec<ContainerSummary> =
-        found.iter().filter(|c| is_attached(call, project, services, c)).cloned().collect();
-    let names: Vec<String> = attached.iter().map(|c| short_name(c, &project.name)).collect();
-    say_line(format!("Attaching to {}", names.join(", ")))?;
-    let printer = Printer::new(call, &attached, &project.name);
-    let client = call.client()?;
-    let since = (Timestamp::now() - jiff::SignedDuration::from_secs(30)).to_string();
-    let since = time::api(&since, Timestamp::now()).unwrap_or_default();
-    let timestamps = if given.on("timestamps") { "1" } else { "" };
-    let query = [
-        ("follow", "1"),
-        ("since", since.as_str()),
-        ("stderr", "1"),
-        ("stdout", "1"),
-        ("timestamps", timestamps),
-    ];
-    let prefixes: Vec<Prefix> =
-        attached.iter().enumerate().map(|(at, c)| printer.prefix(c, &project.name, at)).collect();
-    let copied = Cell::new(false);
-    let output = async {
-        let mut streams: FuturesUnordered<_> =
-            attached.iter().zip(&prefixes).map(|(c, p)| copy(client, c, p, &query)).collect();
-        while let Some(result) = streams.next().await {
-            result?;
-        }
-        copied.set(true);
-        Ok::<_, Failure>(())
-    };
-    let ended = wait_for_end(call, &engine, project, &found);
-    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terms = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::pin!(output);
-    let status = tokio::select! {
-        status = async {
-            tokio::select! {
-                status = ended => status,
-                // Output that ends does not end the wait, but must be copied meanwhile.
-                status = async { (&mut output).await?; std::future::pending().await } => status,
-            }
-        } => status?,
-        _ = interrupts.recv() => return stop_all(call, project, &mut interrupts).await,
-        _ = terms.recv() => return stop_all(call, project, &mut interrupts).await,
-    };
-    if status.stop {
-        stop_all(call, project, &mut interrupts).await?;
-    }
-    // What was written last may still be on its way.
-    if !copied.get() {
-        drop(tokio::time::timeout(super::simple::PATIENCE, output).await);
-    }
-    crate::verbs::run::exit_with(status.code)
-}
-
-struct Ended {
-    code: u8,
-    stop: bool,
-}
-
-fn is_attached(call: &Call, project: &Project, services: &[String], c: &ContainerSummary) -> bool {
-    let given = &call.given;
-    let name = label(c, labels::SERVICE);
-    let wanted = given.all("attach");
-    if given.all("no-attach").iter().any(|s| s == name) {
-        return false;
-    }
-    if !wanted.is_empty() {
-        return wanted.iter().any(|s| s == name);
-    }
-    let chosen = services.is_empty()
-        || given.on("attach-dependencies")
-        || services.iter().any(|s| s == name);
-    chosen && project.services.get(name).is_none_or(|s| s.attach != Some(false))
-}
-
-/// Waits until all containers have ended, or until the one whose end ends everything.
-async fn wait_for_end(
-    call: &Call,
-    engine: &ApiEngine<'_>,
-    project: &Project,
-    found: &[ContainerSummary],
-) -> Result<Ended, Failure> {
-    let given = &call.given;
-    let from = given.text("exit-code-from");
-    let any = given.on("abort-on-container-exit") || !from.is_empty();
-    let failing = given.on("abort-on-container-failure");
-    let wanted = filters(&[
-        format!("label={}={}", labels::PROJECT, project.name),
-        "type=container".to_owned(),
-        "event=die".to_owned(),
-    ]);
-    let path = url("/events", &[("filters", &wanted)]);
-    let response = engine.client.send(Method::GET, &path, Payload::Empty, &[]).await?;
-    let mut events = JsonStream::new(response);
-    let seen: RefCell<BTreeSet<String>> = RefCell::default();
-    loop {
-        let now = engine.containers(&project.name).await?;
-        let mut running = false;
-        for container in found {
-            let Some(now) = now.iter().find(|c| c.id == container.id) else { continue };
-            if matches!(now.state.as_str(), "running" | "paused" | "restarting" | "created") {
-                running = true;
-                continue;
-            }
-            if !seen.borrow_mut().insert(now.id.clone()) {
-                continue;
-            }
-            let code = engine.inspect(&now.id).await?.state.exit_code;
-            say_line(format!("{} exited with code {code}", short_name(now, &project.name)))?;
-            let code = u8::try_from(code & 0xff).unwrap_or(125);
-            let service = label(now, labels::SERVICE);
-            if any && (from.is_empty() || from == service) || failing && code != 0 {
-                return Ok(Ended { code, stop: true });
-            }
-        }
-        if !running {
-            return Ok(Ended { code: 0, stop: false });
-        }
-        if events.next().await?.is_none() {
-            return Err("the engine has gone away".into());
-        }
-    }
-}
-
-/// Stops what `up` has started; a second interrupt kills it.
-async fn stop_all(
-    call: &Call,
-    project: &Project,
-    interrupts: &mut tokio::signal::unix::Signal,
-) -> Outcome {
-    up::stopping();
-    let engine = super::engine(call)?;
-    let found = containers(&engine, &project.name, &[], false).await?;
-    let running: Vec<&ContainerSummary> = found.iter().filter(|c| c.state == "running").collect();
-    let timeout = super::timeout(call);
-    let stops = futures_util::future::join_all(running.iter().map(|c| engine.stop(&c.id, timeout)));
-    tokio::select! {
-        results = stops => {
-            let failed = results.into_iter().filter_map(Result::err).map(Failure::from);
-            Failure::join(failed.collect())
-        }
-        _ = interrupts.recv() => {
-            for container in &running {
-                let path = format!("/containers/{}/kill", segment(&container.id));
-                // What has stopped meanwhile cannot be killed.
-                drop(engine.post(&path, Payload::Empty).await);
-            }
-            Err(Failure::silent(130))
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `compose`: projects from files.
 
+mod attached;
 pub mod builds;
 pub mod config;
 mod display;
@@ -9,10 +10,15 @@ pub mod exec;
 pub mod lists;
 pub mod logs;
 pub mod one;
+pub mod outdated;
+mod policy;
 mod project;
+pub mod restart;
 pub mod run;
 pub mod simple;
 pub mod up;
+pub mod viz;
+pub mod watch;
 
 use std::collections::BTreeSet;
 

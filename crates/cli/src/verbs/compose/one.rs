@@ -1,7 +1,7 @@
 //! The verbs that act on one container as docker's own do: `cp`, `commit`, `export`, `stats`; and `push`.
 
 use wharf_compose::observe;
-use wharf_spec::compose::Selection;
+use wharf_spec::compose::{Project, Selection};
 
 use super::{check_services, containers, pick, project_or_name};
 use crate::app::Call;
@@ -45,7 +45,8 @@ pub async fn cp(call: Call) -> Outcome {
         [None, Some((service, path))] => {
             // Into every container of the service, unless one is named.
             let mut found =
-                containers(&engine, &name, std::slice::from_ref(service), false).await?;
+                containers(&engine, &name, std::slice::from_ref(service), call.given.on("all"))
+                    .await?;
             found.retain(|c| index == 0 || observe::number(c) == index);
             if found.is_empty() {
                 return Err(Failure::new(format!("no container found for service {service:?}")));
@@ -94,6 +95,18 @@ pub async fn push(call: Call) -> Outcome {
         false => Selection::Alone,
     };
     let project = super::load(&call, call.args(), reach)?;
+    let failures = push_all(&call, &project).await;
+    match given.on("ignore-push-failures") {
+        true => {
+            failures.iter().for_each(|f| super::remark(&f.text));
+            Ok(())
+        }
+        false => Failure::join(failures),
+    }
+}
+
+/// Pushes the images that a project builds, under all their names; what went wrong.
+pub(super) async fn push_all(call: &Call, project: &Project) -> Vec<Failure> {
     let mut failures = Vec::new();
     for service in project.services.values().filter(|s| s.build.is_some() && !s.image.is_empty()) {
         let tags = service.build.iter().flat_map(|b| b.tags.iter());
@@ -103,11 +116,5 @@ pub async fn push(call: Call) -> Outcome {
             failures.extend(engine_push::push(other).await.err());
         }
     }
-    match given.on("ignore-push-failures") {
-        true => {
-            failures.iter().for_each(|f| super::remark(&f.text));
-            Ok(())
-        }
-        false => Failure::join(failures),
-    }
+    failures
 }

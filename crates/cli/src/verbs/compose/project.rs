@@ -39,6 +39,8 @@ impl Files for Disk {
 pub(crate) struct Setup {
     /// The request to the loader.
     pub(crate) request: Request,
+    /// The env file of each variable that does not come from the shell.
+    pub(crate) env_files: Env,
 }
 
 impl Setup {
@@ -59,12 +61,13 @@ impl Setup {
             let listed = env.get("COMPOSE_ENV_FILES").cloned().unwrap_or_default();
             named = listed.split(',').filter(|f| !f.is_empty()).map(str::to_owned).collect();
         }
-        add_env(&mut env, &named, &directory(own_dir.as_deref(), &paths))?;
+        let mut from = Env::new();
+        add_env(&mut env, &named, &directory(own_dir.as_deref(), &paths), &mut from)?;
         if paths.is_empty() {
             paths = search(&env, &directory(own_dir.as_deref(), &paths))?;
         }
         let dir = directory(own_dir.as_deref(), &paths);
-        add_env(&mut env, &named, &dir)?;
+        add_env(&mut env, &named, &dir, &mut from)?;
         let profiles = match given.all("profile") {
             [] => {
                 let listed = env.get("COMPOSE_PROFILES").cloned().unwrap_or_default();
@@ -84,7 +87,8 @@ impl Setup {
             return Err("no configuration file provided: not found".into());
         }
         let resolution = Resolution::default();
-        Ok(Self { request: Request { files, dir, env, name, profiles, resolution } })
+        let request = Request { files, dir, env, name, profiles, resolution };
+        Ok(Self { request, env_files: from })
     }
 
     /// Loads the project and tells what was noticed, unless that is of no interest.
@@ -113,8 +117,8 @@ fn directory(own: Option<&str>, paths: &[String]) -> String {
     }
 }
 
-/// Adds what env files say and nothing else has said yet.
-fn add_env(env: &mut Env, named: &[String], dir: &str) -> Result<(), Failure> {
+/// Adds what env files say and nothing else has said yet; `from` learns which file said it.
+fn add_env(env: &mut Env, named: &[String], dir: &str, from: &mut Env) -> Result<(), Failure> {
     let mut files = named.to_vec();
     if files.is_empty() {
         let off = env.get("COMPOSE_DISABLE_ENV_FILE").and_then(|v| boolean(v)).unwrap_or(false);
@@ -128,8 +132,13 @@ fn add_env(env: &mut Env, named: &[String], dir: &str) -> Result<(), Failure> {
             std::io::ErrorKind::NotFound => Failure::new(format!("couldn't find env file: {path}")),
             _ => Failure::new(format!("cannot read env file {path}: {}", os_text(&e))),
         })?;
+        let before = found.clone();
         parse_env_file(&text, env, &mut found)
             .map_err(|why| Failure::new(format!("failed to read {path}: {why}")))?;
+        let new = found.iter().filter(|(name, value)| before.get(*name) != Some(value));
+        let new = new.filter(|(name, _)| !env.contains_key(*name) || from.contains_key(*name));
+        let new: Vec<String> = new.map(|(name, _)| name.clone()).collect();
+        from.extend(new.into_iter().map(|name| (name, path.clone())));
     }
     for (name, value) in found {
         env.entry(name).or_insert(value);

@@ -22,6 +22,9 @@ pub async fn run(call: Call) -> Outcome {
     let name = call.args()[0].clone();
     let chosen = [name.clone()];
     let mut project = load(&call, &chosen, Selection::WithDependencies)?;
+    let mut alone = project.clone();
+    alone.services.retain(|n, _| *n == name);
+    up::images(&call, &alone).await?;
     start_dependencies(&call, &project, &name).await?;
     let detached = given.on("detach");
     let tty = !given.on("no-TTY") && std::io::stdout().is_terminal() && !detached;
@@ -95,7 +98,7 @@ async fn start_dependencies(call: &Call, project: &Project, name: &str) -> Outco
         false => project.services.keys().filter(|n| *n != name).cloned().collect(),
     };
     let mut others = project.clone();
-    // The service itself is not brought up, but its image and networks are.
+    // The service itself is not brought up, but its networks are.
     if let Some(service) = others.services.get_mut(name) {
         service.set_replicas(0);
     }
@@ -161,6 +164,12 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
     };
     set(&mut service.user, "user");
     set(&mut service.working_dir, "workdir");
+    for pair in
+        crate::parse::files::read(given.all("env-from-file"), &[], |n| std::env::var(n).ok())?
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((&pair, ""));
+        service.environment.0.insert(key.to_owned(), Some(value.to_owned()));
+    }
     for pair in given.all("env") {
         let (key, value) = match pair.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
@@ -192,7 +201,13 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
             }
         }
     }
-    for text in given.all("volume") {
+    volumes(service, given.all("volume"));
+    Ok(())
+}
+
+/// `--volume`, each in place of what the service mounts there.
+fn volumes(service: &mut Service, texts: &[String]) {
+    for text in texts {
         let mut parts = text.splitn(3, ':');
         let (first, second, mode) = (parts.next(), parts.next(), parts.next());
         let (source, target) = match (first, second) {
@@ -210,7 +225,6 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
             ..Mount::default()
         });
     }
-    Ok(())
 }
 
 async fn create_one(

@@ -1,7 +1,5 @@
 //! The verbs that do one thing to each container of a project.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::Value;
@@ -21,24 +19,37 @@ use crate::failure::Failure;
 use crate::verbs::Outcome;
 
 /// The containers that a call names, and how to show what becomes of them.
-struct Target<'a> {
-    engine: ApiEngine<'a>,
-    screen: Screen,
-    project: Option<Project>,
-    containers: Vec<ContainerSummary>,
+pub(super) struct Target<'a> {
+    pub(super) engine: ApiEngine<'a>,
+    pub(super) screen: Screen,
+    pub(super) project: Option<Project>,
+    pub(super) containers: Vec<ContainerSummary>,
+    /// Whether only to tell what would be done.
+    pub(super) dry: bool,
 }
 
 async fn target(call: &Call, oneoff: bool) -> Result<Target<'_>, Failure> {
+    let mut found = everything(call, oneoff).await?;
+    let services = call.args();
+    found
+        .containers
+        .retain(|c| services.is_empty() || services.iter().any(|s| s == label(c, labels::SERVICE)));
+    Ok(found)
+}
+
+/// All containers of the project that a call is about; the services that it names must exist.
+pub(super) async fn everything(call: &Call, oneoff: bool) -> Result<Target<'_>, Failure> {
     let (project, name) = project_or_name(call)?;
     let engine = super::engine(call)?;
-    let found = containers(&engine, &name, call.args(), oneoff).await?;
+    let found = containers(&engine, &name, &[], oneoff).await?;
     check_services(project.as_ref(), &found, call.args())?;
-    Ok(Target { engine, screen: super::screen(call)?, project, containers: found })
+    let dry = call.group.on("dry-run");
+    Ok(Target { engine, screen: super::screen(call)?, project, containers: found, dry })
 }
 
 impl Target<'_> {
     /// Does something to every container at once; fails if anything did.
-    async fn each(
+    pub(super) async fn each(
         &self,
         [begin, end]: [&str; 2],
         wanted: impl Fn(&ContainerSummary) -> bool,
@@ -51,7 +62,7 @@ impl Target<'_> {
         let chosen = self.containers.iter().filter(|c| wanted(c));
         let all = chosen.map(async |container| {
             tell(container, Status::Working, begin);
-            let result = work(container).await;
+            let result = if self.dry { Ok(()) } else { work(container).await };
             match &result {
                 Ok(()) => tell(container, Status::Done, end),
                 Err(error) => tell(container, Status::Failed, &error.to_string()),
@@ -107,6 +118,9 @@ pub async fn start(call: Call) -> Outcome {
     };
     let observed = look(&found.engine, &project).await?;
     let plan = wharf_compose::plan::up(&project, &observed, &options)?;
+    if found.dry {
+        return say_line(plan.to_string().trim_end());
+    }
     up::prepare(&call, &found.engine, &project, &observed, &found.screen)?.run(&plan).await?;
     Ok(())
 }
@@ -143,23 +157,6 @@ pub async fn stop(call: Call) -> Outcome {
     Ok(())
 }
 
-/// `compose restart [SERVICE...]`
-pub async fn restart(call: Call) -> Outcome {
-    let found = target(&call, false).await?;
-    let seconds = super::timeout(&call).map(|t| t.to_string()).unwrap_or_default();
-    found
-        .each(
-            ["Restarting", "Started"],
-            |_| true,
-            async |c| {
-                let path =
-                    url(&format!("/containers/{}/restart", segment(&c.id)), &[("t", &seconds)]);
-                found.engine.post(&path, Payload::Empty).await.map(drop)
-            },
-        )
-        .await
-}
-
 /// `compose pause [SERVICE...]`
 pub async fn pause(call: Call) -> Outcome {
     let found = target(&call, false).await?;
@@ -188,6 +185,7 @@ pub async fn kill(call: Call) -> Outcome {
         })
         .await?;
     if call.given.on("remove-orphans")
+        && !found.dry
         && let Some(project) = &found.project
     {
         let observed = look(&found.engine, project).await?;
@@ -283,6 +281,3 @@ pub async fn pull(call: Call) -> Outcome {
     }
     Failure::join(failures)
 }
-
-/// How long `up` waits for the streams of containers that have ended.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);

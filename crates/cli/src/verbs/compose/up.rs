@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 
+use futures_util::future::LocalBoxFuture;
+use jiff::Timestamp;
 use wharf_compose::apply::Run;
 use wharf_compose::observe::{Observed, observe};
-use wharf_compose::plan::{Recreate, UpOptions, diverged_volumes, up as plan_up};
+use wharf_compose::plan::{Recreate, UpOptions, diverged_volumes, ports, up as plan_up};
 use wharf_compose::{Engine, labels};
 use wharf_spec::compose::{Project, Selection};
+use wharf_spec::docker::ContainerSummary;
 
 use super::display::Screen;
 use super::engine::ApiEngine;
-use super::{builds, load, logs, remark};
+use super::policy::{self, Need};
+use super::{attached, builds, load, remark, watch};
 use crate::app::{Call, say_line, warn};
 use crate::failure::Failure;
 use crate::verbs::Outcome;
@@ -24,6 +28,9 @@ pub async fn up(call: Call) -> Outcome {
     let reach = if given.on("no-deps") { Selection::Alone } else { Selection::WithDependencies };
     let mut project = load(&call, &services, reach)?;
     scale_by_flag(&mut project, given.all("scale"))?;
+    if given.on("watch") {
+        watch::check(&project)?;
+    }
     let detached = given.on("detach") || given.on("wait");
     let options = UpOptions {
         services: services.clone(),
@@ -44,7 +51,11 @@ pub async fn up(call: Call) -> Outcome {
     if detached || given.on("no-start") {
         return Ok(());
     }
-    logs::follow_until_end(&call, &project, &services).await
+    let watched: Option<LocalBoxFuture<'_, Outcome>> = match given.on("watch") {
+        true => Some(Box::pin(watch::run(&call, &project, &services))),
+        false => None,
+    };
+    attached::follow_until_end(&call, &project, &services, watched).await
 }
 
 /// `compose create [SERVICE...]`
@@ -71,33 +82,40 @@ pub async fn scale(call: Call) -> Outcome {
     bring_up(&call, &project, &options).await
 }
 
+/// Flags that exclude one another.
 fn check(call: &Call) -> Outcome {
     let given = &call.given;
-    let both = |a: &str, b: &str| given.on(a) && given.on(b);
-    let clash = |text: &str| Err(Failure::new(text));
-    match () {
-        () if both("force-recreate", "no-recreate") => {
-            clash("--force-recreate and --no-recreate are incompatible")
+    // What is no switch is on when it has any value.
+    let on = |name: &str| given.changed(name) && given.on_or(name, true);
+    let foreground = [
+        "abort-on-container-exit",
+        "abort-on-container-failure",
+        "exit-code-from",
+        "attach",
+        "attach-dependencies",
+        "watch",
+    ];
+    let clashes: [(&str, &[&str]); 8] = [
+        ("force-recreate", &["no-recreate"]),
+        ("always-recreate-deps", &["no-recreate"]),
+        ("renew-anon-volumes", &["no-recreate"]),
+        ("build", &["no-build"]),
+        ("abort-on-container-failure", &["abort-on-container-exit"]),
+        ("watch", &["no-build"]),
+        ("wait", &foreground),
+        ("detach", &foreground),
+    ];
+    for (flag, others) in clashes {
+        if let Some(other) = others.iter().find(|o| on(flag) && on(o)) {
+            return Err(Failure::new(format!("--{flag} cannot be combined with --{other}")));
         }
-        () if both("always-recreate-deps", "no-recreate") => {
-            clash("--always-recreate-deps and --no-recreate are incompatible")
-        }
-        () if both("build", "no-build") => clash("--build and --no-build are incompatible"),
-        () if given.on("abort-on-container-exit") && given.on("abort-on-container-failure") => {
-            clash("cannot combine --abort-on-container-failure and --abort-on-container-exit")
-        }
-        () if given.on("detach")
-            && (given.on("abort-on-container-exit")
-                || given.on("abort-on-container-failure")
-                || given.changed("exit-code-from")
-                || given.changed("attach")) =>
-        {
-            clash(
-                "cannot combine --detach with --abort-on-container-exit, --abort-on-container-failure, --exit-code-from or --attach",
-            )
-        }
-        () if given.on("no-start") && given.on("detach") => Ok(()),
-        () => Ok(()),
+    }
+    match given.int_or("wait-timeout", 0) {
+        _ if given.on("menu") => Err(Failure::new(
+            "--menu: wharf has no menu of shortcuts: leave it out or say --menu=false",
+        )),
+        n if n < 0 => Err(Failure::new("--wait-timeout must be a non-negative integer")),
+        _ => Ok(()),
     }
 }
 
@@ -160,13 +178,23 @@ pub(crate) async fn bring_up(call: &Call, project: &Project, options: &UpOptions
     engine.quiet = call.given.on("quiet-pull");
     let screen = super::screen(call)?;
     let mut observed = observe(&engine, project).await?;
-    if ensure_images(call, &engine, &screen, project, &observed).await? {
+    if call.group.on("dry-run") {
+        let needs = Needs::of(call, project, &observed)?;
+        needs.pulls.keys().try_for_each(|image| say_line(format!("pull {image}")))?;
+        needs.builds.iter().try_for_each(|name| say_line(format!("build {name}")))?;
+    } else if ensure_images(call, &engine, &screen, project, &observed).await? {
         observed = observe(&engine, project).await?;
     }
     let mut options = options.clone();
     options.renew = agreed(call, project, &observed)?;
     let plan = plan_up(project, &observed, &options)?;
     plan.remarks.iter().for_each(|r| remark(&r.0));
+    if !plan.is_idle() {
+        let running: Vec<ContainerSummary> = engine.get("/containers/json").await?;
+        if let Some(clash) = ports::clash(project, &running) {
+            return Err(Failure::new(clash));
+        }
+    }
     if call.group.on("dry-run") {
         return say_line(plan.to_string().trim_end());
     }
@@ -245,39 +273,41 @@ pub(crate) fn ask(text: &str) -> Result<bool, Failure> {
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// What is to be done about an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
-    Nothing,
-    Pull,
-    Build,
+/// The images that are to be fetched, with their platform, and the services whose image is to be built.
+#[derive(Debug, Default)]
+struct Needs {
+    pulls: BTreeMap<String, String>,
+    builds: Vec<String>,
 }
 
-fn need(call: &Call, service: &wharf_spec::compose::model::Service, there: bool) -> Need {
-    let given = &call.given;
-    let policy = match (given.text("pull"), service.pull_policy.as_str()) {
-        ("" | "policy", "") => "missing",
-        ("" | "policy", own) => own,
-        (flag, _) => flag,
-    };
-    let buildable = service.build.is_some();
-    match policy {
-        _ if buildable && given.on("build") => Need::Build,
-        "build" if buildable && !given.on("no-build") => Need::Build,
-        "always" if !buildable || !service.image.is_empty() && !given.on("build") => {
-            match buildable {
-                // An image that is built here is not fetched over it.
-                true if !there => Need::Build,
-                true => Need::Nothing,
-                false => Need::Pull,
+impl Needs {
+    fn of(call: &Call, project: &Project, observed: &Observed) -> Result<Self, Failure> {
+        let mut needs = Self::default();
+        for (name, service) in &project.services {
+            if service.replicas() == 0 || service.provider.is_some() {
+                continue;
+            }
+            let image = service.image_or_default(&project.name, name);
+            let found = observed.images.get(&image);
+            match policy::need(&call.given, name, service, found, Timestamp::now())? {
+                Need::Pull => drop(needs.pulls.insert(image, service.platform.clone())),
+                Need::Build => needs.builds.push(name.clone()),
+                Need::Nothing if found.is_none() => {
+                    return Err(Failure::new(format!("No such image: {image}")));
+                }
+                Need::Nothing => (),
             }
         }
-        _ if there => Need::Nothing,
-        _ if buildable && given.on("no-build") => Need::Nothing,
-        _ if buildable => Need::Build,
-        "never" => Need::Nothing,
-        _ => Need::Pull,
+        Ok(needs)
     }
+}
+
+/// Pulls and builds what a project's services need before there is a container of theirs.
+pub(crate) async fn images(call: &Call, project: &Project) -> Outcome {
+    let mut engine = super::engine(call)?;
+    engine.quiet = call.given.on("quiet-pull");
+    let observed = observe(&engine, project).await?;
+    ensure_images(call, &engine, &super::screen(call)?, project, &observed).await.map(drop)
 }
 
 /// Pulls and builds what is needed; whether anything changed.
@@ -288,23 +318,7 @@ async fn ensure_images(
     project: &Project,
     observed: &Observed,
 ) -> Result<bool, Failure> {
-    let mut pulls: BTreeMap<String, String> = BTreeMap::new();
-    let mut built = Vec::new();
-    for (name, service) in &project.services {
-        if service.replicas() == 0 || service.provider.is_some() {
-            continue;
-        }
-        let image = service.image_or_default(&project.name, name);
-        let there = observed.images.contains_key(&image);
-        match need(call, service, there) {
-            Need::Pull => drop(pulls.insert(image, service.platform.clone())),
-            Need::Build => built.push(name.clone()),
-            Need::Nothing if !there => {
-                return Err(Failure::new(format!("No such image: {image}")));
-            }
-            Need::Nothing => (),
-        }
-    }
+    let Needs { pulls, builds: built } = Needs::of(call, project, observed)?;
     for (image, platform) in &pulls {
         let result = engine.pull(image, platform).await;
         if let Err(error) = result {

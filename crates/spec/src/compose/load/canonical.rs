@@ -165,9 +165,9 @@ fn dependencies(node: &mut Node, path: Path<'_>) -> Result<()> {
                 let Value::Map(entry) = &mut child.value else {
                     return Err(Fault::at(span, format!("{path}.{name} must be a mapping")));
                 };
-                let condition = || Node::text("service_started", span);
+                let condition = || Node::text("service_started", span).implied();
                 entry.entry("condition".to_owned()).or_insert_with(condition);
-                let yes = || Node::new(Value::Bool(true), span);
+                let yes = || Node::new(Value::Bool(true), span).implied();
                 entry.entry("required".to_owned()).or_insert_with(yes);
             }
         }
@@ -187,7 +187,7 @@ fn env_files(node: &mut Node) -> Result<()> {
             item.value = Value::Map(Map::from([("path".to_owned(), item.clone())]));
         }
         if let Some(map) = item.as_map_mut() {
-            let yes = || Node::new(Value::Bool(true), span);
+            let yes = || Node::new(Value::Bool(true), span).implied();
             map.entry("required".to_owned()).or_insert_with(yes);
         }
     }

@@ -6,7 +6,7 @@ use crate::compose::node::{Map, Node, Path, Value};
 /// Fills in what may be left out, once all files are merged.
 pub(in crate::compose) fn apply(node: &mut Node, path: Path<'_>) -> Result<()> {
     let span = node.span;
-    let text = |t: &str| Node::text(t, span);
+    let text = |t: &str| Node::text(t, span).implied();
     let device = ["services.*.deploy.resources.reservations.devices.*", "services.*.gpus.*"];
     match &mut node.value {
         Value::Map(map) if path.matches("services.*.build") => {

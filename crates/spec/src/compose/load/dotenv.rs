@@ -1,7 +1,5 @@
 //! `.env` files: `KEY=value` lines with quotes, comments, `export` and variables.
 
-use std::collections::BTreeSet;
-
 use super::Env;
 use super::interpolate::{Problem, Variables, substitute};
 
@@ -127,7 +125,7 @@ fn expand(value: &str, outer: &Env, inner: &Env, line: usize) -> Result<String, 
     }
     let mut env = inner.clone();
     env.extend(outer.iter().map(|(k, v)| (k.clone(), v.clone())));
-    let mut variables = Variables { env: &env, unset: BTreeSet::new() };
+    let mut variables = Variables::new(&env);
     substitute(value, &mut variables).map_err(|problem| match problem {
         Problem::Required { name, why } if why.is_empty() => {
             format!("line {line}: required variable {name} is missing a value")

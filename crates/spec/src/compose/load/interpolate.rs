@@ -1,22 +1,35 @@
 //! Variables in values: `$V`, `${V}`, `${V:-d}`, `${V-d}`, `${V:+r}`, `${V+r}`, `${V:?e}`, `${V?e}`, `$$`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Env;
 use crate::compose::fault::{Fault, Result};
-use crate::compose::node::{Node, Path, Value};
+use crate::compose::node::{Node, Path, Span, Value};
 
 /// Nested defaults go no deeper than this.
 const MAX_NESTING: usize = 32;
 
-/// Where variables come from, and which of them nobody has set.
+/// Where variables come from, and what became of those that were asked for.
 pub(in crate::compose) struct Variables<'a> {
-    pub(in crate::compose) env: &'a Env,
+    env: &'a Env,
+    /// Those that nobody has set.
     pub(in crate::compose) unset: BTreeSet<String>,
+    /// Those of the text at hand.
+    asked: BTreeSet<String>,
+    /// Those of each text, by where it is written.
+    pub(in crate::compose) used: Used,
 }
 
-impl Variables<'_> {
-    fn find(&self, name: &str) -> Option<String> {
+/// The variables of texts, by where the texts are written.
+pub(in crate::compose) type Used = BTreeMap<Span, BTreeSet<String>>;
+
+impl<'a> Variables<'a> {
+    pub(in crate::compose) fn new(env: &'a Env) -> Self {
+        Self { env, unset: BTreeSet::new(), asked: BTreeSet::new(), used: Used::new() }
+    }
+
+    fn find(&mut self, name: &str) -> Option<String> {
+        self.asked.insert(name.to_owned());
         self.env.get(name).cloned()
     }
 }
@@ -44,6 +57,10 @@ pub(in crate::compose) fn apply(
         Value::Text(text) => {
             let new = substitute(text, variables)
                 .map_err(|problem| Fault::at(span, explain(&problem, &path, text)))?;
+            let asked = std::mem::take(&mut variables.asked);
+            if !asked.is_empty() {
+                variables.used.entry(span).or_default().extend(asked);
+            }
             node.value = cast(new, &path).map_err(|why| {
                 let at = format!("error while interpolating {path}");
                 Fault::at(span, format!("{at}: failed to cast to expected type: {why}"))
@@ -273,7 +290,7 @@ mod tests {
 
     fn check(text: &str, expected: std::result::Result<&str, Problem>) {
         let env = Env::from([("A", "a"), ("EMPTY", "")].map(|(k, v)| (k.into(), v.into())));
-        let mut variables = Variables { env: &env, unset: BTreeSet::new() };
+        let mut variables = Variables::new(&env);
         let found = substitute(text, &mut variables);
         assert_eq!(found, expected.map(str::to_owned), "{text}");
     }

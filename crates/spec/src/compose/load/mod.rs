@@ -9,6 +9,7 @@ pub(super) mod interpolate;
 mod legacy;
 mod merge;
 mod normal;
+pub(super) mod origin;
 mod paths;
 mod port;
 mod schema;
@@ -87,6 +88,10 @@ pub struct Loaded {
     pub tree: Node,
     /// Remarks for the user.
     pub warnings: Vec<String>,
+    sources: Sources,
+    used: interpolate::Used,
+    /// The env file of each variable, by service and name.
+    from_files: origin::FromFiles,
 }
 
 /// Loads a project.
@@ -97,12 +102,15 @@ pub fn load(request: &Request, files: &dyn Files) -> std::result::Result<Loaded,
         warnings: BTreeSet::new(),
         resolution: request.resolution,
         legacy: false,
+        used: interpolate::Used::new(),
+        from_files: origin::FromFiles::new(),
     };
     let result = loader.project(request);
-    let Loader { sources, warnings, .. } = loader;
+    let Loader { sources, warnings, used, from_files, .. } = loader;
     match result {
         Ok((project, tree)) => {
-            Ok(Loaded { project, tree, warnings: warnings.into_iter().collect() })
+            let warnings = warnings.into_iter().collect();
+            Ok(Loaded { project, tree, warnings, sources, used, from_files })
         }
         Err(fault) => Err(sources.error(fault)),
     }
@@ -122,6 +130,8 @@ struct Loader<'a> {
     resolution: Resolution,
     /// Whether a file of the format of 2015 was among them.
     legacy: bool,
+    used: interpolate::Used,
+    from_files: origin::FromFiles,
 }
 
 /// What one set of merged files has in common.
@@ -148,7 +158,14 @@ impl Loader<'_> {
         if let Some(map) = tree.as_map_mut() {
             match self.resolution.keep_form {
                 true => drop(map.remove("name")),
-                false => drop(map.insert("name".to_owned(), Node::text(&name, span))),
+                false => {
+                    let written = map.get("name").filter(|_| request.name.is_none());
+                    let node = match written {
+                        Some(written) => Node::text(&name, written.span),
+                        None => Node::text(&name, span).implied(),
+                    };
+                    map.insert("name".to_owned(), node);
+                }
             }
         }
         if !self.resolution.keep_form {
@@ -209,8 +226,11 @@ impl Loader<'_> {
     }
 
     fn interpolate(&mut self, node: &mut Node, path: Path<'_>, env: &Env) -> Result<()> {
-        let mut variables = interpolate::Variables { env, unset: BTreeSet::new() };
+        let mut variables = interpolate::Variables::new(env);
         interpolate::apply(node, path, &mut variables)?;
+        for (span, names) in variables.used {
+            self.used.entry(span).or_default().extend(names);
+        }
         for name in variables.unset {
             let text = format!("The {name:?} variable is not set. Defaulting to a blank string.");
             self.warnings.insert(text);
@@ -275,9 +295,10 @@ impl Loader<'_> {
     /// `env_file` and `label_file` into `environment` and `labels`.
     fn env_files(&mut self, project: &mut Project) -> Result<()> {
         let environment = project.environment.clone();
-        for service in project.services.values_mut() {
+        for (name, service) in &mut project.services {
             if !self.resolution.keep_env_files {
-                resolve_environment(service, &environment, self.files)?;
+                let from = resolve_environment(service, &environment, self.files)?;
+                self.from_files.insert(name.clone(), from);
             }
             resolve_labels(service, self.files)?;
         }
@@ -327,11 +348,13 @@ fn read_file(files: &dyn Files, path: &str, what: &str) -> Result<String> {
     })
 }
 
+/// Completes a service's environment; returns the variables that env files gave it, with the file.
 fn resolve_environment(
     service: &mut model::Service,
     environment: &Env,
     files: &dyn Files,
-) -> Result<()> {
+) -> Result<Env> {
+    let mut from = Env::new();
     for (name, value) in &mut service.environment.0 {
         if value.is_none() {
             *value = environment.get(name).cloned();
@@ -352,6 +375,7 @@ fn resolve_environment(
             continue;
         }
         let text = read_file(files, &file.path, "env file")?;
+        let before = found.clone();
         match file.format.as_str() {
             "" => dotenv::parse(&text, &outer, &mut found)
                 .map_err(|why| Fault::new(format!("failed to read {}: {why}", file.path)))?,
@@ -360,11 +384,14 @@ fn resolve_environment(
                 return Err(Fault::new(format!("unsupported env_file format {format:?}")));
             }
         }
+        let new = found.iter().filter(|(name, value)| before.get(*name) != Some(value));
+        from.extend(new.map(|(name, _)| (name.clone(), file.path.clone())));
     }
+    from.retain(|name, _| !service.environment.0.contains_key(name));
     for (name, value) in found {
         service.environment.0.entry(name).or_insert(Some(value));
     }
-    Ok(())
+    Ok(from)
 }
 
 fn resolve_labels(service: &mut model::Service, files: &dyn Files) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::volume::clean;
 use super::{Env, interpolate};
-use crate::compose::node::{Map, Node, Value};
+use crate::compose::node::{Map, Node, Tag, Value};
 
 /// Gives secrets and configs the value of the variable they name, and lists of variables theirs.
 pub(super) fn environment(tree: &mut Node, env: &Env) {
@@ -32,6 +32,7 @@ pub(super) fn environment(tree: &mut Node, env: &Env) {
                 let Value::Text(text) = &mut item.value else { continue };
                 if let Some(value) = env.get(text.as_str()) {
                     *text = format!("{text}={value}");
+                    item.tag = Tag::Around;
                 }
             }
         }
@@ -57,7 +58,7 @@ pub(super) fn apply(tree: &mut Node, env: &Env) {
 }
 
 fn normalize(service: &mut Map, env: &Env, span: crate::compose::node::Span) {
-    let text = |t: &str| Node::text(t, span);
+    let text = |t: &str| Node::text(t, span).implied();
     if service.get("pull_policy").and_then(Node::as_text) == Some("if_not_present") {
         service.insert("pull_policy".to_owned(), text("missing"));
     }
@@ -116,11 +117,11 @@ fn dependencies(service: &mut Map, span: crate::compose::node::Span) {
         .or_insert_with(|| Node::new(Value::Map(Map::new()), span));
     let Some(list) = list.as_map_mut() else { return };
     for (name, restart) in implied {
-        let yes = |b: bool| Node::new(Value::Bool(b), span);
+        let yes = |b: bool| Node::new(Value::Bool(b), span).implied();
         list.entry(name).or_insert_with(|| {
             Node::new(
                 Value::Map(Map::from([
-                    ("condition".to_owned(), Node::text("service_started", span)),
+                    ("condition".to_owned(), Node::text("service_started", span).implied()),
                     ("restart".to_owned(), yes(restart)),
                     ("required".to_owned(), yes(true)),
                 ])),
@@ -137,6 +138,7 @@ fn values(node: &mut Node, env: &Env, keep: bool) {
             map.retain(|name, child| {
                 if let (true, Some(value)) = (child.is_null(), env.get(name)) {
                     child.value = Value::Text(value.clone());
+                    child.tag = Tag::Around;
                 }
                 keep || !child.is_null()
             });
@@ -148,7 +150,10 @@ fn values(node: &mut Node, env: &Env, keep: bool) {
                     return true;
                 }
                 match env.get(text.as_str()) {
-                    Some(value) => *text = format!("{text}={value}"),
+                    Some(value) => {
+                        *text = format!("{text}={value}");
+                        item.tag = Tag::Around;
+                    }
                     None => return keep,
                 }
                 true
@@ -170,7 +175,8 @@ fn networks(root: &mut Map) {
             }
             let own = service.get("networks").and_then(Node::as_map);
             if own.is_none_or(Map::is_empty) {
-                let default = Map::from([("default".to_owned(), Node::new(Value::Null, span))]);
+                let default =
+                    Map::from([("default".to_owned(), Node::new(Value::Null, span).implied())]);
                 service.insert("networks".to_owned(), Node::new(Value::Map(default), span));
             }
             let own = service.get("networks").and_then(Node::as_map);
@@ -187,7 +193,7 @@ fn networks(root: &mut Map) {
         networks.value = Value::Map(Map::new());
     }
     if let Some(map) = networks.as_map_mut() {
-        map.entry("default".to_owned()).or_insert_with(|| Node::new(Value::Null, span));
+        map.entry("default".to_owned()).or_insert_with(|| Node::new(Value::Null, span).implied());
     }
 }
 
@@ -211,7 +217,7 @@ fn names(root: &mut Map) {
                 _ => false,
             });
             let name = if external { key.clone() } else { format!("{project}_{key}") };
-            map.insert("name".to_owned(), Node::text(name, span));
+            map.insert("name".to_owned(), Node::text(name, span).implied());
         }
     }
 }
