@@ -28,6 +28,8 @@ pub struct Api {
     pub services: Arc<crate::services::Allocator>,
     /// The lease of recent events.
     pub events: Arc<Mutex<Option<EventLease>>>,
+    /// Objects that were read before.
+    pub objects: Arc<crate::objects::Objects>,
 }
 
 /// A lease that the events of a minute share.
@@ -99,6 +101,18 @@ impl Call<'_> {
 }
 
 impl Api {
+    /// The built-in kinds over a store.
+    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Api {
+        Api {
+            store,
+            kinds: Arc::new(Kinds::builtin()),
+            clock,
+            services: Arc::default(),
+            events: Arc::default(),
+            objects: Arc::default(),
+        }
+    }
+
     /// Now, as objects carry it.
     pub fn now(&self) -> String {
         time::format_seconds(self.clock.unix_nanos().div_euclid(1_000_000_000))
@@ -129,9 +143,9 @@ impl Api {
         kind: &Kind,
         namespace: Option<&str>,
         name: &str,
-    ) -> Result<Option<Value>, Fault> {
+    ) -> Result<Option<Arc<Value>>, Fault> {
         let kv = self.read(&kind.key(namespace, name)).await?;
-        Ok(kv.as_ref().map(crate::stored::decode))
+        Ok(kv.map(|kv| self.objects.tree(&kv)))
     }
 
     /// The lease that a new object of a kind is attached to: events do not stay.
@@ -160,12 +174,16 @@ impl Api {
 
     /// Waits a moment for a revision that the client has seen elsewhere; refuses one that does not come.
     pub async fn wait_for(&self, wanted: Revision) -> Result<(), Fault> {
-        let mut current = self.store.revision().await.map_err(|e| fault(&e))?;
-        if current >= wanted {
+        let current = || async { self.store.revision().await.map_err(|e| fault(&e)) };
+        if current().await? >= wanted {
             return Ok(());
         }
         let watch = wharf_etcd::WatchRequest::new(KeyRange::prefix("/registry/"));
         let mut watch = self.store.watch(watch).await.map_err(|e| fault(&e))?;
+        // It may have come before the watch began.
+        if current().await? >= wanted {
+            return Ok(());
+        }
         let reached = async {
             while let Ok(item) = watch.next().await {
                 let (wharf_etcd::WatchItem::Events { through, .. }
@@ -179,7 +197,7 @@ impl Api {
         if tokio::time::timeout(std::time::Duration::from_secs(3), reached).await.is_ok() {
             return Ok(());
         }
-        current = self.store.revision().await.map_err(|e| fault(&e))?;
+        let current = current().await?;
         let asked = wanted.0.unsigned_abs();
         if current >= wanted { Ok(()) } else { Err(Fault::too_large_revision(asked, current.0)) }
     }

@@ -166,11 +166,8 @@ pub fn applied(call: &Call<'_>, tree: Tree) -> Result<Value, Fault> {
     };
     for key in ["apiVersion", "kind"] {
         if m.get(key).and_then(Value::as_str).unwrap_or_default().is_empty() {
-            return Err(Fault::bad_request(
-                format!("Object '{key}' is missing in '{given}'")
-                    .replace("'apiVersion'", "'apiVersion'")
-                    .replace("'kind'", "'Kind'"),
-            ));
+            let key = if key == "kind" { "Kind" } else { key };
+            return Err(Fault::bad_request(format!("Object '{key}' is missing in '{given}'")));
         }
     }
     let normal = object(call, tree, expected)?;

@@ -7,7 +7,7 @@ use crate::write::{has_spec_finalizers, ordered};
 use crate::{admission, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, Put, Txn};
+use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, Put, Revision, Txn};
 use wharf_kube::status::{self, Fault};
 use wharf_kube::time;
 
@@ -33,6 +33,8 @@ pub struct Deleted {
     pub answer: Value,
     /// Whether the answer is the object, in the version of the request.
     pub is_object: bool,
+    /// The revision of the deletion, or of what was marked before.
+    pub revision: Revision,
 }
 
 /// The finalizers by which the garbage collector does what a deletion asked for.
@@ -105,7 +107,10 @@ impl Api {
             Step::Nothing(_) => None,
             _ if options.dry_run => None,
             Step::Gone => Some(Op::Delete(Delete::new(KeyRange::key(key.clone())))),
-            Step::Mark(v) => Some(Op::Put(Put::new(key.clone(), stored::encode(v)))),
+            Step::Mark(v) => {
+                let put = Put::new(key.clone(), stored::encode(v));
+                Some(Op::Put(Put { lease: kv.lease(), ..put }))
+            }
         };
         let mut revision = kv.mod_revision();
         if let Some(op) = op {
@@ -125,12 +130,12 @@ impl Api {
                 if !options.dry_run {
                     self.services.forget(call.kind, &object);
                 }
-                finished(call, object)
+                finished(call, object, revision)
             }
             Step::Mark(mut v) | Step::Nothing(mut v) => {
                 set_meta(&mut v, "resourceVersion", revision.to_string());
                 let v = ordered(hub_type(call.kind), v);
-                Deleted { answer: from_hub(call.kind, v), is_object: true }
+                Deleted { answer: from_hub(call.kind, v), is_object: true, revision }
             }
         }))
     }
@@ -213,12 +218,12 @@ impl Api {
     }
 }
 
-fn finished(call: &Call<'_>, object: Value) -> Deleted {
+fn finished(call: &Call<'_>, object: Value, revision: Revision) -> Deleted {
     if strategy::returns_deleted(call.kind) {
-        return Deleted { answer: from_hub(call.kind, object), is_object: true };
+        return Deleted { answer: from_hub(call.kind, object), is_object: true, revision };
     }
     let answer = status::deleted(call.about(), meta(&object, "name"), meta(&object, "uid"));
-    Deleted { answer, is_object: false }
+    Deleted { answer, is_object: false, revision }
 }
 
 fn preconditions(call: &Call<'_>, options: &Options, object: &Value) -> Result<(), Fault> {

@@ -92,7 +92,7 @@ impl Api {
             for kv in reply.kvs {
                 taken += 1;
                 from = format!("{}\0", String::from_utf8_lossy(kv.key()));
-                if !selection.matches(call.kind, &kv) {
+                if !selection.matches(&self.objects, call.kind, &kv) {
                     continue;
                 }
                 items.push(kv);

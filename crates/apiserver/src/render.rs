@@ -47,7 +47,7 @@ impl TableOptions {
 }
 
 /// Objects as rows.
-pub fn table(kind: &Kind, objects: &[Value], metadata: &Value, options: &TableOptions) -> Value {
+pub fn table(kind: &Kind, objects: &[&Value], metadata: &Value, options: &TableOptions) -> Value {
     let columns = printer::columns(kind.group(), kind.name());
     let rows: Vec<Value> = objects
         .iter()
@@ -64,7 +64,7 @@ pub fn table(kind: &Kind, objects: &[Value], metadata: &Value, options: &TableOp
             match options.include {
                 Include::None => row.insert("object".into(), Value::Null),
                 Include::Metadata => row.insert("object".into(), partial(o)),
-                Include::Object => row.insert("object".into(), o.clone()),
+                Include::Object => row.insert("object".into(), (*o).clone()),
             };
             Value::Object(row)
         })
@@ -85,8 +85,8 @@ pub fn partial(object: &Value) -> Value {
 }
 
 /// Lists of metadata.
-pub fn partial_list(objects: &[Value], metadata: &Value) -> Value {
-    let items: Vec<Value> = objects.iter().map(partial).collect();
+pub fn partial_list(objects: &[&Value], metadata: &Value) -> Value {
+    let items: Vec<Value> = objects.iter().map(|o| partial(o)).collect();
     json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata, "items": items})
 }

@@ -2,7 +2,7 @@
 
 use crate::api::{Call, meta};
 use crate::kinds::Kind;
-use crate::stored;
+use crate::objects::Objects;
 use serde_json::{Map, Value};
 use wharf_etcd::Kv;
 use wharf_kube::selector::{Fields, Labels};
@@ -106,8 +106,8 @@ impl Selection {
     }
 
     /// Whether a stored object is selected.
-    pub fn matches(&self, kind: &Kind, kv: &Kv) -> bool {
-        self.is_empty() || self.matches_object(kind, &stored::decode(kv))
+    pub fn matches(&self, objects: &Objects, kind: &Kind, kv: &Kv) -> bool {
+        self.is_empty() || self.matches_object(kind, &objects.tree(kv))
     }
 
     /// Whether an object, in its stored form, is selected.

@@ -1,6 +1,6 @@
 //! One request from its first byte to its answer: who asks, what for, whether they may, and what comes of it.
 
-use crate::api::{Api, Call, from_hub};
+use crate::api::{Api, Call};
 use crate::authn::Authenticator;
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{self, Expected};
@@ -253,7 +253,14 @@ impl Server {
                     text.push(b'\n');
                     return Ok(Answer::bytes(StatusCode::OK, "application/json", text));
                 }
-                let object = from_hub(call.kind, stored::decode(&kv));
+                if (accept.notation, accept.view) == (Notation::Protobuf, View::Whole) {
+                    let message = self.api.objects.message(call.kind, &kv);
+                    let kind = call.kind;
+                    let bytes = proto::seal(&kind.api_version, kind.name(), &message);
+                    let media = "application/vnd.kubernetes.protobuf";
+                    return Ok(Answer::bytes(StatusCode::OK, media, bytes));
+                }
+                let object = self.api.objects.shown(call.kind, &kv);
                 Ok(self.show(call, accept, StatusCode::OK, &object, pretty))
             }
             "list" => self.list(call, accept, pretty).await,
@@ -391,9 +398,8 @@ impl Server {
             View::Table => {
                 let rv = crate::api::meta(object, "resourceVersion");
                 let options = TableOptions::of(call, self.api.now_seconds());
-                let one = std::slice::from_ref(object);
-                let table =
-                    render::table(call.kind, one, &json!({"resourceVersion": rv}), &options);
+                let version = json!({"resourceVersion": rv});
+                let table = render::table(call.kind, &[object], &version, &options);
                 Answer::json(status, &table, pretty)
             }
             View::Metadata => {
@@ -418,24 +424,29 @@ impl Server {
         listed: &list::Listed,
         pretty: bool,
     ) -> Answer {
-        let objects = || -> Vec<Value> {
-            listed.items.iter().map(|kv| from_hub(call.kind, stored::decode(kv))).collect()
+        let items = listed.items.iter();
+        let objects = || -> Vec<Arc<Value>> {
+            items.clone().map(|kv| self.api.objects.shown(call.kind, kv)).collect()
         };
         match (accept.view, accept.notation) {
             (View::Table, _) => {
                 let options = TableOptions::of(call, self.api.now_seconds());
-                let table = render::table(call.kind, &objects(), &listed.metadata(), &options);
+                let objects = objects();
+                let rows: Vec<&Value> = objects.iter().map(|o| &**o).collect();
+                let table = render::table(call.kind, &rows, &listed.metadata(), &options);
                 Answer::json(StatusCode::OK, &table, pretty)
             }
             (View::Metadata, _) => {
-                let list = render::partial_list(&objects(), &listed.metadata());
+                let objects = objects();
+                let all: Vec<&Value> = objects.iter().map(|o| &**o).collect();
+                let list = render::partial_list(&all, &listed.metadata());
                 Answer::object(StatusCode::OK, accept, &list, pretty, || render::sealed(&list))
             }
             (_, Notation::Protobuf) => {
-                let items: Vec<Vec<u8>> =
-                    objects().iter().map(|o| proto::encode(call.kind.ty(), o)).collect();
+                let items: Vec<Bytes> =
+                    items.map(|kv| self.api.objects.message(call.kind, kv)).collect();
                 let message =
-                    proto::encode_list(&listed.metadata(), items.iter().map(Vec::as_slice));
+                    proto::encode_list(&listed.metadata(), items.iter().map(AsRef::as_ref));
                 let kind = format!("{}List", call.kind.name());
                 let bytes = proto::seal(&call.kind.api_version, &kind, &message);
                 Answer::bytes(StatusCode::OK, "application/vnd.kubernetes.protobuf", bytes)

@@ -4,6 +4,7 @@ use crate::api::{Api, Call, fault, from_hub, revision};
 use crate::kinds::{Hub, Kind};
 use crate::list::scope;
 use crate::media::{Accept, Notation, View};
+use crate::objects::Objects;
 use crate::render::{self, TableOptions};
 use crate::select::Selection;
 use crate::stored;
@@ -43,6 +44,7 @@ pub struct Events {
 /// Turns events into bytes of the negotiated form.
 struct Encoder {
     kind: Arc<Kind>,
+    objects: Arc<Objects>,
     accept: Accept,
     table: TableOptions,
 }
@@ -72,6 +74,7 @@ impl Api {
         let request = WatchRequest::new(keys).from(from.next()).previous();
         let encoder = Encoder {
             kind: Arc::clone(call.kind),
+            objects: Arc::clone(&self.objects),
             accept,
             table: TableOptions::of(call, self.now_seconds()),
         };
@@ -165,7 +168,7 @@ impl Events {
         // Initial objects go out in pieces, so that a big collection is not written twice.
         let mut out = Vec::new();
         while let Some(kv) = self.begin.pop() {
-            if self.selection.matches(&self.kind, &kv) {
+            if self.selection.matches(&self.encoder.objects, &self.kind, &kv) {
                 out.extend(self.encoder.stored("ADDED", &kv, kv.mod_revision()));
             }
             if out.len() > 64 * 1024 {
@@ -227,10 +230,12 @@ impl Events {
     /// What an event means to a client that sees only what it selects.
     fn event(&mut self, e: &Event) -> Vec<u8> {
         let revision = e.kv.mod_revision();
-        let before = e.previous.as_ref().filter(|kv| self.selection.matches(&self.kind, kv));
+        let objects = Arc::clone(&self.encoder.objects);
+        let selected = |kv: &Kv| self.selection.matches(&objects, &self.kind, kv);
+        let before = e.previous.as_ref().filter(|kv| selected(kv));
         match e.kind {
             EventKind::Put => {
-                let matches = self.selection.matches(&self.kind, &e.kv);
+                let matches = selected(&e.kv);
                 let was_there = match &e.previous {
                     Some(_) => before.is_some(),
                     // The version before is compacted; only without a selector is it known to have been seen.
@@ -267,24 +272,34 @@ impl Encoder {
             out.extend_from_slice(b"}\n");
             return out;
         }
-        let object = from_hub(&self.kind, stored::decode_at(kv, revision));
-        self.object(event, object)
+        if revision != kv.mod_revision() {
+            // A deletion: the last state with a revision of its own.
+            let object = from_hub(&self.kind, stored::decode_at(kv, revision));
+            return self.object(event, &object);
+        }
+        if self.accept.notation == Notation::Protobuf && self.accept.view == View::Whole {
+            let message = self.objects.message(&self.kind, kv);
+            let sealed = proto::seal(&self.kind.api_version, self.kind.name(), &message);
+            return proto::watch_frame(event, &sealed);
+        }
+        let object = self.objects.shown(&self.kind, kv);
+        self.object(event, &object)
     }
 
-    fn object(&mut self, event: &str, object: Value) -> Vec<u8> {
+    fn object(&mut self, event: &str, object: &Value) -> Vec<u8> {
         let viewed = match self.accept.view {
             View::Table => {
                 let table = render::table(&self.kind, &[object], &json!({}), &self.table);
                 self.table.headers = false;
                 table
             }
-            View::Metadata => render::partial(&object),
+            View::Metadata => render::partial(object),
             _ if self.accept.notation == Notation::Protobuf => {
-                let message = proto::encode(self.kind.ty(), &object);
+                let message = proto::encode(self.kind.ty(), object);
                 let sealed = proto::seal(&self.kind.api_version, self.kind.name(), &message);
                 return proto::watch_frame(event, &sealed);
             }
-            _ => object,
+            _ => return self.write(event, object),
         };
         self.write(event, &viewed)
     }
@@ -320,7 +335,7 @@ impl Encoder {
             m.shift_remove("metadata");
             head.append(m);
         }
-        self.object("BOOKMARK", Value::Object(head))
+        self.object("BOOKMARK", &Value::Object(head))
     }
 
     fn error(&self, f: &Fault) -> Vec<u8> {
@@ -330,6 +345,8 @@ impl Encoder {
 
 /// A watch that cannot begin because history is gone still begins, and says so in its first event.
 pub fn refused(kind: &Arc<Kind>, accept: Accept, f: &Fault) -> Option<Bytes> {
-    let encoder = Encoder { kind: Arc::clone(kind), accept, table: TableOptions::default() };
+    let objects = Arc::default();
+    let encoder =
+        Encoder { kind: Arc::clone(kind), objects, accept, table: TableOptions::default() };
     (f.code == 410).then(|| encoder.error(f).into())
 }
