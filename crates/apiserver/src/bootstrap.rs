@@ -21,7 +21,8 @@ pub async fn run(api: &Api, address: SocketAddr) -> Result<(), Fault> {
         let parsed = yaml::parse(text.as_bytes()).map_err(Fault::internal)?;
         ensure(api, parsed.value).await?;
     }
-    own(api, address).await
+    own(api, address).await?;
+    crate::definitions::refresh(api).await
 }
 
 /// Creates what is missing of the API's own service.

@@ -5,21 +5,27 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod aggregator;
 pub mod api;
 pub mod authn;
 pub mod authz;
 pub mod body;
 pub mod bootstrap;
 pub mod certs;
+pub mod definitions;
 pub mod delete;
 pub mod discovery;
 pub mod door;
+pub mod hooks;
 pub mod kinds;
 pub mod list;
+pub mod local;
 pub mod loops;
 pub mod media;
+pub mod objects;
 pub mod openapi;
 pub mod random;
+pub mod reach;
 pub mod render;
 pub mod request;
 pub mod respond;
@@ -32,4 +38,5 @@ pub mod subresource;
 pub mod user;
 pub mod virtuals;
 pub mod watching;
+pub mod webhook;
 pub mod write;

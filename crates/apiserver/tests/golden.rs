@@ -11,10 +11,8 @@ use wharf_apiserver::api::Api;
 use wharf_apiserver::authn::{Authenticator, jwt::Keys};
 use wharf_apiserver::authz::Authorizer;
 use wharf_apiserver::bootstrap;
-use wharf_apiserver::kinds::Kinds;
 use wharf_apiserver::respond::Content;
 use wharf_apiserver::server::{Incoming, Server};
-use wharf_apiserver::services::Allocator;
 use wharf_apiserver::user::User;
 use wharf_base::clock::Clock;
 use wharf_etcd::{Embedded, Settings};
@@ -77,13 +75,7 @@ fn header(head: &str, name: &str) -> Option<String> {
 
 async fn server() -> Server {
     let store = Embedded::in_memory(&Settings::default()).unwrap();
-    let api = Api {
-        store: Arc::new(store),
-        kinds: Arc::new(Kinds::builtin()),
-        clock: Clock::system(),
-        services: Arc::new(Allocator::default()),
-        events: Arc::default(),
-    };
+    let api = Api::new(Arc::new(store), Clock::system());
     bootstrap::run(&api, ([127, 0, 0, 1], 6443).into()).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let pki = wharf_apiserver::certs::Pki::open(dir.path(), &[]).unwrap();
@@ -119,6 +111,10 @@ async fn send(server: &Server, e: &Exchange, user: Option<User>) -> Got {
         .await;
     let body = match answer.body {
         Content::Whole(b) | Content::Ended(b) => b.to_vec(),
+        Content::Passed(body) => {
+            use http_body_util::BodyExt as _;
+            body.collect().await.unwrap().to_bytes().to_vec()
+        }
         Content::Stream(mut events) => {
             let mut all = Vec::new();
             while let Some(b) = events.next().await {

@@ -12,12 +12,12 @@ use wharf_apiserver::api::Api;
 use wharf_apiserver::authn::{Authenticator, jwt::Keys};
 use wharf_apiserver::authz::Authorizer;
 use wharf_apiserver::certs::Pki;
-use wharf_apiserver::kinds::Kinds;
+use wharf_apiserver::local::Local;
 use wharf_apiserver::server::Server;
-use wharf_apiserver::services::Allocator;
 use wharf_apiserver::{bootstrap, door, loops};
 use wharf_base::clock::Clock;
 use wharf_base::fs::{Durability, write_atomic};
+use wharf_client::Cluster;
 use wharf_etcd::{Embedded, Settings};
 
 /// The Kubernetes API.
@@ -86,13 +86,8 @@ async fn run(args: Serve) -> Result<()> {
     };
     let store = Embedded::open(&args.data_root.join("store"), &settings)
         .context("cannot open the store")?;
-    let api = Api {
-        store: Arc::new(store),
-        kinds: Arc::new(Kinds::builtin()),
-        clock,
-        services: Arc::new(Allocator::default()),
-        events: Arc::default(),
-    };
+    let api = Api::new(Arc::new(store), clock);
+    api.peers.introduce(&pki).context("cannot read the front proxy's certificate")?;
     let listener = tokio::net::TcpListener::bind(args.bind)
         .await
         .with_context(|| format!("cannot listen on {}", args.bind))?;
@@ -109,7 +104,7 @@ async fn run(args: Serve) -> Result<()> {
     }
     bootstrap::run(&api, reached).await.context("cannot create the first objects")?;
     let root = pki.read("ca.crt").context("cannot read the authority")?;
-    let _loops = loops::start(&api, root, reached);
+    let _upkeep = loops::start(&api, reached);
     let keys = Keys::from_der(&pki.token_key().context("cannot read the key of tokens")?)?;
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let server = Arc::new(Server {
@@ -118,6 +113,8 @@ async fn run(args: Serve) -> Result<()> {
         authorizer: Authorizer::default(),
         address: address.to_string(),
     });
+    let cluster: Arc<dyn Cluster> = Arc::new(Local::new(Arc::clone(&server), "system:apiserver"));
+    let _loops = wharf_controllers::start(&cluster, &wharf_controllers::Settings { root });
     let tls = pki.tls().context("cannot use the certificates")?;
     if let Some(file) = &args.write_kubeconfig {
         let text =
