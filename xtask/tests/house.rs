@@ -46,7 +46,14 @@ const DEV_ONLY: &[&str] = &["xtask", "wharf-test"];
 const APART: &[(&[&str], &[&str], &str)] = &[
     (
         &["wharf-cli"],
-        &["wharf-runtime", "wharf-image", "wharf-net", "wharf-keeper", "wharf-engine", "wharf-serve"],
+        &[
+            "wharf-runtime",
+            "wharf-image",
+            "wharf-net",
+            "wharf-keeper",
+            "wharf-engine",
+            "wharf-serve",
+        ],
         "the command line reaches an engine only through its API",
     ),
     (

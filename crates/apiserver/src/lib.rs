@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -14,6 +15,7 @@ pub mod certs;
 pub mod delete;
 pub mod discovery;
 pub mod door;
+pub mod flow;
 pub mod kinds;
 pub mod list;
 pub mod local;
@@ -31,6 +33,7 @@ pub mod services;
 pub mod stored;
 pub mod strategy;
 pub mod subresource;
+pub mod tokens;
 pub mod user;
 pub mod virtuals;
 pub mod watching;
