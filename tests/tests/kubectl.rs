@@ -1,93 +1,9 @@
 //! The stock kubectl against `wharf kube serve`: what people type, and what they get.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use wharf_test::{eventually, program, tools};
-
-/// A server on a port of its own, with its state in a folder that goes with it.
-struct Cluster {
-    dir: tempfile::TempDir,
-    server: Child,
-}
-
-impl Cluster {
-    fn start() -> Cluster {
-        let dir = tempfile::tempdir().unwrap();
-        let server = Cluster::serve(&dir);
-        let cluster = Cluster { dir, server };
-        cluster.ready();
-        cluster
-    }
-
-    fn serve(dir: &tempfile::TempDir) -> Child {
-        let mut c = Command::new(tools::wharf());
-        c.args(["kube", "serve", "--bind", "127.0.0.1:0", "--data-root"])
-            .arg(dir.path().join("data"));
-        c.arg("--write-kubeconfig").arg(dir.path().join("kubeconfig"));
-        c.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("kubeconfig")
-    }
-
-    fn ready(&self) {
-        eventually("the kubeconfig", || self.config().exists().then_some(()));
-        eventually("the default account", || {
-            let mut c = self.kubectl("get serviceaccount default -o name");
-            program::run(&mut c, b"").status.success().then_some(())
-        });
-    }
-
-    /// Kills the server at once and starts another on the same state.
-    fn restart(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-        std::fs::remove_file(self.config()).unwrap();
-        self.server = Cluster::serve(&self.dir);
-        self.ready();
-    }
-
-    fn kubectl(&self, line: &str) -> Command {
-        let mut c = Command::new(tools::path("kubectl"));
-        c.env("KUBECONFIG", self.config()).env("HOME", self.dir.path());
-        c.args(line.split('|').flat_map(words));
-        c
-    }
-
-    /// Runs a line; what stands between two `|` is one argument.
-    #[track_caller]
-    fn check(&self, line: &str, code: i32, expected: &str) {
-        self.check_with(line, "", code, expected);
-    }
-
-    /// The same with a manifest on standard input.
-    #[track_caller]
-    fn check_with(&self, line: &str, stdin: &str, code: i32, expected: &str) {
-        let done = program::run(&mut self.kubectl(line), stdin.as_bytes());
-        let text = [done.stdout, done.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert_eq!(done.status.code(), Some(code), "kubectl {line}\n{text}");
-        assert!(text.contains(expected), "kubectl {line}\nwanted {expected:?} in\n{text}");
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        _ = self.server.kill();
-        _ = self.server.wait();
-    }
-}
-
-/// Odd parts between bars are single arguments; the others are split at spaces. A part that begins
-/// with `{` or `[` is one argument.
-fn words(part: &str) -> Vec<String> {
-    if part.starts_with(['{', '[']) {
-        return vec![part.to_owned()];
-    }
-    part.split_whitespace().map(str::to_owned).collect()
-}
+use std::process::Command;
+use wharf_test::kube::Cluster;
+use wharf_test::{program, tools};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -322,7 +238,7 @@ fn programs_of_the_python_client_run() {
     let k = Cluster::start();
     for check in ["objects", "watches", "custom_resources", "leaders"] {
         let mut c = Command::new(tools::path("python3"));
-        c.env("KUBECONFIG", k.config()).env("HOME", k.dir.path());
+        c.env("KUBECONFIG", k.config()).env("HOME", k.dir());
         c.arg(tools::workspace().join("tests/tests/kube_py.py")).arg(check);
         let done = program::run(&mut c, b"");
         let text = [done.stdout, done.stderr].concat();

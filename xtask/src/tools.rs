@@ -172,7 +172,12 @@ pub(crate) fn kubectl() -> Result<()> {
     fs::create_dir_all(&dir)?;
     let root =
         debian::folder(&dir, "kubectl-deb", Suite::Newest, &["kubernetes-client"], |_| true)?;
-    launcher(&dir.join("kubectl"), &root, "usr/bin/kubectl", &[])
+    launcher(&dir.join("kubectl"), &root, "usr/bin/kubectl", &[])?;
+    // The one that the machine has, which is usually older, is tried as well.
+    match which("kubectl") {
+        Some(installed) => link(&installed, &dir.join("kubectl-installed")),
+        None => Ok(()),
+    }
 }
 
 /// An emulator and Debian's cloud kernel, for the tests on cgroup v2.

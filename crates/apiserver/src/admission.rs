@@ -1,6 +1,9 @@
 //! Admission: one ordered chain over what is and what is to be, changing first, then judging.
 
+mod limits;
+mod nodes;
 mod pods;
+pub mod quota;
 
 use crate::api::{Api, Call, finalizers, is_deleting, meta, set_meta};
 use serde_json::{Value, json};
@@ -27,7 +30,10 @@ pub async fn mutate(
     }
     unserved(call, old)?;
     match (resource(call), old) {
-        (("", "pods"), None) => pods::mutate(api, call, object).await?,
+        (("", "pods"), None) => {
+            pods::mutate(api, call, object).await?;
+            limits::mutate(api, call, object).await?;
+        }
         (("", "nodes"), None) => untrusted_node(object),
         (("", "persistentvolumeclaims"), None) => {
             protect(object, "kubernetes.io/pvc-protection");
@@ -54,8 +60,16 @@ pub async fn validate(
     if new.is_none() && resource(call) == ("", "namespaces") && IMMORTAL.contains(&name) {
         return Err(Fault::forbidden(call.about(), name, "this namespace may not be deleted"));
     }
+    nodes::validate(call, new, old)?;
     if let Some(new) = new {
         no_escalation(api, call, new, old).await?;
+        match (resource(call), old) {
+            (("", "pods"), None) => limits::validate(api, call, new).await?,
+            (("", "persistentvolumeclaims"), _) if call.subresource.is_none() => {
+                limits::validate(api, call, new).await?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -68,12 +82,6 @@ fn unserved(call: &Call<'_>, old: Option<&Value>) -> Result<(), Fault> {
     let warning = match resource(call) {
         ("networking.k8s.io", "networkpolicies") => {
             "this server does not enforce network policies yet: the object is kept and has no effect"
-        }
-        ("", "resourcequotas") => {
-            "this server does not enforce quotas yet: the object is kept and has no effect"
-        }
-        ("", "limitranges") => {
-            "this server does not enforce limit ranges yet: the object is kept and has no effect"
         }
         _ => return Ok(()),
     };

@@ -1,4 +1,8 @@
-//! Authorization: role-based access control over the roles and bindings in the store.
+//! Authorization: role-based access control over the roles and bindings in the store, and what nodes may.
+
+mod node;
+
+pub use node::node_of;
 
 use crate::api::{Api, fault};
 use crate::request::Target;
@@ -28,6 +32,8 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path, where there is no resource.
     pub path: &'a str,
+    /// The field selector of a list or watch.
+    pub selector: &'a str,
 }
 
 impl<'a> Attributes<'a> {
@@ -41,6 +47,7 @@ impl<'a> Attributes<'a> {
             namespace: t.namespace.as_deref().unwrap_or_default(),
             name: t.name.as_deref().unwrap_or_default(),
             path: "",
+            selector: "",
         }
     }
 
@@ -125,10 +132,37 @@ impl Authorizer {
         if user.is_in(MASTERS) {
             return Decision::Allow(String::new());
         }
-        match self.picture(api).await {
-            Ok(picture) => picture.decide(user, a),
+        match self.decide_by_roles(api, user, a).await {
+            Ok(decision) => decision,
             Err(f) => Decision::Deny(f.message),
         }
+    }
+
+    async fn decide_by_roles(
+        &self,
+        api: &Api,
+        user: &User,
+        a: &Attributes<'_>,
+    ) -> Result<Decision, Fault> {
+        let picture = self.picture(api).await?;
+        let mut why = String::new();
+        if let Some(name) = node_of(user) {
+            match node::decide(api, name, a).await? {
+                node::Rule::Decided(Decision::Deny(reason)) => why = reason,
+                node::Rule::Decided(allow) => return Ok(allow),
+                node::Rule::Role => {
+                    let role = ("ClusterRole".to_owned(), "system:node".to_owned());
+                    if picture.role(&role, "").iter().any(|r| r.allows(a)) {
+                        return Ok(Decision::Allow(String::new()));
+                    }
+                }
+            }
+        }
+        // Roles that are bound to a node may still give what it asks for.
+        Ok(match picture.decide(user, a) {
+            Decision::Deny(_) => Decision::Deny(why),
+            allow => allow,
+        })
     }
 
     /// Every rule that a user has in a namespace, as `SelfSubjectRulesReview` lists them.

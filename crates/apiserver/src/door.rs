@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -57,12 +58,13 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "no delay option");
     }
+    let peer = stream.peer_addr().ok();
     let Ok(Ok(tls)) = tokio::time::timeout(HELLO, acceptor.accept(stream)).await else { return };
     let certificate =
         tls.get_ref().1.peer_certificates().and_then(|c| crate::authn::certificate(c.first()?));
     let service = service_fn(move |request| {
         let (server, certificate) = (Arc::clone(&server), certificate.clone());
-        async move { Ok::<_, Infallible>(exchange(&server, certificate, request).await) }
+        async move { Ok::<_, Infallible>(exchange(&server, (certificate, peer), request).await) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
@@ -74,7 +76,7 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
 
 async fn exchange(
     server: &Server,
-    certificate: Option<User>,
+    (certificate, peer): (Option<User>, Option<SocketAddr>),
     request: Request<hyper::body::Incoming>,
 ) -> Response<Out> {
     let (parts, body) = request.into_parts();
@@ -96,6 +98,7 @@ async fn exchange(
         headers: parts.headers,
         body,
         certificate,
+        peer,
     };
     response(server.handle(incoming).await)
 }

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_client::{
-    At, Change, Changes, Cluster, Deletion, Item, Object, Propagation, Resource, Write,
+    At, Change, Changes, Cluster, Deletion, Item, Object, Propagation, Question, Resource, Write,
 };
 use wharf_etcd::{EventKind, KeyRange, Kv, Range, Watch, WatchItem, WatchRequest};
 use wharf_kube::resources::GroupVersion;
@@ -31,8 +31,7 @@ pub struct Local {
 impl Local {
     /// Reaches `server` as the user of this name.
     pub fn new(server: Arc<Server>, name: &str) -> Local {
-        let mut user = identity(name);
-        user.add_group(crate::user::MASTERS);
+        let user = identity(name);
         let agent = name.rsplit(':').next().unwrap_or_default().to_owned();
         let query = Query { field_manager: agent.clone(), ..Query::default() };
         Local { server, user, agent, query }
@@ -64,12 +63,16 @@ impl Local {
             subresource: call.subresource.unwrap_or_default(),
             namespace: call.namespace.unwrap_or_default(),
             name: call.name.unwrap_or_default(),
-            path: "",
+            ..Attributes::default()
         };
-        match self.server.authorizer.decide(&self.server.api, &self.user, &a).await {
+        match self.decide(&self.user, &a).await {
             Decision::Allow(_) => Ok(()),
             Decision::Deny(why) => Err(a.refusal(&self.user, &why)),
         }
+    }
+
+    async fn decide(&self, user: &User, a: &Attributes<'_>) -> Decision {
+        self.server.authorizer.decide(&self.server.api, user, a).await
     }
 }
 
@@ -79,6 +82,9 @@ fn identity(name: &str) -> User {
         name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
     {
         return authn::account_user(ns, account);
+    }
+    if name == "system:apiserver" {
+        return User::server();
     }
     let groups =
         if name.starts_with("system:node:") { vec!["system:nodes".to_owned()] } else { vec![] };
@@ -171,14 +177,39 @@ impl Cluster for Local {
         namespace: &'a str,
         pod: &'a str,
         node: &'a str,
-    ) -> BoxFuture<'a, Result<(), Fault>> {
+    ) -> BoxFuture<'a, Result<i64, Fault>> {
         Box::pin(async move {
             let resource = &wharf_client::resources::PODS;
             let kind = self.kind(resource)?;
             let call = self.call(&kind, At { resource, namespace, name: pod }, Some("binding"));
             self.allowed(&call, "create").await?;
             let target = json!({"target": {"kind": "Node", "name": node}});
-            subresource::bind(&self.server, &call, pod, &target).await
+            let bound = subresource::bind(&self.server, &call, pod, &target).await?;
+            Ok(crate::api::meta(&bound, "resourceVersion").parse().unwrap_or(0))
+        })
+    }
+
+    fn may<'a>(&'a self, q: Question<'a>) -> BoxFuture<'a, Result<bool, Fault>> {
+        Box::pin(async move {
+            let asked = Attributes {
+                verb: "create",
+                group: "authorization.k8s.io",
+                resource: "subjectaccessreviews",
+                ..Attributes::default()
+            };
+            if let Decision::Deny(why) = self.decide(&self.user, &asked).await {
+                return Err(asked.refusal(&self.user, &why));
+            }
+            let groups = q.groups.iter().map(|g| (*g).to_owned()).collect();
+            let user = User { name: q.user.to_owned(), groups, ..User::default() };
+            let a = Attributes {
+                verb: q.verb,
+                group: q.group,
+                resource: q.resource,
+                subresource: q.subresource,
+                ..Attributes::default()
+            };
+            Ok(matches!(self.decide(&user, &a).await, Decision::Allow(_)))
         })
     }
 }

@@ -1,10 +1,12 @@
 //! One request from its first byte to its answer: who asks, what for, whether they may, and what comes of it.
 
 use crate::api::{Api, Call};
+use crate::audit::{Audit, Trace};
 use crate::authn::Authenticator;
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{self, Expected};
 use crate::delete::Options;
+use crate::flow::Flow;
 use crate::kinds::{Hub, Kind};
 use crate::media::{self, Accept, Notation, View};
 use crate::render::{self, TableOptions};
@@ -18,6 +20,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_kube::proto;
@@ -33,6 +36,10 @@ pub struct Server {
     pub authorizer: Authorizer,
     /// Where clients reach it.
     pub address: String,
+    /// Where what is done is written down.
+    pub audit: Option<Audit>,
+    /// How many requests it works on at once.
+    pub flow: Flow,
 }
 
 /// A request that was read.
@@ -49,6 +56,8 @@ pub struct Incoming {
     pub body: Bytes,
     /// Who the client's certificate says it is.
     pub certificate: Option<User>,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Incoming {
@@ -66,16 +75,31 @@ impl Incoming {
 pub const BODY: usize = 3 * 1024 * 1024;
 
 impl Server {
+    /// A server that keeps no audit log and has the usual limits.
+    pub fn new(
+        api: Api,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        address: String,
+    ) -> Server {
+        Server { api, authenticator, authorizer, address, audit: None, flow: Flow::default() }
+    }
+
     /// Answers a request. Dropping the future abandons the request; a write that reached the store stays.
     pub async fn handle(&self, r: Incoming) -> Answer {
+        let (trace, began) = (Trace::default(), self.api.clock.unix_nanos() / 1000);
         let q = Query::parse(&r.query);
         let pretty = is_pretty(q.as_ref().ok().and_then(|q| q.pretty), r.agent());
-        let outcome = self.route(&r, q, pretty).await;
+        let outcome = self.route(&r, q, pretty, &trace).await;
         let mut answer = outcome.unwrap_or_else(|f| {
             let accept = media::accept(r.header("accept"), true, true).ok();
             Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
         });
-        answer.header("audit-id", r.header("audit-id").unwrap_or(&random::uid()));
+        let id = r.header("audit-id").map_or_else(random::uid, str::to_owned);
+        answer.header("audit-id", &id);
+        if let Some(audit) = &self.audit {
+            audit.answered(&r, &trace, &answer, &id, began, self.api.clock.unix_nanos() / 1000);
+        }
         if !answer.headers.contains_key("cache-control") {
             answer.header("cache-control", "no-cache, private");
         }
@@ -87,17 +111,20 @@ impl Server {
         r: &Incoming,
         q: Result<Query, Fault>,
         pretty: bool,
+        trace: &Trace,
     ) -> Result<Answer, Fault> {
         let user = self.authenticator.authenticate(&self.api, r).await?;
+        trace.user(&user);
         let user = self.impersonated(r, user).await?;
+        trace.acts_as(&user);
         let route = request::route(&r.path);
         if let Some(object) = self.elsewhere(&route).await? {
-            return self.pass(r, &route, &user, &object).await;
+            return self.pass(r, &route, &user, &object, trace).await;
         }
         if let Route::Objects(target) = &route {
-            return self.objects(r, q, target, &user, pretty).await;
+            return self.objects(r, q, target, (&user, trace), pretty).await;
         }
-        self.authorize_path(r, &user).await?;
+        self.authorize_path(r, &user, trace).await?;
         match route {
             Route::Version => Ok(Answer::json(StatusCode::OK, &version(), true)),
             Route::Health => self.health(r).await,
@@ -134,24 +161,21 @@ impl Server {
         route: &Route,
         user: &User,
         object: &Value,
+        trace: &Trace,
     ) -> Result<Answer, Fault> {
         match route {
             Route::Objects(t) => {
                 let q = Query::parse(&r.query)?;
                 let verb = verb(&r.method, t, &q)?;
                 let attributes = Attributes { path: &r.path, ..Attributes::of(t, verb) };
-                if let Decision::Deny(why) =
-                    self.authorizer.decide(&self.api, user, &attributes).await
-                {
-                    return Err(attributes.refusal(user, &why));
-                }
+                self.authorize(user, &attributes, &t.gv.version, trace).await?;
             }
-            _ => self.authorize_path(r, user).await?,
+            _ => self.authorize_path(r, user, trace).await?,
         }
         aggregator::pass(&self.api, r, user, object).await
     }
 
-    async fn authorize_path(&self, r: &Incoming, user: &User) -> Result<(), Fault> {
+    async fn authorize_path(&self, r: &Incoming, user: &User, trace: &Trace) -> Result<(), Fault> {
         let verb = match r.method {
             Method::GET | Method::HEAD => "get",
             Method::POST => "post",
@@ -161,10 +185,23 @@ impl Server {
             _ => "",
         };
         let attributes = Attributes { verb, path: &r.path, ..Attributes::default() };
-        match self.authorizer.decide(&self.api, user, &attributes).await {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(why) => Err(attributes.refusal(user, &why)),
-        }
+        self.authorize(user, &attributes, "", trace).await
+    }
+
+    async fn authorize(
+        &self,
+        user: &User,
+        a: &Attributes<'_>,
+        version: &str,
+        trace: &Trace,
+    ) -> Result<(), Fault> {
+        let decision = self.authorizer.decide(&self.api, user, a).await;
+        let (allowed, why) = match &decision {
+            Decision::Allow(why) => (true, why),
+            Decision::Deny(why) => (false, why),
+        };
+        trace.decided(a, version, allowed, why);
+        if allowed { Ok(()) } else { Err(a.refusal(user, why)) }
     }
 
     async fn health(&self, r: &Incoming) -> Result<Answer, Fault> {
@@ -229,7 +266,7 @@ impl Server {
         r: &Incoming,
         q: Result<Query, Fault>,
         t: &Target,
-        user: &User,
+        (user, trace): (&User, &Trace),
         pretty: bool,
     ) -> Result<Answer, Fault> {
         let mut q = q?;
@@ -237,10 +274,9 @@ impl Server {
         let verb = verb(&r.method, t, &q)?;
         let mut attributes = Attributes::of(t, verb);
         attributes.path = &r.path;
-        match self.authorizer.decide(&self.api, user, &attributes).await {
-            Decision::Allow(_) => {}
-            Decision::Deny(why) => return Err(attributes.refusal(user, &why)),
-        }
+        attributes.selector = &q.field_selector;
+        self.authorize(user, &attributes, &t.gv.version, trace).await?;
+        let _turn = self.flow.enter(user, verb)?;
         let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
         if kind.resource.namespaced
             && t.namespace.is_none()

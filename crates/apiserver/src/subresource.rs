@@ -225,13 +225,13 @@ fn on_pod<'a>(
     }
 }
 
-/// Puts a pod on the node that a `Binding` names.
+/// Puts a pod on the node that a `Binding` names; gives the pod.
 pub async fn bind(
     server: &Server,
     call: &Call<'_>,
     name: &str,
     binding: &Value,
-) -> Result<(), Fault> {
+) -> Result<Value, Fault> {
     let target = &binding["target"];
     let node = target["name"].as_str().unwrap_or_default();
     let mut problems = Vec::new();
@@ -275,7 +275,7 @@ pub async fn bind(
     let status = json!({"status": {"conditions": [scheduled]}});
     let mut two = on_pod(call, name, &pods);
     two.subresource = Some("status");
-    server.api.change(&two, &Change::StrategicPatch(&status)).await.map(drop)
+    Ok(server.api.change(&two, &Change::StrategicPatch(&status)).await?.object)
 }
 
 /// Deletes a pod as far as its disruption budgets allow.

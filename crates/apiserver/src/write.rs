@@ -129,6 +129,7 @@ impl Api {
         let object = kind.ordered_hub(object);
         if call.query.dry_run {
             reserved.release(&self.services);
+            admission::quota::charges(self, call, &object, None).await?;
             if self.read(&call.key(&name)).await?.is_some() {
                 return Err(Fault::already_exists(call.about(), &name));
             }
@@ -149,20 +150,25 @@ impl Api {
         let key = Bytes::from(call.key(name).into_bytes());
         let value = stored::encode(object);
         check_size(&value)?;
-        let txn = Txn {
-            when: vec![Compare::absent(key.clone())],
-            then: vec![Op::Put(Put {
-                lease: self.lease_for(call.kind).await?,
-                ..Put::new(key, value)
-            })],
-            otherwise: Vec::new(),
-        };
-        let reply = self.store.txn(txn).await.map_err(|e| fault(&e))?;
-        if reply.succeeded {
-            Ok(reply.revision)
-        } else {
-            Err(Fault::already_exists(call.about(), name))
+        let put = Put { lease: self.lease_for(call.kind).await?, ..Put::new(key.clone(), value) };
+        for _ in 0..TRIES {
+            let charges = admission::quota::charges(self, call, object, None).await?;
+            let mut txn = Txn {
+                when: vec![Compare::absent(key.clone())],
+                then: vec![Op::Put(put.clone())],
+                otherwise: Vec::new(),
+            };
+            charges.join(&mut txn);
+            let reply = self.store.txn(txn).await.map_err(|e| fault(&e))?;
+            if reply.succeeded {
+                return Ok(reply.revision);
+            }
+            if charges.is_empty() || self.read(&call.key(name)).await?.is_some() {
+                return Err(Fault::already_exists(call.about(), name));
+            }
         }
+        let why = "the quotas of its namespace are busy; please try again";
+        Err(Fault::conflict(call.about(), name, why))
     }
 
     /// The namespace of path and object must agree.
@@ -430,6 +436,13 @@ impl Api {
             let object = self.read_stored(kind, object).await?;
             return Ok(Some(Written { object, created: false }));
         }
+        let charges = match admission::quota::charges(self, call, &object, Some(old)).await {
+            Ok(charges) => charges,
+            Err(f) => {
+                reserved.release(&self.services);
+                return Err(f);
+            }
+        };
         if call.query.dry_run {
             reserved.release(&self.services);
             let object = self.read_stored(kind, object).await?;
@@ -443,11 +456,14 @@ impl Api {
         } else {
             Op::Put(Put { lease: kv.lease(), ..Put::new(key.clone(), value) })
         };
-        let txn = Txn {
+        let mut txn = Txn {
             when: vec![Compare::unchanged(key, kv.mod_revision())],
             then: vec![op],
             otherwise: Vec::new(),
         };
+        if !gone {
+            charges.join(&mut txn);
+        }
         let reply = self.store.txn(txn).await.map_err(|e| fault(&e))?;
         if !reply.succeeded {
             reserved.release(&self.services);

@@ -161,3 +161,14 @@ async fn every_group_and_version_has_its_object() {
     wharf_apiserver::aggregator::look(&w.server.api).await.unwrap();
     assert_eq!(count(w.get(SERVICES).await.json()), before);
 }
+
+#[tokio::test]
+async fn other_servers_can_read_whom_to_trust() {
+    let w = World::new().await;
+    wharf_apiserver::aggregator::publish(&w.server.api, "clients", "proxy").await.unwrap();
+    let target = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let data = w.get(target).await.json()["data"].clone();
+    assert_eq!(data["client-ca-file"], "clients");
+    assert_eq!(data["requestheader-client-ca-file"], "proxy");
+    assert_eq!(data["requestheader-allowed-names"], "[\"front-proxy-client\"]");
+}

@@ -77,6 +77,23 @@ pub struct Deletion {
     pub propagation: Option<Propagation>,
 }
 
+/// Whether somebody may do something to every object of a resource.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The user's name.
+    pub user: &'a str,
+    /// The user's groups.
+    pub groups: &'a [&'a str],
+    /// The verb.
+    pub verb: &'a str,
+    /// The group of the resource.
+    pub group: &'a str,
+    /// The plural name.
+    pub resource: &'a str,
+    /// What is below its objects; empty for themselves.
+    pub subresource: &'a str,
+}
+
 /// One change.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -143,13 +160,16 @@ pub trait Cluster: Send + Sync + 'static {
     /// Deletes an object; gives a revision by which that has happened.
     fn delete<'a>(&'a self, at: At<'a>, how: Deletion) -> BoxFuture<'a, Result<i64, Fault>>;
 
-    /// Puts a pod on a node.
+    /// Puts a pod on a node; gives the revision of that.
     fn bind<'a>(
         &'a self,
         namespace: &'a str,
         pod: &'a str,
         node: &'a str,
-    ) -> BoxFuture<'a, Result<(), Fault>>;
+    ) -> BoxFuture<'a, Result<i64, Fault>>;
+
+    /// Whether somebody may do something.
+    fn may<'a>(&'a self, question: Question<'a>) -> BoxFuture<'a, Result<bool, Fault>>;
 }
 
 /// The collections that controllers name.

@@ -36,7 +36,10 @@ impl Loop for Collector {
     }
 
     fn wake(&self, world: &World, change: &Change, before: &Before) -> Vec<Key> {
-        let uid = meta(&change.object, "uid");
+        let uid = match &before.node {
+            Some(node) if change.gone => &node.uid,
+            _ => meta(&change.object, "uid"),
+        };
         world.graph(|g| {
             let mut uids = Vec::new();
             let node = g.get(uid);

@@ -101,8 +101,9 @@ async fn report(
         return Ok(());
     }
     let at = At { resource: &NAMESPACES, namespace: "", name };
-    let patch = json!({"status": {"conditions": conditions}});
-    tolerate(cx.write(at, Some("status"), Write::Merge(patch)).await.map(drop))
+    let mut next = namespace.clone();
+    next["status"]["conditions"] = conditions;
+    tolerate(cx.write(at, Some("status"), Write::Replace(next)).await.map(drop))
 }
 
 fn conditions(left: &[Arc<Node>], now: &str) -> Value {

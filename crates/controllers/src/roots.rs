@@ -58,9 +58,10 @@ impl Loop for Roots {
                 }
                 // Whoever changed the certificate gets it back as it is.
                 Some(c) if c["data"] != self.data && !is_deleting(&c) => {
-                    let patch = json!([{"op": "add", "path": "/data", "value": self.data}]);
+                    let mut config = (*c).clone();
+                    config["data"] = self.data.clone();
                     let at = At { resource: &CONFIGMAPS, namespace: ns, name: NAME };
-                    tolerate(cx.write(at, None, Write::Json(patch)).await.map(drop))?;
+                    tolerate(cx.write(at, None, Write::Replace(config)).await.map(drop))?;
                 }
                 Some(_) => {}
             }

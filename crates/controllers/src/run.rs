@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wharf_base::sync::Mutex;
-use wharf_client::{At, Change, Cluster, Deletion, Item, Object, Resource, Write};
+use wharf_client::{At, Change, Cluster, Deletion, Item, Object, Question, Resource, Write};
 use wharf_kube::status::Fault;
 
 /// Between a failure and the next try: doubled each time, from and up to here.
@@ -31,6 +31,11 @@ pub trait Loop: Send + Sync + 'static {
     /// Its account in kube-system, and what it is called in logs.
     fn name(&self) -> &'static str;
 
+    /// Whom it acts as.
+    fn user(&self) -> String {
+        format!("system:serviceaccount:kube-system:{}", self.name())
+    }
+
     /// How many names are worked on at once.
     fn workers(&self) -> usize {
         1
@@ -49,7 +54,7 @@ pub struct Context {
     pub world: Arc<World>,
     cluster: Arc<dyn Cluster>,
     /// The revision of the last write of the step.
-    wrote: Mutex<i64>,
+    wrote: Arc<Mutex<i64>>,
 }
 
 impl Context {
@@ -61,6 +66,17 @@ impl Context {
     /// Now, as objects carry it.
     pub fn timestamp(&self) -> String {
         wharf_kube::time::format_seconds(self.now())
+    }
+
+    /// The same step acting as another user.
+    pub fn acting(&self, user: &str) -> Context {
+        let cluster = self.cluster.as_user(user);
+        Context { world: Arc::clone(&self.world), cluster, wrote: Arc::clone(&self.wrote) }
+    }
+
+    /// Whether somebody may do something.
+    pub async fn may(&self, question: Question<'_>) -> Result<bool, Fault> {
+        self.cluster.may(question).await
     }
 
     /// Reads an object that the world does not keep.
@@ -106,7 +122,8 @@ impl Context {
 
     /// Puts a pod on a node.
     pub async fn bind(&self, namespace: &str, pod: &str, node: &str) -> Result<(), Fault> {
-        self.cluster.bind(namespace, pod, node).await
+        self.note(self.cluster.bind(namespace, pod, node).await?);
+        Ok(())
     }
 
     fn note(&self, revision: i64) {
@@ -213,10 +230,9 @@ pub fn start(cluster: &Arc<dyn Cluster>, loops: Vec<Arc<dyn Loop>>) -> JoinSet<(
     let loops: Vec<(Arc<dyn Loop>, Arc<Queue>)> =
         loops.into_iter().map(|l| (l, Arc::<Queue>::default())).collect();
     for (l, queue) in &loops {
-        let user = format!("system:serviceaccount:kube-system:{}", l.name());
         for _ in 0..l.workers() {
-            let cluster = cluster.as_user(&user);
-            let cx = Context { world: Arc::clone(&world), cluster, wrote: Mutex::default() };
+            let cluster = cluster.as_user(&l.user());
+            let cx = Context { world: Arc::clone(&world), cluster, wrote: Arc::default() };
             tasks.spawn(work(Arc::clone(l), Arc::clone(queue), cx));
         }
     }

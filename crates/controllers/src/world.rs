@@ -89,6 +89,9 @@ fn is_kept(resource: &Resource, object: &Value) -> bool {
             "bootstrap.kubernetes.io/token" | "kubernetes.io/service-account-token"
         );
     }
+    if *resource == r::LEASES {
+        return meta(object, "namespace") == "kube-node-lease";
+    }
     KINDS.contains(resource)
 }
 

@@ -15,6 +15,7 @@ pub mod patch;
 pub mod printer;
 pub mod proto;
 pub mod quantity;
+pub mod quota;
 pub mod resources;
 pub mod schema;
 pub mod selector;

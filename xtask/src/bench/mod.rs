@@ -3,6 +3,7 @@
 mod clients;
 mod etcd;
 mod images;
+mod kube;
 mod lab;
 mod logs;
 mod memory;
@@ -41,6 +42,7 @@ const PARTS: &[Part] = &[
     ("images", images::measure),
     ("network", network::measure),
     ("etcd", etcd::measure),
+    ("kube", kube::measure),
     ("ship", ship::measure),
     // Last, because it has to build the runtime's examples.
     ("oci", runtime::measure),

@@ -41,6 +41,7 @@ impl Authority for Judged<'_> {
             namespace: &check.namespace,
             name: &check.name,
             path: check.path.as_deref().unwrap_or_default(),
+            ..Attributes::default()
         };
         let other = check.account.as_ref().map(|(ns, name)| {
             let groups =

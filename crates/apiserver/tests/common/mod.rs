@@ -1,5 +1,7 @@
 //! A server in this process, and requests to it without a network.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::Value;
@@ -40,7 +42,6 @@ impl Got {
     }
 }
 
-#[allow(dead_code, reason = "each test program uses its own part")]
 impl World {
     pub(crate) async fn new() -> World {
         let store = Embedded::in_memory(&Settings::default()).unwrap();
@@ -49,12 +50,12 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let pki = wharf_apiserver::certs::Pki::open(dir.path(), &[]).unwrap();
         let keys = Keys::from_der(&pki.token_key().unwrap()).unwrap();
-        let server = Server {
+        let server = Server::new(
             api,
-            authenticator: Authenticator { keys, issuer: "https://test".to_owned() },
-            authorizer: Authorizer::default(),
-            address: "127.0.0.1:6443".to_owned(),
-        };
+            Authenticator::new(keys, "https://test".to_owned()),
+            Authorizer::default(),
+            "127.0.0.1:6443".to_owned(),
+        );
         World { server }
     }
 
@@ -82,6 +83,7 @@ impl World {
                 headers: all,
                 body: Bytes::from(body),
                 certificate: Some(user.clone()),
+                peer: None,
             })
             .await;
         let body = match answer.body {

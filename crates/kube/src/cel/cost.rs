@@ -107,7 +107,7 @@ impl<'a> Walk<'_, 'a> {
                     return *seen;
                 }
                 match (name.as_str(), self.own) {
-                    ("self" | "oldSelf", Known::Schema(s) | Known::Resource(s)) => Seen::Schema(*s),
+                    ("self" | "oldSelf", Known::Schema(s) | Known::Resource(s)) => Seen::Schema(s),
                     _ => Seen::Unknown,
                 }
             }

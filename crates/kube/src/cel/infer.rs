@@ -393,9 +393,8 @@ impl<'a> Walk<'_, '_, 'a> {
                 if let Some(s) = schema.get("additionalProperties") {
                     return Ok(if s.is_object() { Known::of(s) } else { Known::Dyn });
                 }
-                match (of, name) {
-                    (Known::Resource(_), "apiVersion" | "kind") => return Ok(Known::Str),
-                    _ => {}
+                if let (Known::Resource(_), "apiVersion" | "kind") = (of, name) {
+                    return Ok(Known::Str);
                 }
                 // What a schema keeps without describing, expressions cannot name.
                 self.fail(at, format!("undefined field '{name}'"))

@@ -82,9 +82,8 @@ impl<'a> Lexer<'a> {
     fn token(&mut self) -> Result<Token, CompileError> {
         let rest = self.rest();
         let Some(first) = rest.chars().next() else { return Ok(Token::End) };
-        if let Some((prefix, quoted)) = text_start(rest) {
+        if let Some(prefix) = text_start(rest) {
             self.at += prefix.len();
-            let _ = quoted;
             return self.text(&prefix.to_ascii_lowercase());
         }
         if first.is_ascii_digit()
@@ -242,7 +241,7 @@ impl<'a> Lexer<'a> {
 }
 
 /// The prefix of a text literal that begins here, if one does.
-fn text_start(rest: &str) -> Option<(String, ())> {
+fn text_start(rest: &str) -> Option<String> {
     let len = rest.bytes().take_while(|b| matches!(b, b'r' | b'R' | b'b' | b'B')).count();
-    (len <= 2 && rest[len..].starts_with(['\'', '"'])).then(|| (rest[..len].to_owned(), ()))
+    (len <= 2 && rest[len..].starts_with(['\'', '"'])).then(|| rest[..len].to_owned())
 }

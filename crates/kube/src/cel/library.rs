@@ -64,7 +64,7 @@ const FORMATS: [&str; 13] = [
 /// Functions that make a value of one of these types out of a text.
 fn makers<'a>(name: &str, args: &[Val<'a>]) -> Option<Outcome<'a>> {
     if let (Some(format), []) = (name.strip_prefix("format."), args) {
-        return FORMATS.iter().find(|f| **f == format).map(|f| Ok(Val::Format(*f)));
+        return FORMATS.iter().find(|f| **f == format).map(|f| Ok(Val::Format(f)));
     }
     let [Val::Str(s)] = args else {
         return match (name, args) {
@@ -109,7 +109,7 @@ fn makers<'a>(name: &str, args: &[Val<'a>]) -> Option<Outcome<'a>> {
         "isSemver" => Ok(Val::Bool(Semver::parse(s, false).is_some())),
         "format.named" => {
             let found = FORMATS.iter().find(|f| **f == s.as_ref());
-            Ok(Val::Optional(found.map(|f| Arc::new(Val::Format(*f)))))
+            Ok(Val::Optional(found.map(|f| Arc::new(Val::Format(f)))))
         }
         "jsonpatch.escapeKey" => Ok(Val::text(s.replace('~', "~0").replace('/', "~1"))),
         _ => return None,
