@@ -178,7 +178,7 @@ async fn ask(
             return Err(Fault::internal(format!("failed calling webhook {name:?}: {why}")));
         }
         Err(why) => {
-            tracing::warn!(webhook = name, error = why, "a webhook failed and is passed over");
+            tracing::debug!(webhook = name, error = why, "a webhook failed and is passed over");
             return Ok(None);
         }
     };
