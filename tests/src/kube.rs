@@ -85,7 +85,7 @@ impl Cluster {
         self.ready();
     }
 
-    /// A command line; what stands between two `|` is one argument.
+    /// A command line: parts between bars are split at spaces, except those that begin with `{`, `[` or `=`.
     pub fn kubectl(&self, line: &str) -> Command {
         let mut c = Command::new(&self.program);
         c.env("KUBECONFIG", self.config()).env("HOME", &self.dir.0).current_dir(&self.dir.0);
@@ -147,9 +147,11 @@ impl Drop for Cluster {
     }
 }
 
-/// Odd parts between bars are single arguments; the others are split at spaces. A part that begins
-/// with `{` or `[` is one argument.
+/// The words of a part between bars. One that begins with `{` or `[` is one argument, and so is what follows a `=`.
 fn words(part: &str) -> Vec<String> {
+    if let Some(one) = part.strip_prefix('=') {
+        return vec![one.to_owned()];
+    }
     if part.starts_with(['{', '[']) {
         return vec![part.to_owned()];
     }

@@ -69,7 +69,7 @@ fn objects_are_got_in_every_form() {
         k.check("get cm --show-labels", 0, "tier=front");
         k.check("get cm --sort-by=.metadata.name --no-headers", 0, "c0");
         k.check("get cm -l tier=front -o name", 0, "configmap/c1");
-        k.check("get cm -l|tier in (front),!x|-o name", 0, "configmap/c0");
+        k.check("get cm -l|=tier in (front),!x|-o name", 0, "configmap/c0");
         k.check("get cm --field-selector metadata.name=c3 -o name", 0, "configmap/c3");
         k.check("get cm,sa --ignore-not-found", 0, "serviceaccount/default");
         k.check("get all -A", 0, "service/kubernetes");
@@ -109,7 +109,7 @@ fn every_typed_form_of_create_works() {
                 "clusterrolebinding.rbac.authorization.k8s.io/b created",
             ),
             ("configmap c --from-file=file --from-literal=a=b", "configmap/c created"),
-            ("cronjob j --image=i --schedule|*/1 * * * *", "cronjob.batch/j created"),
+            ("cronjob j --image=i --schedule|=*/1 * * * *", "cronjob.batch/j created"),
             ("deployment d --image=i --replicas=2 --port=80", "deployment.apps/d created"),
             ("ingress i --rule=host/path=svc:80", "ingress.networking.k8s.io/i created"),
             ("job once --image=i", "job.batch/once created"),
@@ -222,7 +222,7 @@ fn objects_are_deleted_as_asked() {
         k.check("delete configmap x", 1, "not found");
         k.check("delete configmap x --ignore-not-found", 0, "");
         k.run("create secret generic s --from-literal=a=b");
-        k.check("delete secret --all --dry-run=server", 0, "deleted (server dry run)");
+        k.check("delete secret --all --dry-run=server", 0, "(server dry run)");
         k.check("delete secret --all", 0, "secret \"s\" deleted");
         k.run("run p --image=i");
         k.check("delete pod p --now --timeout=60s", 0, "deleted");

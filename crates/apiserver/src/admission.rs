@@ -4,6 +4,7 @@ mod limits;
 mod nodes;
 mod pods;
 pub mod quota;
+mod unserved;
 
 use crate::api::{Api, Call, finalizers, is_deleting, meta, set_meta};
 use serde_json::{Value, json};
@@ -42,9 +43,9 @@ pub async fn mutate(
         (("", "persistentvolumes"), None) => protect(object, "kubernetes.io/pv-protection"),
         (("networking.k8s.io", "ingresses"), None) => default_ingress_class(api, object).await?,
         (("certificates.k8s.io", "certificatesigningrequests"), None) => requested_by(call, object),
-        (("batch", "cronjobs"), None) => {}
         _ => {}
     }
+    unserved::warn(call, object, old);
     Ok(())
 }
 

@@ -80,15 +80,14 @@ impl Audit {
         Audit { policy, out: Mutex::new(out) }
     }
 
-    /// A request was answered; `began` is in microseconds since 1970.
+    /// A request was answered; the times are when it came and when it was answered, in microseconds since 1970.
     pub fn answered(
         &self,
         r: &Incoming,
         trace: &Trace,
         answer: &Answer,
         id: &str,
-        began: i64,
-        now: i64,
+        (began, now): (i64, i64),
     ) {
         let known = trace.known.lock().clone();
         let nobody = User::anonymous();
@@ -220,5 +219,8 @@ fn sent(r: &Incoming) -> Option<Value> {
     let all = wharf_kube::resources::builtin();
     let gv = wharf_kube::resources::GroupVersion::parse(&envelope.api_version);
     let kind = all.iter().find(|k| k.gv == gv && k.kind == envelope.kind)?;
-    wharf_kube::proto::decode(kind.ty, envelope.raw).ok()
+    let mut object = wharf_kube::proto::decode(kind.ty, envelope.raw).ok()?;
+    object["kind"] = json!(envelope.kind);
+    object["apiVersion"] = json!(envelope.api_version);
+    Some(object)
 }

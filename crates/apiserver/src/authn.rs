@@ -359,4 +359,33 @@ mod tests {
         );
         assert_eq!(i.user().groups, ["g", AUTHENTICATED]);
     }
+
+    #[test]
+    fn a_proxy_is_known_by_its_authority_and_says_who_asks() {
+        use rcgen::{CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+        let params = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let leaf = |authority: &str| {
+            let mut ca = params(authority);
+            ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+            let key = KeyPair::generate().unwrap();
+            certificate(params("proxy").signed_by(&key, &ca).unwrap().der()).unwrap()
+        };
+        assert!(leaf(FRONT_PROXY).extra.contains_key(FRONT_PROXY));
+        assert!(!leaf("kubernetes").extra.contains_key(FRONT_PROXY));
+        let user = fronted(&headers(&[
+            ("x-remote-user", "bob"),
+            ("x-remote-group", "g"),
+            ("x-remote-extra-scopes%2Fa", "x"),
+        ]))
+        .unwrap();
+        assert_eq!((user.name.as_str(), &user.extra["scopes/a"]), ("bob", &vec!["x".to_owned()]));
+        assert!(user.is_in("g") && user.is_in(AUTHENTICATED));
+        assert!(fronted(&headers(&[("x-remote-group", "system:masters")])).is_none());
+    }
 }

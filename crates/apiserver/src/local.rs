@@ -296,35 +296,32 @@ fn bare(key: &[u8]) -> Value {
 impl Changes for Stream {
     fn next(&mut self) -> BoxFuture<'_, Result<Item, Fault>> {
         Box::pin(async move {
-            loop {
-                let piece: Vec<Kv> = self.begin.by_ref().take(PIECE).collect();
-                if !piece.is_empty() {
-                    let changes: Vec<Change> =
-                        piece.iter().filter_map(|kv| self.change(kv)).collect();
-                    return Ok(Item::Changes { revision: 0, changes });
-                }
-                if let Some(revision) = self.begun.take() {
-                    return Ok(Item::Synced(revision));
-                }
-                let item = self.watch.next().await.map_err(|e| crate::api::fault(&e))?;
-                let (through, events) = match item {
-                    WatchItem::Events { through, events } => (through, events),
-                    WatchItem::Progress(through) => {
-                        return Ok(Item::Changes { revision: through.0, changes: Vec::new() });
-                    }
-                };
-                let mut changes = Vec::with_capacity(events.len());
-                for e in events.iter() {
-                    if e.kv.key().starts_with(CUSTOM) {
-                        self.learn();
-                    }
-                    changes.extend(match e.kind {
-                        EventKind::Put => self.change(&e.kv),
-                        EventKind::Delete => self.deletion(&e.kv, e.previous.as_ref()),
-                    });
-                }
-                return Ok(Item::Changes { revision: through.0, changes });
+            let piece: Vec<Kv> = self.begin.by_ref().take(PIECE).collect();
+            if !piece.is_empty() {
+                let changes: Vec<Change> = piece.iter().filter_map(|kv| self.change(kv)).collect();
+                return Ok(Item::Changes { revision: 0, changes });
             }
+            if let Some(revision) = self.begun.take() {
+                return Ok(Item::Synced(revision));
+            }
+            let item = self.watch.next().await.map_err(|e| crate::api::fault(&e))?;
+            let (through, events) = match item {
+                WatchItem::Events { through, events } => (through, events),
+                WatchItem::Progress(through) => {
+                    return Ok(Item::Changes { revision: through.0, changes: Vec::new() });
+                }
+            };
+            let mut changes = Vec::with_capacity(events.len());
+            for e in events.iter() {
+                if e.kv.key().starts_with(CUSTOM) {
+                    self.learn();
+                }
+                changes.extend(match e.kind {
+                    EventKind::Put => self.change(&e.kv),
+                    EventKind::Delete => self.deletion(&e.kv, e.previous.as_ref()),
+                });
+            }
+            Ok(Item::Changes { revision: through.0, changes })
         })
     }
 }

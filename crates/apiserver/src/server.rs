@@ -98,7 +98,8 @@ impl Server {
         let id = r.header("audit-id").map_or_else(random::uid, str::to_owned);
         answer.header("audit-id", &id);
         if let Some(audit) = &self.audit {
-            audit.answered(&r, &trace, &answer, &id, began, self.api.clock.unix_nanos() / 1000);
+            let now = self.api.clock.unix_nanos() / 1000;
+            audit.answered(&r, &trace, &answer, &id, (began, now));
         }
         if !answer.headers.contains_key("cache-control") {
             answer.header("cache-control", "no-cache, private");

@@ -210,5 +210,7 @@ pub mod resources {
         CLUSTER_ROLES "rbac.authorization.k8s.io/v1" "clusterroles";
         LEASES "coordination.k8s.io/v1" "leases";
         BUDGETS "policy/v1" "poddisruptionbudgets";
+        FLOWS "flowcontrol.apiserver.k8s.io/v1" "flowschemas";
+        LEVELS "flowcontrol.apiserver.k8s.io/v1" "prioritylevelconfigurations";
     }
 }

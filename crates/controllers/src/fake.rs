@@ -182,9 +182,9 @@ impl FakePods {
     /// An address that no pod has had since this process began, nor has from before.
     fn next_address(&self, world: &World) -> String {
         let next = self.address.get_or_init(|| {
-            let used =
-                world.all(&PODS).into_iter().filter_map(|p| text(&p, "/status/podIP").parse().ok());
-            let most = used.map(|ip: Ipv4Addr| u32::from(ip)).filter(|n| *n > POD_NETWORK).max();
+            let address = |p: &Value| text(p, "/status/podIP").parse::<Ipv4Addr>().ok();
+            let used = world.all(&PODS).into_iter().filter_map(|p| address(&p));
+            let most = used.map(u32::from).filter(|n| *n > POD_NETWORK).max();
             AtomicU32::new(most.unwrap_or(POD_NETWORK + 1) + 1)
         });
         Ipv4Addr::from(next.fetch_add(1, Ordering::Relaxed)).to_string()

@@ -155,7 +155,7 @@ async fn work(cx: &Context, key: &Key, job: &Value, own: Vec<Object>) -> Result<
             left = parallelism(job);
         }
     }
-    report(cx, key, job, &count, (left, going, suspended), end.as_ref(), &active).await?;
+    report(cx, key, job, &count, (left, going, suspended), (end.as_ref(), &active)).await?;
     let noted: Vec<Object> = own.into_iter().filter(|p| end.is_some() || count.notes(p)).collect();
     release(cx, &noted).await?;
     Ok(deadline(job, now, wait))
@@ -326,8 +326,7 @@ async fn report(
     job: &Value,
     count: &Count,
     (active, going, suspended): (usize, usize, bool),
-    end: Option<&End>,
-    pods_now: &[Object],
+    (end, pods_now): (Option<&End>, &[Object]),
 ) -> Result<(), Fault> {
     let now = cx.timestamp();
     let mut status = job["status"].clone();

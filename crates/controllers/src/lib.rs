@@ -16,6 +16,7 @@ pub mod disruption;
 pub mod endings;
 pub mod endpoints;
 pub mod fake;
+pub mod flows;
 pub mod graph;
 pub mod jobs;
 pub mod nodes;
@@ -61,6 +62,7 @@ pub fn start(cluster: &Arc<dyn Cluster>, settings: &Settings) -> JoinSet<()> {
         Arc::new(quotas::Quotas),
         Arc::new(certificates::Certificates::new(settings.authority.clone())),
         Arc::new(nodes::Nodes),
+        Arc::new(flows::Flows),
         Arc::new(protection::Claims),
         Arc::new(protection::Volumes),
         Arc::new(ttl::Finished),

@@ -161,8 +161,8 @@ impl Replicas {
 
 /// Whether two statuses say the same; a number that is not there is 0.
 pub(crate) fn same_numbers(a: &Value, b: &Value) -> bool {
-    let keys = [a, b].into_iter().filter_map(Value::as_object).flat_map(|m| m.keys());
-    keys.into_iter().all(|k| {
+    let mut keys = [a, b].into_iter().filter_map(Value::as_object).flat_map(|m| m.keys());
+    keys.all(|k| {
         let (x, y) = (&a[k], &b[k]);
         x == y
             || (x.as_i64().unwrap_or(0) == 0

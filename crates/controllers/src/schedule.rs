@@ -215,8 +215,8 @@ fn misfit(pod: &Value, node: &Arc<Value>, used: &Used) -> Option<Vec<String>> {
 
 /// Whether one of a pod's tolerations covers a taint.
 pub(crate) fn tolerates(pod: &Value, taint: &Value) -> bool {
-    let list = pod["spec"]["tolerations"].as_array().into_iter().flatten();
-    list.into_iter().any(|t| {
+    let mut list = pod["spec"]["tolerations"].as_array().into_iter().flatten();
+    list.any(|t| {
         let effect = text(t, "/effect");
         let key = text(t, "/key");
         let exists = text(t, "/operator") == "Exists";
@@ -240,8 +240,8 @@ pub(crate) fn is_selected(pod: &Value, node: &Value) -> bool {
         let by_labels = t
             .get("matchExpressions")
             .is_none_or(|e| Labels::from_node_terms(e).is_some_and(|l| l.matches(labels)));
-        let fields = t["matchFields"].as_array().into_iter().flatten();
-        let by_fields = fields.into_iter().all(|f| {
+        let mut fields = t["matchFields"].as_array().into_iter().flatten();
+        let by_fields = fields.all(|f| {
             let named =
                 f["values"].as_array().is_some_and(|v| v.contains(&node["metadata"]["name"]));
             f["key"] == "metadata.name" && (named == (f["operator"] == "In"))

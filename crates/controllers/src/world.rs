@@ -78,6 +78,8 @@ fn is_kept(resource: &Resource, object: &Value) -> bool {
         r::CERTIFICATE_REQUESTS,
         r::CLUSTER_ROLES,
         r::BUDGETS,
+        r::FLOWS,
+        r::LEVELS,
     ];
     if *resource == r::CONFIGMAPS {
         return meta(object, "name") == crate::roots::NAME;

@@ -58,11 +58,10 @@ pub fn usage(group: &str, plural: &str, object: &Value) -> Amounts {
         return out;
     }
     match plural {
+        "pods" if is_finished(object) => {}
         "pods" => {
-            if !is_finished(object) {
-                out.insert("pods".to_owned(), one());
-                compute(object, &mut out);
-            }
+            out.insert("pods".to_owned(), one());
+            compute(object, &mut out);
         }
         "services" => service(object, &mut out),
         "persistentvolumeclaims" => claim(object, &mut out),

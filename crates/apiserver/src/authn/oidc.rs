@@ -43,7 +43,7 @@ pub struct Oidc {
 struct Kept {
     keys: Arc<Vec<Key>>,
     /// When they were asked for last.
-    asked: Option<std::time::Instant>,
+    asked: Option<tokio::time::Instant>,
 }
 
 struct Key {
@@ -157,7 +157,7 @@ impl Oidc {
             if known || recent {
                 return Arc::clone(&kept.keys);
             }
-            kept.asked = Some(std::time::Instant::now());
+            kept.asked = Some(tokio::time::Instant::now());
         }
         match self.fetch_keys().await {
             Ok(keys) => {
@@ -284,7 +284,7 @@ mod tests {
         let oidc = Oidc::new(settings, rustls::RootCertStore::empty()).unwrap();
         let set = keys.jwks();
         let read = set["keys"].as_array().unwrap().iter().filter_map(Key::read).collect();
-        *oidc.keys.lock() = Kept { keys: Arc::new(read), asked: Some(std::time::Instant::now()) };
+        *oidc.keys.lock() = Kept { keys: Arc::new(read), asked: Some(tokio::time::Instant::now()) };
         (oidc, keys)
     }
 

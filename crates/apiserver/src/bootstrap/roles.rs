@@ -19,7 +19,7 @@ struct Role<'a> {
 /// Every object of the table. Roles that take others in have their rules already.
 ///
 /// The table is part of the program: a mistake in it is a panic that the unit tests see.
-pub fn all() -> Vec<Value> {
+pub(super) fn all() -> Vec<Value> {
     let (mut roles, mut bindings) = (Vec::<Role<'_>>::new(), Vec::new());
     for line in TABLE.lines().filter(|l| !l.starts_with(';')) {
         if let Some(rule) = line.strip_prefix(' ') {
