@@ -18,6 +18,7 @@ pub mod docker;
 pub mod host;
 pub mod http;
 pub mod image;
+pub mod kube;
 pub mod namespace;
 pub mod program;
 pub mod registry;

@@ -14,6 +14,11 @@ pub fn path(name: &str) -> PathBuf {
     path
 }
 
+/// A tool that a machine may lack.
+pub fn optional(name: &str) -> Option<PathBuf> {
+    Some(dir().join(name)).filter(|p| p.exists())
+}
+
 /// The wharf binary under test: `WHARF_BIN`, or the release build.
 pub fn wharf() -> PathBuf {
     let built = || workspace().join("target").join(triple()).join("release/wharf");

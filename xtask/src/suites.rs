@@ -30,7 +30,11 @@ const SUITES: &[Suite] = &[
     Suite { name: "ship", engine: true, run: |s| suite(s, &["ship"]) },
     Suite { name: "buildkit", engine: true, run: |s| suite(s, &["buildkit"]) },
     Suite { name: "everyday", engine: true, run: |s| suite(s, &["everyday"]) },
-    Suite { name: "kube", engine: true, run: |s| suite(s, &["kubectl"]) },
+    Suite {
+        name: "kube",
+        engine: true,
+        run: |s| suite(s, &["kubectl", "access", "verbs", "loops"]),
+    },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
 ];

@@ -70,7 +70,7 @@ pub(crate) fn busybox() -> Result<()> {
     link(&stable.join("bin/busybox"), &dir.join("busybox"))
 }
 
-/// The stock docker CLI, docker-py and busybox: what the acceptance tests drive.
+/// The stock docker CLI, docker-py, the Kubernetes client for Python and busybox: what the acceptance tests drive.
 pub(crate) fn clients() -> Result<()> {
     let dir = dir();
     busybox()?;
@@ -84,7 +84,7 @@ pub(crate) fn clients() -> Result<()> {
     launcher(&dir.join("docker-compose-stable"), &compose, plugin, &[])?;
     let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
     launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
-    let python = ["python3", "python3-docker", "python3-pip"];
+    let python = ["python3", "python3-docker", "python3-kubernetes", "python3-pip"];
     let python = debian::folder(&dir, "python", Suite::Newest, &python, |_| true)?;
     launcher(&dir.join("python3"), &python, "usr/bin/python3", &[("PYTHONHOME", "usr")])?;
     let docker = dir.join("docker");
@@ -288,7 +288,12 @@ pub(crate) fn kubectl() -> Result<()> {
     fs::create_dir_all(&dir)?;
     let root =
         debian::folder(&dir, "kubectl-deb", Suite::Newest, &["kubernetes-client"], |_| true)?;
-    launcher(&dir.join("kubectl"), &root, "usr/bin/kubectl", &[])
+    launcher(&dir.join("kubectl"), &root, "usr/bin/kubectl", &[])?;
+    // The one that the machine has, which is usually older, is tried as well.
+    match which("kubectl") {
+        Some(installed) => link(&installed, &dir.join("kubectl-installed")),
+        None => Ok(()),
+    }
 }
 
 /// An emulator and Debian's cloud kernel, for the tests on cgroup v2.

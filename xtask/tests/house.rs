@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-sys", 1),
     ("wharf-kube", 1),
     ("wharf-runtime", 2),
+    ("wharf-client", 2),
     ("wharf-image", 2),
     ("wharf-net", 2),
     ("wharf-keeper", 3),
@@ -29,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-registry", 4),
     ("wharf-etcd", 5),
     ("wharf-apiserver", 6),
+    ("wharf-controllers", 7),
     ("wharf-build", 5),
     ("wharf-compose", 5),
     ("wharf-buildkit", 7),
@@ -41,11 +43,25 @@ const FLOORS: &[(&str, u8)] = &[
 const DEV_ONLY: &[&str] = &["xtask", "wharf-test"];
 
 /// Crates kept apart although their floors would let them meet: who, from whom, why.
-const APART: &[(&[&str], &[&str], &str)] = &[(
-    &["wharf-cli"],
-    &["wharf-runtime", "wharf-image", "wharf-net", "wharf-keeper", "wharf-engine", "wharf-serve"],
-    "the command line reaches an engine only through its API",
-)];
+const APART: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["wharf-cli"],
+        &[
+            "wharf-runtime",
+            "wharf-image",
+            "wharf-net",
+            "wharf-keeper",
+            "wharf-engine",
+            "wharf-serve",
+        ],
+        "the command line reaches an engine only through its API",
+    ),
+    (
+        &["wharf-controllers"],
+        &["wharf-etcd", "wharf-apiserver"],
+        "controllers see the cluster through wharf-client",
+    ),
+];
 
 /// Third-party crates that carry a capability, and the only crates that may hold it.
 const OWNERS: &[(&str, &[&str])] = &[

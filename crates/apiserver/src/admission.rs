@@ -1,6 +1,10 @@
 //! Admission: one ordered chain over what is and what is to be, changing first, then judging.
 
+mod limits;
+mod nodes;
 mod pods;
+pub mod quota;
+mod unserved;
 
 use crate::api::{Api, Call, finalizers, is_deleting, meta, set_meta};
 use serde_json::{Value, json};
@@ -25,9 +29,12 @@ pub async fn mutate(
     if call.subresource.is_some() {
         return Ok(());
     }
-    unserved(call, object, old)?;
+    unserved(call, old)?;
     match (resource(call), old) {
-        (("", "pods"), None) => pods::mutate(api, call, object).await?,
+        (("", "pods"), None) => {
+            pods::mutate(api, call, object).await?;
+            limits::mutate(api, call, object).await?;
+        }
         (("", "nodes"), None) => untrusted_node(object),
         (("", "persistentvolumeclaims"), None) => {
             protect(object, "kubernetes.io/pvc-protection");
@@ -36,9 +43,9 @@ pub async fn mutate(
         (("", "persistentvolumes"), None) => protect(object, "kubernetes.io/pv-protection"),
         (("networking.k8s.io", "ingresses"), None) => default_ingress_class(api, object).await?,
         (("certificates.k8s.io", "certificatesigningrequests"), None) => requested_by(call, object),
-        (("batch", "cronjobs"), None) => {}
         _ => {}
     }
+    unserved::warn(call, object, old);
     Ok(())
 }
 
@@ -54,34 +61,28 @@ pub async fn validate(
     if new.is_none() && resource(call) == ("", "namespaces") && IMMORTAL.contains(&name) {
         return Err(Fault::forbidden(call.about(), name, "this namespace may not be deleted"));
     }
+    nodes::validate(call, new, old)?;
     if let Some(new) = new {
         no_escalation(api, call, new, old).await?;
+        match (resource(call), old) {
+            (("", "pods"), None) => limits::validate(api, call, new).await?,
+            (("", "persistentvolumeclaims"), _) if call.subresource.is_none() => {
+                limits::validate(api, call, new).await?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
 
 /// What this server keeps without acting on it, it says; what would be useless to keep, it refuses.
-fn unserved(call: &Call<'_>, object: &Value, old: Option<&Value>) -> Result<(), Fault> {
+fn unserved(call: &Call<'_>, old: Option<&Value>) -> Result<(), Fault> {
     if old.is_some() {
         return Ok(());
     }
     let warning = match resource(call) {
-        ("apiextensions.k8s.io", _) => {
-            let why = "this server does not serve custom resources yet";
-            return Err(Fault::forbidden(call.about(), meta(object, "name"), why));
-        }
-        ("apiregistration.k8s.io", "apiservices") if object["spec"]["service"].is_object() => {
-            let why = "this server does not forward to other API servers yet";
-            return Err(Fault::forbidden(call.about(), meta(object, "name"), why));
-        }
-        ("admissionregistration.k8s.io", _) => {
-            "this server calls no webhooks and evaluates no admission policies yet: the object is kept and has no effect"
-        }
-        ("", "resourcequotas") => {
-            "this server does not enforce quotas yet: the object is kept and has no effect"
-        }
-        ("", "limitranges") => {
-            "this server does not enforce limit ranges yet: the object is kept and has no effect"
+        ("networking.k8s.io", "networkpolicies") => {
+            "this server does not enforce network policies yet: the object is kept and has no effect"
         }
         _ => return Ok(()),
     };

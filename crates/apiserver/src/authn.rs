@@ -1,10 +1,12 @@
-//! Authentication: certificates, service account tokens, bootstrap tokens, and acting for others.
+//! Authentication: certificates, tokens of many kinds, proxies in front, and acting for others.
 
 pub mod jwt;
+pub mod oidc;
 
 use crate::api::Api;
 use crate::respond::Answer;
 use crate::server::Incoming;
+use crate::tokens::StaticTokens;
 use crate::user::{AUTHENTICATED, UNAUTHENTICATED, User};
 use http::{HeaderMap, StatusCode};
 use jwt::Keys;
@@ -19,7 +21,16 @@ pub struct Authenticator {
     pub keys: Keys,
     /// Who issues them, and the audience of those that name none.
     pub issuer: String,
+    /// Tokens that a file lists.
+    pub listed: StaticTokens,
+    /// Who else issues tokens.
+    pub oidc: Option<oidc::Oidc>,
+    /// The names of the proxies that are believed when they say who asks; none is any with the right certificate.
+    pub proxies: Vec<String>,
 }
+
+/// The authority of proxies, by its common name, and the mark of a user whose certificate is from it.
+pub const FRONT_PROXY: &str = "front-proxy-ca";
 
 /// The user that a client's certificate names: its subject's common name and organizations.
 pub fn certificate(der: &[u8]) -> Option<User> {
@@ -28,6 +39,11 @@ pub fn certificate(der: &[u8]) -> Option<User> {
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups =
         subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    let issuer = cert.issuer().iter_common_name().next().and_then(|n| n.as_str().ok());
+    if issuer == Some(FRONT_PROXY) {
+        let extra = [(FRONT_PROXY.to_owned(), Vec::new())].into();
+        return Some(User { name, extra, ..User::default() });
+    }
     let mut user = User::new(name, groups);
     let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(der));
     let key = "authentication.kubernetes.io/credential-id".to_owned();
@@ -36,10 +52,21 @@ pub fn certificate(der: &[u8]) -> Option<User> {
 }
 
 impl Authenticator {
+    /// One that knows certificates and the tokens of service accounts.
+    pub fn new(keys: Keys, issuer: String) -> Authenticator {
+        let (listed, proxies) = (StaticTokens::default(), Vec::new());
+        Authenticator { keys, issuer, listed, oidc: None, proxies }
+    }
+
     /// Who makes a request. A credential that is wrong is worse than none.
     pub async fn authenticate(&self, api: &Api, r: &Incoming) -> Result<User, Fault> {
-        if let Some(user) = &r.certificate {
-            return Ok(user.clone());
+        match &r.certificate {
+            Some(proxy) if proxy.extra.contains_key(FRONT_PROXY) => {
+                let believed = self.proxies.is_empty() || self.proxies.contains(&proxy.name);
+                return fronted(&r.headers).filter(|_| believed).ok_or_else(Fault::unauthorized);
+            }
+            Some(user) => return Ok(user.clone()),
+            None => {}
         }
         let Some(header) = r.header("authorization") else { return Ok(User::anonymous()) };
         match header.split_once(' ') {
@@ -58,8 +85,17 @@ impl Authenticator {
 
     /// Whose token it is; `audiences` are what the asker takes, none for the server itself.
     pub async fn token(&self, api: &Api, token: &str, audiences: &[String]) -> Option<Verified> {
+        let of = |user| Some(Verified { user, audiences: audiences.to_vec() });
+        if let Some(user) = self.listed.user(token) {
+            return of(user.clone());
+        }
         if let Some(user) = bootstrap_token(api, token).await {
-            return Some(Verified { user, audiences: audiences.to_vec() });
+            return of(user);
+        }
+        if let Some(oidc) = &self.oidc
+            && let Some(user) = oidc.user(token, api.now_seconds()).await
+        {
+            return of(user);
         }
         let claims = self.keys.verify(token, api.now_seconds())?;
         if claims["iss"] != json!(self.issuer) {
@@ -97,6 +133,25 @@ impl Authenticator {
             }
         }
     }
+}
+
+/// The user that a proxy says it asks for.
+fn fronted(headers: &HeaderMap) -> Option<User> {
+    let texts = |name: &str| -> Vec<String> {
+        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+    };
+    let name = texts("x-remote-user").into_iter().next().filter(|n| !n.is_empty())?;
+    let mut user = User::new(name, texts("x-remote-group"));
+    user.uid = texts("x-remote-uid").into_iter().next().unwrap_or_default();
+    for (name, value) in headers {
+        if let (Some(key), Ok(value)) =
+            (name.as_str().strip_prefix("x-remote-extra-"), value.to_str())
+        {
+            let key = crate::request::percent_decode(key).into_owned();
+            user.extra.entry(key).or_default().push(value.to_owned());
+        }
+    }
+    Some(user)
 }
 
 /// A token that is good, and for whom.
@@ -303,5 +358,34 @@ mod tests {
             [("users", "", "bob"), ("groups", "", "g"), ("userextras", "a/b", "x")]
         );
         assert_eq!(i.user().groups, ["g", AUTHENTICATED]);
+    }
+
+    #[test]
+    fn a_proxy_is_known_by_its_authority_and_says_who_asks() {
+        use rcgen::{CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+        let params = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let leaf = |authority: &str| {
+            let mut ca = params(authority);
+            ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+            let key = KeyPair::generate().unwrap();
+            certificate(params("proxy").signed_by(&key, &ca).unwrap().der()).unwrap()
+        };
+        assert!(leaf(FRONT_PROXY).extra.contains_key(FRONT_PROXY));
+        assert!(!leaf("kubernetes").extra.contains_key(FRONT_PROXY));
+        let user = fronted(&headers(&[
+            ("x-remote-user", "bob"),
+            ("x-remote-group", "g"),
+            ("x-remote-extra-scopes%2Fa", "x"),
+        ]))
+        .unwrap();
+        assert_eq!((user.name.as_str(), &user.extra["scopes/a"]), ("bob", &vec!["x".to_owned()]));
+        assert!(user.is_in("g") && user.is_in(AUTHENTICATED));
+        assert!(fronted(&headers(&[("x-remote-group", "system:masters")])).is_none());
     }
 }

@@ -1,4 +1,8 @@
-//! Authorization: role-based access control over the roles and bindings in the store.
+//! Authorization: role-based access control over the roles and bindings in the store, and what nodes may.
+
+mod node;
+
+pub use node::node_of;
 
 use crate::api::{Api, fault};
 use crate::request::Target;
@@ -28,6 +32,8 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path, where there is no resource.
     pub path: &'a str,
+    /// The field selector of a list or watch.
+    pub selector: &'a str,
 }
 
 impl<'a> Attributes<'a> {
@@ -41,6 +47,7 @@ impl<'a> Attributes<'a> {
             namespace: t.namespace.as_deref().unwrap_or_default(),
             name: t.name.as_deref().unwrap_or_default(),
             path: "",
+            selector: "",
         }
     }
 
@@ -62,9 +69,7 @@ impl<'a> Attributes<'a> {
         } else {
             format!("/{}", self.subresource)
         };
-        let place = if self.namespace.is_empty()
-            || self.resource == "namespaces" && self.group.is_empty()
-        {
+        let place = if self.namespace.is_empty() {
             "at the cluster scope".to_owned()
         } else {
             format!("in the namespace {:?}", self.namespace)
@@ -89,13 +94,13 @@ pub enum Decision {
 /// Decides by the roles in the store, of which it keeps a picture.
 #[derive(Default)]
 pub struct Authorizer {
-    picture: Mutex<Arc<Picture>>,
+    kept: Mutex<(Revision, Arc<Picture>)>,
 }
 
 /// Roles and bindings as of a revision.
 #[derive(Debug, Default)]
 struct Picture {
-    seen: Revision,
+    read: Revision,
     cluster_roles: BTreeMap<String, Vec<Rule>>,
     roles: BTreeMap<(String, String), Vec<Rule>>,
     bindings: Vec<Binding>,
@@ -127,10 +132,37 @@ impl Authorizer {
         if user.is_in(MASTERS) {
             return Decision::Allow(String::new());
         }
-        match self.picture(api).await {
-            Ok(picture) => picture.decide(user, a),
+        match self.decide_by_roles(api, user, a).await {
+            Ok(decision) => decision,
             Err(f) => Decision::Deny(f.message),
         }
+    }
+
+    async fn decide_by_roles(
+        &self,
+        api: &Api,
+        user: &User,
+        a: &Attributes<'_>,
+    ) -> Result<Decision, Fault> {
+        let picture = self.picture(api).await?;
+        let mut why = String::new();
+        if let Some(name) = node_of(user) {
+            match node::decide(api, name, a).await? {
+                node::Rule::Decided(Decision::Deny(reason)) => why = reason,
+                node::Rule::Decided(allow) => return Ok(allow),
+                node::Rule::Role => {
+                    let role = ("ClusterRole".to_owned(), "system:node".to_owned());
+                    if picture.role(&role, "").iter().any(|r| r.allows(a)) {
+                        return Ok(Decision::Allow(String::new()));
+                    }
+                }
+            }
+        }
+        // Roles that are bound to a node may still give what it asks for.
+        Ok(match picture.decide(user, a) {
+            Decision::Deny(_) => Decision::Deny(why),
+            allow => allow,
+        })
     }
 
     /// Every rule that a user has in a namespace, as `SelfSubjectRulesReview` lists them.
@@ -185,25 +217,43 @@ impl Authorizer {
     }
 
     /// Reads the roles again if any of them changed.
+    /// What decides as the roles are now.
+    pub async fn judge(&self, api: &Api) -> Result<Judge, Fault> {
+        self.picture(api).await.map(Judge)
+    }
+
     async fn picture(&self, api: &Api) -> Result<Arc<Picture>, Fault> {
         let now = api.store.revision().await.map_err(|e| fault(&e))?;
-        let kept = Arc::clone(&self.picture.lock());
-        if kept.seen == now {
+        let (seen, kept) = self.kept.lock().clone();
+        if seen >= now {
             return Ok(kept);
         }
         let range = Range::new(KeyRange::prefix(PREFIX));
         let newest = api.store.range(range.clone().keys_only()).await.map_err(|e| fault(&e))?;
         let latest = newest.kvs.iter().map(wharf_etcd::Kv::mod_revision).max().unwrap_or_default();
-        let same = kept.seen >= latest && newest.kvs.len() == kept.len() && kept.seen > Revision(0);
-        let picture = if same {
+        let same = kept.read >= latest && newest.kvs.len() == kept.len() && kept.read > Revision(0);
+        let (seen, picture) = if same {
             // Nothing of ours changed; remember that until something else does.
-            Arc::new(Picture { seen: newest.revision, ..kept.copy() })
+            (newest.revision, kept)
         } else {
             let reply = api.store.range(range).await.map_err(|e| fault(&e))?;
-            Arc::new(Picture::read(reply.revision, &reply.kvs))
+            (reply.revision, Arc::new(Picture::read(reply.revision, &reply.kvs)))
         };
-        *self.picture.lock() = Arc::clone(&picture);
+        let mut kept = self.kept.lock();
+        if kept.0 < seen {
+            *kept = (seen, Arc::clone(&picture));
+        }
         Ok(picture)
+    }
+}
+
+/// The roles as they are at one moment, for whoever cannot wait for an answer.
+pub struct Judge(Arc<Picture>);
+
+impl Judge {
+    /// Decides by the roles of the moment.
+    pub fn decide(&self, user: &User, a: &Attributes<'_>) -> Decision {
+        if user.is_in(MASTERS) { Decision::Allow(String::new()) } else { self.0.decide(user, a) }
     }
 }
 
@@ -212,17 +262,8 @@ impl Picture {
         self.cluster_roles.len() + self.roles.len() + self.bindings.len()
     }
 
-    fn copy(&self) -> Picture {
-        Picture {
-            seen: self.seen,
-            cluster_roles: self.cluster_roles.clone(),
-            roles: self.roles.clone(),
-            bindings: self.bindings.iter().map(Binding::copy).collect(),
-        }
-    }
-
-    fn read(seen: Revision, kvs: &[wharf_etcd::Kv]) -> Picture {
-        let mut out = Picture { seen, ..Picture::default() };
+    fn read(read: Revision, kvs: &[wharf_etcd::Kv]) -> Picture {
+        let mut out = Picture { read, ..Picture::default() };
         for kv in kvs {
             let o = stored::decode(kv);
             let name = crate::api::meta(&o, "name").to_owned();
@@ -272,15 +313,6 @@ impl Picture {
 }
 
 impl Binding {
-    fn copy(&self) -> Binding {
-        Binding {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            role: self.role.clone(),
-            subjects: self.subjects.clone(),
-        }
-    }
-
     fn read(namespace: String, name: String, o: &Value) -> Binding {
         let text = |v: &Value, k: &str| v[k].as_str().unwrap_or_default().to_owned();
         let subject = |s: &Value| (text(s, "kind"), text(s, "namespace"), text(s, "name"));

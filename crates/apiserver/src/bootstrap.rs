@@ -1,9 +1,13 @@
 //! What a cluster has from its first moment: namespaces, roles, priorities, the API's own service.
 
+mod roles;
+
 use crate::api::{Api, Call};
 use crate::kinds::Kind;
 use crate::request::Query;
 use crate::user::User;
+use crate::write::Change;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,15 +17,76 @@ use wharf_kube::status::Fault;
 use wharf_kube::yaml;
 
 /// The objects, as documents of one YAML stream.
-const OBJECTS: &str = include_str!("bootstrap.yaml");
+const OBJECTS: &str = include_str!("bootstrap/objects.yaml");
 
 /// Creates what is missing. What users changed stays changed; roles get back rules that they lost.
 pub async fn run(api: &Api, address: SocketAddr) -> Result<(), Fault> {
+    let mut objects = roles::all();
     for text in OBJECTS.split("\n---\n") {
-        let parsed = yaml::parse(text.as_bytes()).map_err(Fault::internal)?;
-        ensure(api, parsed.value).await?;
+        objects.push(yaml::parse(text.as_bytes()).map_err(Fault::internal)?.value);
     }
-    own(api, address).await
+    // Most at once, so that their writes reach the disk together; namespaces before what is in them.
+    let is_namespace = |o: &Value| o["kind"] == "Namespace";
+    let (namespaces, objects): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_namespace);
+    for outcome in join_all(namespaces.into_iter().map(|o| keep(api, o))).await {
+        outcome?;
+    }
+    for outcome in join_all(objects.into_iter().map(|o| keep(api, o))).await {
+        outcome?;
+    }
+    own(api, address).await?;
+    crate::definitions::refresh(api).await
+}
+
+/// Creates an object; gives a role or binding back what it lost, unless its owner has forbidden that.
+async fn keep(api: &Api, object: Value) -> Result<(), Fault> {
+    let kind = find(api, text(&object, "apiVersion"), text(&object, "kind"))?;
+    let (ns, name) = (crate::api::meta(&object, "namespace"), crate::api::meta(&object, "name"));
+    let Some(found) = api.object(&kind, Some(ns), name).await? else {
+        return ensure(api, object).await;
+    };
+    if kind.group() != "rbac.authorization.k8s.io" {
+        return Ok(());
+    }
+    let mark = &found["metadata"]["annotations"]["rbac.authorization.kubernetes.io/autoupdate"];
+    if mark != "true" || crate::api::is_deleting(&found) {
+        return Ok(());
+    }
+    let field = if object.get("rules").is_some() { "rules" } else { "subjects" };
+    let mut list = found[field].as_array().cloned().unwrap_or_default();
+    let lost = missing(&list, &object[field]);
+    if lost.is_empty() || object.get("aggregationRule").is_some() {
+        return Ok(());
+    }
+    list.extend(lost);
+    let patch = json!({field: list});
+    as_server(api, &kind, Some(ns), |mut call| {
+        call.name = Some(name);
+        async move { api.change(&call, &Change::MergePatch(&patch)).await.map(drop) }
+    })
+    .await
+}
+
+/// The entries of `wanted` that `list` lacks, whatever the order of their texts.
+fn missing(list: &[Value], wanted: &Value) -> Vec<Value> {
+    fn sorted(v: &Value) -> Value {
+        match v {
+            Value::Array(a) => {
+                let mut texts: Vec<String> = a.iter().map(ToString::to_string).collect();
+                texts.sort();
+                json!(texts)
+            }
+            Value::Object(o) => o.iter().map(|(k, v)| (k.clone(), sorted(v))).collect(),
+            v => v.clone(),
+        }
+    }
+    let has: Vec<Value> = list.iter().map(sorted).collect();
+    let wanted = wanted.as_array().into_iter().flatten();
+    wanted.filter(|w| !has.contains(&sorted(w))).cloned().collect()
+}
+
+fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object[key].as_str().unwrap_or_default()
 }
 
 /// Creates what is missing of the API's own service.
@@ -51,8 +116,7 @@ fn own_service(ip: &str, family: &str, port: u16) -> Vec<Value> {
 
 /// Creates an object, unless it is there.
 pub async fn ensure(api: &Api, object: Value) -> Result<(), Fault> {
-    let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
-    let kind = find(api, &text("apiVersion"), &text("kind"))?;
+    let kind = find(api, text(&object, "apiVersion"), text(&object, "kind"))?;
     let namespace = crate::api::meta(&object, "namespace").to_owned();
     let name = crate::api::meta(&object, "name").to_owned();
     if api.read(&kind.key(Some(&namespace), &name)).await?.is_some() {

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -57,12 +58,13 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "no delay option");
     }
+    let peer = stream.peer_addr().ok();
     let Ok(Ok(tls)) = tokio::time::timeout(HELLO, acceptor.accept(stream)).await else { return };
     let certificate =
         tls.get_ref().1.peer_certificates().and_then(|c| crate::authn::certificate(c.first()?));
     let service = service_fn(move |request| {
         let (server, certificate) = (Arc::clone(&server), certificate.clone());
-        async move { Ok::<_, Infallible>(exchange(&server, certificate, request).await) }
+        async move { Ok::<_, Infallible>(exchange(&server, (certificate, peer), request).await) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
@@ -74,7 +76,7 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
 
 async fn exchange(
     server: &Server,
-    certificate: Option<User>,
+    (certificate, peer): (Option<User>, Option<SocketAddr>),
     request: Request<hyper::body::Incoming>,
 ) -> Response<Out> {
     let (parts, body) = request.into_parts();
@@ -96,6 +98,7 @@ async fn exchange(
         headers: parts.headers,
         body,
         certificate,
+        peer,
     };
     response(server.handle(incoming).await)
 }
@@ -105,6 +108,7 @@ fn response(answer: Answer) -> Response<Out> {
         Content::Whole(bytes) => Out::Whole(Some(bytes)),
         Content::Ended(bytes) => Out::Pieces(Some(bytes)),
         Content::Stream(events) => Out::Events(Stream::new(*events)),
+        Content::Passed(body) => Out::Passed(body),
     });
     *out.status_mut() = answer.status;
     *out.headers_mut() = answer.headers;
@@ -116,6 +120,7 @@ enum Out {
     Whole(Option<Bytes>),
     Pieces(Option<Bytes>),
     Events(Stream),
+    Passed(hyper::body::Incoming),
 }
 
 /// The future that makes the next bytes, which gives the events back with them.
@@ -151,18 +156,19 @@ fn make(mut events: Events) -> Making {
 
 impl Body for Out {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let bytes = match &mut *self {
             Out::Whole(bytes) | Out::Pieces(bytes) => bytes.take(),
             Out::Events(stream) => match stream.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(bytes) => bytes,
             },
+            Out::Passed(body) => return Pin::new(body).poll_frame(cx),
         };
         Poll::Ready(bytes.map(|b| Ok(Frame::data(b))))
     }
@@ -172,6 +178,7 @@ impl Body for Out {
             Out::Whole(b) => b.as_ref().is_none_or(Bytes::is_empty),
             Out::Pieces(b) => b.is_none(),
             Out::Events(_) => false,
+            Out::Passed(body) => body.is_end_stream(),
         }
     }
 
@@ -181,6 +188,7 @@ impl Body for Out {
                 http_body::SizeHint::with_exact(b.as_ref().map_or(0, |b| b.len() as u64))
             }
             Out::Pieces(_) | Out::Events(_) => http_body::SizeHint::default(),
+            Out::Passed(body) => body.size_hint(),
         }
     }
 }

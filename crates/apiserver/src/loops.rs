@@ -1,12 +1,7 @@
-//! The few loops without which no client is happy: what every namespace has, namespaces that end,
-//! objects whose owners are gone, history that is forgotten.
-
-mod collector;
-mod namespaces;
+//! What the server does for itself: its own service, and history that is forgotten.
 
 use crate::api::Api;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,16 +10,14 @@ use wharf_etcd::{KeyRange, Revision, WatchItem, WatchRequest};
 /// How often history is forgotten, and so how far it reaches back at least.
 const HISTORY: Duration = Duration::from_secs(300);
 
-/// Starts the loops. They end when the set is dropped. `root` is the authority's certificate,
-/// `address` where this server is reached.
-pub fn start(api: &Api, root: String, address: SocketAddr) -> JoinSet<()> {
+/// Starts both. They end when the set is dropped. `address` is where this server is reached.
+pub fn start(api: &Api, address: SocketAddr) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let (api, root) = (api.clone(), Arc::new(root));
-    tasks.spawn(namespaces::contents(api.clone(), root));
-    tasks.spawn(namespaces::endings(api.clone()));
-    tasks.spawn(collector::run(api.clone()));
+    tasks.spawn(crate::definitions::run(api.clone()));
+    tasks.spawn(crate::aggregator::run(api.clone()));
+    tasks.spawn(crate::hooks::run(api.clone()));
     tasks.spawn(own_service(api.clone(), address));
-    tasks.spawn(forget(api));
+    tasks.spawn(forget(api.clone()));
     tasks
 }
 

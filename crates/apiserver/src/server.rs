@@ -1,10 +1,12 @@
 //! One request from its first byte to its answer: who asks, what for, whether they may, and what comes of it.
 
-use crate::api::{Api, Call, from_hub};
+use crate::api::{Api, Call};
+use crate::audit::{Audit, Trace};
 use crate::authn::Authenticator;
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{self, Expected};
 use crate::delete::Options;
+use crate::flow::Flow;
 use crate::kinds::{Hub, Kind};
 use crate::media::{self, Accept, Notation, View};
 use crate::render::{self, TableOptions};
@@ -12,10 +14,13 @@ use crate::request::{self, Query, Route, Target};
 use crate::respond::{Answer, Content, is_pretty};
 use crate::user::User;
 use crate::write::{Change, Written};
-use crate::{discovery, list, openapi, random, stored, subresource, virtuals, watching};
+use crate::{
+    aggregator, discovery, list, openapi, random, stored, subresource, virtuals, watching,
+};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_kube::proto;
@@ -31,6 +36,10 @@ pub struct Server {
     pub authorizer: Authorizer,
     /// Where clients reach it.
     pub address: String,
+    /// Where what is done is written down.
+    pub audit: Option<Audit>,
+    /// How many requests it works on at once.
+    pub flow: Flow,
 }
 
 /// A request that was read.
@@ -47,6 +56,8 @@ pub struct Incoming {
     pub body: Bytes,
     /// Who the client's certificate says it is.
     pub certificate: Option<User>,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Incoming {
@@ -64,16 +75,32 @@ impl Incoming {
 pub const BODY: usize = 3 * 1024 * 1024;
 
 impl Server {
+    /// A server that keeps no audit log and has the usual limits.
+    pub fn new(
+        api: Api,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        address: String,
+    ) -> Server {
+        Server { api, authenticator, authorizer, address, audit: None, flow: Flow::default() }
+    }
+
     /// Answers a request. Dropping the future abandons the request; a write that reached the store stays.
     pub async fn handle(&self, r: Incoming) -> Answer {
+        let (trace, began) = (Trace::default(), self.api.clock.unix_nanos() / 1000);
         let q = Query::parse(&r.query);
         let pretty = is_pretty(q.as_ref().ok().and_then(|q| q.pretty), r.agent());
-        let outcome = self.route(&r, q, pretty).await;
+        let outcome = self.route(&r, q, pretty, &trace).await;
         let mut answer = outcome.unwrap_or_else(|f| {
             let accept = media::accept(r.header("accept"), true, true).ok();
             Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
         });
-        answer.header("audit-id", r.header("audit-id").unwrap_or(&random::uid()));
+        let id = r.header("audit-id").map_or_else(random::uid, str::to_owned);
+        answer.header("audit-id", &id);
+        if let Some(audit) = &self.audit {
+            let now = self.api.clock.unix_nanos() / 1000;
+            audit.answered(&r, &trace, &answer, &id, (began, now));
+        }
         if !answer.headers.contains_key("cache-control") {
             answer.header("cache-control", "no-cache, private");
         }
@@ -85,21 +112,31 @@ impl Server {
         r: &Incoming,
         q: Result<Query, Fault>,
         pretty: bool,
+        trace: &Trace,
     ) -> Result<Answer, Fault> {
         let user = self.authenticator.authenticate(&self.api, r).await?;
+        trace.user(&user);
         let user = self.impersonated(r, user).await?;
+        trace.acts_as(&user);
         let route = request::route(&r.path);
-        if let Route::Objects(target) = &route {
-            return self.objects(r, q, target, &user, pretty).await;
+        if let Some(object) = self.elsewhere(&route).await? {
+            return self.pass(r, &route, &user, &object, trace).await;
         }
-        self.authorize_path(r, &user).await?;
+        if let Route::Objects(target) = &route {
+            return self.objects(r, q, target, (&user, trace), pretty).await;
+        }
+        self.authorize_path(r, &user, trace).await?;
         match route {
             Route::Version => Ok(Answer::json(StatusCode::OK, &version(), true)),
             Route::Health => self.health(r).await,
             Route::Groups { core } => self.groups(r, core, pretty),
-            Route::Group(name) => discovery::api_group(&self.api.kinds, &name)
-                .map(|v| Answer::json(StatusCode::OK, &v, pretty))
-                .ok_or_else(Fault::no_route),
+            Route::Group(name) => {
+                let mut list = discovery::api_groups(&self.api.kinds);
+                aggregator::merge_groups(&self.api, &mut list);
+                discovery::api_group(&list, &name)
+                    .map(|v| Answer::json(StatusCode::OK, &v, pretty))
+                    .ok_or_else(Fault::no_route)
+            }
             Route::Resources(gv) => discovery::resources(&self.api.kinds, &gv)
                 .map(|v| Answer::json(StatusCode::OK, &v, pretty))
                 .ok_or_else(Fault::no_route),
@@ -109,7 +146,37 @@ impl Server {
         }
     }
 
-    async fn authorize_path(&self, r: &Incoming, user: &User) -> Result<(), Fault> {
+    /// The object that says another server has what a path leads to.
+    async fn elsewhere(&self, route: &Route) -> Result<Option<Value>, Fault> {
+        match route {
+            Route::Resources(gv) => aggregator::find(&self.api, gv).await,
+            Route::Objects(target) => aggregator::find(&self.api, &target.gv).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Passes a request on to another server, if the client may make it here.
+    async fn pass(
+        &self,
+        r: &Incoming,
+        route: &Route,
+        user: &User,
+        object: &Value,
+        trace: &Trace,
+    ) -> Result<Answer, Fault> {
+        match route {
+            Route::Objects(t) => {
+                let q = Query::parse(&r.query)?;
+                let verb = verb(&r.method, t, &q)?;
+                let attributes = Attributes { path: &r.path, ..Attributes::of(t, verb) };
+                self.authorize(user, &attributes, &t.gv.version, trace).await?;
+            }
+            _ => self.authorize_path(r, user, trace).await?,
+        }
+        aggregator::pass(&self.api, r, user, object).await
+    }
+
+    async fn authorize_path(&self, r: &Incoming, user: &User, trace: &Trace) -> Result<(), Fault> {
         let verb = match r.method {
             Method::GET | Method::HEAD => "get",
             Method::POST => "post",
@@ -119,10 +186,23 @@ impl Server {
             _ => "",
         };
         let attributes = Attributes { verb, path: &r.path, ..Attributes::default() };
-        match self.authorizer.decide(&self.api, user, &attributes).await {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(why) => Err(attributes.refusal(user, &why)),
-        }
+        self.authorize(user, &attributes, "", trace).await
+    }
+
+    async fn authorize(
+        &self,
+        user: &User,
+        a: &Attributes<'_>,
+        version: &str,
+        trace: &Trace,
+    ) -> Result<(), Fault> {
+        let decision = self.authorizer.decide(&self.api, user, a).await;
+        let (allowed, why) = match &decision {
+            Decision::Allow(why) => (true, why),
+            Decision::Deny(why) => (false, why),
+        };
+        trace.decided(a, version, allowed, why);
+        if allowed { Ok(()) } else { Err(a.refusal(user, why)) }
     }
 
     async fn health(&self, r: &Incoming) -> Result<Answer, Fault> {
@@ -137,7 +217,10 @@ impl Server {
     fn groups(&self, r: &Incoming, core: bool, pretty: bool) -> Result<Answer, Fault> {
         let accept = media::accept(r.header("accept"), false, true)?;
         if let View::Discovery(version) = accept.view {
-            let doc = discovery::aggregated(&self.api.kinds, core, version);
+            let mut doc = discovery::aggregated(&self.api.kinds, core, version);
+            if !core {
+                aggregator::merge_discovery(&self.api, &mut doc);
+            }
             let bytes = crate::respond::json_bytes(&doc, pretty);
             let media = format!(
                 "application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
@@ -147,7 +230,9 @@ impl Server {
         let doc = if core {
             discovery::api_versions(&self.address)
         } else {
-            discovery::api_groups(&self.api.kinds)
+            let mut list = discovery::api_groups(&self.api.kinds);
+            aggregator::merge_groups(&self.api, &mut list);
+            list
         };
         Ok(Answer::json(StatusCode::OK, &doc, pretty))
     }
@@ -182,7 +267,7 @@ impl Server {
         r: &Incoming,
         q: Result<Query, Fault>,
         t: &Target,
-        user: &User,
+        (user, trace): (&User, &Trace),
         pretty: bool,
     ) -> Result<Answer, Fault> {
         let mut q = q?;
@@ -190,10 +275,9 @@ impl Server {
         let verb = verb(&r.method, t, &q)?;
         let mut attributes = Attributes::of(t, verb);
         attributes.path = &r.path;
-        match self.authorizer.decide(&self.api, user, &attributes).await {
-            Decision::Allow(_) => {}
-            Decision::Deny(why) => return Err(attributes.refusal(user, &why)),
-        }
+        attributes.selector = &q.field_selector;
+        self.authorize(user, &attributes, &t.gv.version, trace).await?;
+        let _turn = self.flow.enter(user, verb)?;
         let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
         if kind.resource.namespaced
             && t.namespace.is_none()
@@ -220,7 +304,18 @@ impl Server {
             agent: r.agent(),
             warnings: Mutex::default(),
         };
+        if let Some(old) = kind.custom.as_ref().and_then(|c| c.deprecation.as_ref()) {
+            call.warn(old.clone());
+        }
         let mut answer = self.act(r, &call, verb, pretty).await?;
+        let written = !matches!(verb, "get" | "list" | "watch");
+        if written && crate::hooks::is_hook(&kind) {
+            crate::hooks::forget(&self.api);
+        }
+        if written && crate::definitions::is_definition(&kind) {
+            // Who defined something finds it served.
+            crate::definitions::refresh(&self.api).await?;
+        }
         let warnings = std::mem::take(&mut *call.warnings.lock());
         warnings.iter().for_each(|w| answer.warn(w));
         Ok(answer)
@@ -240,7 +335,8 @@ impl Server {
             return virtuals::serve(self, r, call, pretty).await;
         }
         let tables = matches!(verb, "get" | "list" | "watch");
-        let accept = media::accept(r.header("accept"), tables || verb != "create", true)?;
+        let protobuf = call.kind.has_protobuf();
+        let accept = media::accept(r.header("accept"), tables || verb != "create", protobuf)?;
         match verb {
             "get" => {
                 let kv = self.api.get(call, call.name()?).await?;
@@ -253,7 +349,14 @@ impl Server {
                     text.push(b'\n');
                     return Ok(Answer::bytes(StatusCode::OK, "application/json", text));
                 }
-                let object = from_hub(call.kind, stored::decode(&kv));
+                if (accept.notation, accept.view) == (Notation::Protobuf, View::Whole) {
+                    let message = self.api.objects.message(call.kind, &kv);
+                    let kind = call.kind;
+                    let bytes = proto::seal(&kind.api_version, kind.name(), &message);
+                    let media = "application/vnd.kubernetes.protobuf";
+                    return Ok(Answer::bytes(StatusCode::OK, media, bytes));
+                }
+                let object = self.api.seen(call.kind, &kv).await?;
                 Ok(self.show(call, accept, StatusCode::OK, &object, pretty))
             }
             "list" => self.list(call, accept, pretty).await,
@@ -285,7 +388,7 @@ impl Server {
             "deletecollection" => {
                 let options = self.delete_options(r, call)?;
                 let listed = self.api.delete_collection(call, &options).await?;
-                Ok(self.show_list(call, accept, &listed, pretty))
+                self.show_list(call, accept, &listed, pretty).await
             }
             _ => Err(Fault::wrong_method()),
         }
@@ -334,10 +437,13 @@ impl Server {
             "application/merge-patch+json" => {
                 self.api.change(call, &Change::MergePatch(&json(&r.body)?)).await
             }
-            "application/strategic-merge-patch+json" => {
+            "application/strategic-merge-patch+json" if call.kind.custom.is_none() => {
                 self.api.change(call, &Change::StrategicPatch(&json(&r.body)?)).await
             }
             "application/apply-patch+yaml" => self.apply(r, call).await,
+            _ if call.kind.custom.is_some() => Err(Fault::media_type(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )),
             _ => Err(Fault::media_type(
                 "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/strategic-merge-patch+json, application/apply-patch+cbor",
             )),
@@ -391,9 +497,8 @@ impl Server {
             View::Table => {
                 let rv = crate::api::meta(object, "resourceVersion");
                 let options = TableOptions::of(call, self.api.now_seconds());
-                let one = std::slice::from_ref(object);
-                let table =
-                    render::table(call.kind, one, &json!({"resourceVersion": rv}), &options);
+                let version = json!({"resourceVersion": rv});
+                let table = render::table(call.kind, &[object], &version, &options);
                 Answer::json(status, &table, pretty)
             }
             View::Metadata => {
@@ -408,40 +513,60 @@ impl Server {
 
     async fn list(&self, call: &Call<'_>, accept: Accept, pretty: bool) -> Result<Answer, Fault> {
         let listed = self.api.list(call).await?;
-        Ok(self.show_list(call, accept, &listed, pretty))
+        self.show_list(call, accept, &listed, pretty).await
     }
 
-    fn show_list(
+    async fn show_list(
         &self,
         call: &Call<'_>,
         accept: Accept,
         listed: &list::Listed,
         pretty: bool,
+    ) -> Result<Answer, Fault> {
+        // Texts and messages are made from what is stored, where that is what is shown.
+        let whole = accept.view == View::Whole;
+        let objects =
+            if whole && (call.kind.hub == Hub::Own || accept.notation == Notation::Protobuf) {
+                Vec::new()
+            } else {
+                self.api.seen_all(call.kind, &listed.items).await?
+            };
+        Ok(self.shown_list(call, accept, listed, objects, pretty))
+    }
+
+    /// `objects` are the list's, in the version of the request, where the form needs them.
+    fn shown_list(
+        &self,
+        call: &Call<'_>,
+        accept: Accept,
+        listed: &list::Listed,
+        objects: Vec<Arc<Value>>,
+        pretty: bool,
     ) -> Answer {
-        let objects = || -> Vec<Value> {
-            listed.items.iter().map(|kv| from_hub(call.kind, stored::decode(kv))).collect()
-        };
         match (accept.view, accept.notation) {
             (View::Table, _) => {
                 let options = TableOptions::of(call, self.api.now_seconds());
-                let table = render::table(call.kind, &objects(), &listed.metadata(), &options);
+                let rows: Vec<&Value> = objects.iter().map(|o| &**o).collect();
+                let table = render::table(call.kind, &rows, &listed.metadata(), &options);
                 Answer::json(StatusCode::OK, &table, pretty)
             }
             (View::Metadata, _) => {
-                let list = render::partial_list(&objects(), &listed.metadata());
+                let all: Vec<&Value> = objects.iter().map(|o| &**o).collect();
+                let list = render::partial_list(&all, &listed.metadata());
                 Answer::object(StatusCode::OK, accept, &list, pretty, || render::sealed(&list))
             }
             (_, Notation::Protobuf) => {
-                let items: Vec<Vec<u8>> =
-                    objects().iter().map(|o| proto::encode(call.kind.ty(), o)).collect();
+                let items = listed.items.iter();
+                let items: Vec<Bytes> =
+                    items.map(|kv| self.api.objects.message(call.kind, kv)).collect();
                 let message =
-                    proto::encode_list(&listed.metadata(), items.iter().map(Vec::as_slice));
+                    proto::encode_list(&listed.metadata(), items.iter().map(AsRef::as_ref));
                 let kind = format!("{}List", call.kind.name());
                 let bytes = proto::seal(&call.kind.api_version, &kind, &message);
                 Answer::bytes(StatusCode::OK, "application/vnd.kubernetes.protobuf", bytes)
             }
             (_, notation) => {
-                let mut text = list::json_text(call.kind, listed);
+                let mut text = list::json_text(call.kind, listed, &objects);
                 if notation == Notation::Yaml || pretty {
                     let value: Value = serde_json::from_slice(&text).unwrap_or_default();
                     return Answer::object(StatusCode::OK, accept, &value, pretty, Vec::new);
@@ -460,7 +585,7 @@ impl Server {
         };
         let body = match self.api.watch(call, accept).await {
             Ok(events) => Content::Stream(Box::new(events)),
-            Err(f) => match watching::refused(call.kind, accept, &f) {
+            Err(f) => match watching::refused(&self.api, call.kind, accept, &f) {
                 Some(bytes) => Content::Ended(bytes),
                 None => return Err(f),
             },

@@ -140,7 +140,7 @@ async fn access(server: &Server, user: &User, spec: &Value) -> Value {
             subresource: text(res, "subresource"),
             namespace: text(res, "namespace"),
             name: text(res, "name"),
-            path: "",
+            ..Attributes::default()
         }
     };
     match server.authorizer.decide(&server.api, user, &a).await {

@@ -1,6 +1,6 @@
 //! Watches: the store's changes of one collection, as events for one client.
 
-use crate::api::{Api, Call, fault, from_hub, revision};
+use crate::api::{Api, Call, fault, revision};
 use crate::kinds::{Hub, Kind};
 use crate::list::scope;
 use crate::media::{Accept, Notation, View};
@@ -42,6 +42,8 @@ pub struct Events {
 
 /// Turns events into bytes of the negotiated form.
 struct Encoder {
+    /// Where objects are converted; nothing is read from its store.
+    api: Api,
     kind: Arc<Kind>,
     accept: Accept,
     table: TableOptions,
@@ -71,6 +73,7 @@ impl Api {
         };
         let request = WatchRequest::new(keys).from(from.next()).previous();
         let encoder = Encoder {
+            api: self.clone(),
             kind: Arc::clone(call.kind),
             accept,
             table: TableOptions::of(call, self.now_seconds()),
@@ -165,8 +168,8 @@ impl Events {
         // Initial objects go out in pieces, so that a big collection is not written twice.
         let mut out = Vec::new();
         while let Some(kv) = self.begin.pop() {
-            if self.selection.matches(&self.kind, &kv) {
-                out.extend(self.encoder.stored("ADDED", &kv, kv.mod_revision()));
+            if self.selection.matches(&self.encoder.api.objects, &self.kind, &kv) {
+                out.extend(self.encoder.stored("ADDED", &kv, kv.mod_revision()).await);
             }
             if out.len() > 64 * 1024 {
                 return out;
@@ -186,14 +189,18 @@ impl Events {
             () = tokio::time::sleep_until(self.deadline) => Next::Deadline,
             () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => Next::Bookmark,
         };
-        self.turn(next)
+        self.turn(next).await
     }
 
-    fn turn(&mut self, next: Next) -> Vec<u8> {
+    async fn turn(&mut self, next: Next) -> Vec<u8> {
         match next {
             Next::Item(Ok(WatchItem::Events { through, events })) => {
                 self.seen = through;
-                events.iter().flat_map(|e| self.event(e)).collect()
+                let mut out = Vec::new();
+                for e in events.iter() {
+                    out.extend(self.event(e).await);
+                }
+                out
             }
             Next::Item(Ok(WatchItem::Progress(revision))) => {
                 self.seen = revision;
@@ -225,27 +232,31 @@ impl Events {
     }
 
     /// What an event means to a client that sees only what it selects.
-    fn event(&mut self, e: &Event) -> Vec<u8> {
+    async fn event(&mut self, e: &Event) -> Vec<u8> {
         let revision = e.kv.mod_revision();
-        let before = e.previous.as_ref().filter(|kv| self.selection.matches(&self.kind, kv));
+        let objects = Arc::clone(&self.encoder.api.objects);
+        let selected = |kv: &Kv| self.selection.matches(&objects, &self.kind, kv);
+        let before = e.previous.as_ref().filter(|kv| selected(kv));
         match e.kind {
             EventKind::Put => {
-                let matches = self.selection.matches(&self.kind, &e.kv);
+                let matches = selected(&e.kv);
                 let was_there = match &e.previous {
                     Some(_) => before.is_some(),
                     // The version before is compacted; only without a selector is it known to have been seen.
                     None => e.kv.version() > 1 && self.selection.is_empty(),
                 };
                 match (was_there, matches) {
-                    (false, true) => self.encoder.stored("ADDED", &e.kv, revision),
-                    (true, true) => self.encoder.stored("MODIFIED", &e.kv, revision),
-                    (true, false) => before
-                        .map_or_else(Vec::new, |kv| self.encoder.stored("DELETED", kv, revision)),
+                    (false, true) => self.encoder.stored("ADDED", &e.kv, revision).await,
+                    (true, true) => self.encoder.stored("MODIFIED", &e.kv, revision).await,
+                    (true, false) => match before {
+                        Some(kv) => self.encoder.stored("DELETED", kv, revision).await,
+                        None => Vec::new(),
+                    },
                     (false, false) => Vec::new(),
                 }
             }
             EventKind::Delete => match (before, &e.previous) {
-                (Some(kv), _) => self.encoder.stored("DELETED", kv, revision),
+                (Some(kv), _) => self.encoder.stored("DELETED", kv, revision).await,
                 (None, Some(_)) => Vec::new(),
                 (None, None) => {
                     // Nobody can say any more what was deleted: the client must list again.
@@ -259,7 +270,7 @@ impl Events {
 }
 
 impl Encoder {
-    fn stored(&mut self, event: &str, kv: &Kv, revision: Revision) -> Vec<u8> {
+    async fn stored(&mut self, event: &str, kv: &Kv, revision: Revision) -> Vec<u8> {
         let plain = self.accept.notation == Notation::Json && self.accept.view == View::Whole;
         if plain && self.kind.hub == Hub::Own {
             let mut out = format!("{{\"type\":\"{event}\",\"object\":").into_bytes();
@@ -267,24 +278,36 @@ impl Encoder {
             out.extend_from_slice(b"}\n");
             return out;
         }
-        let object = from_hub(&self.kind, stored::decode_at(kv, revision));
-        self.object(event, object)
+        if self.kind.hub != Hub::Custom && revision == kv.mod_revision() {
+            if self.accept.notation == Notation::Protobuf && self.accept.view == View::Whole {
+                let message = self.api.objects.message(&self.kind, kv);
+                let sealed = proto::seal(&self.kind.api_version, self.kind.name(), &message);
+                return proto::watch_frame(event, &sealed);
+            }
+            let object = self.api.objects.shown(&self.kind, kv);
+            return self.object(event, &object);
+        }
+        // A deletion is the last state with a revision of its own.
+        match self.api.read_stored(&self.kind, stored::decode_at(kv, revision)).await {
+            Ok(object) => self.object(event, &object),
+            Err(f) => self.error(&f),
+        }
     }
 
-    fn object(&mut self, event: &str, object: Value) -> Vec<u8> {
+    fn object(&mut self, event: &str, object: &Value) -> Vec<u8> {
         let viewed = match self.accept.view {
             View::Table => {
                 let table = render::table(&self.kind, &[object], &json!({}), &self.table);
                 self.table.headers = false;
                 table
             }
-            View::Metadata => render::partial(&object),
+            View::Metadata => render::partial(object),
             _ if self.accept.notation == Notation::Protobuf => {
-                let message = proto::encode(self.kind.ty(), &object);
+                let message = proto::encode(self.kind.ty(), object);
                 let sealed = proto::seal(&self.kind.api_version, self.kind.name(), &message);
                 return proto::watch_frame(event, &sealed);
             }
-            _ => object,
+            _ => return self.write(event, object),
         };
         self.write(event, &viewed)
     }
@@ -306,7 +329,7 @@ impl Encoder {
 
     /// Everything up to `revision` was sent; `initial` ends what was there when the watch began.
     fn bookmark(&mut self, revision: Revision, initial: bool) -> Vec<u8> {
-        let mut object = wharf_kube::typed::zero(self.kind.ty());
+        let mut object = self.kind.zero();
         let metadata = if initial {
             json!({"resourceVersion": revision.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}})
         } else {
@@ -320,7 +343,7 @@ impl Encoder {
             m.shift_remove("metadata");
             head.append(m);
         }
-        self.object("BOOKMARK", Value::Object(head))
+        self.object("BOOKMARK", &Value::Object(head))
     }
 
     fn error(&self, f: &Fault) -> Vec<u8> {
@@ -329,7 +352,8 @@ impl Encoder {
 }
 
 /// A watch that cannot begin because history is gone still begins, and says so in its first event.
-pub fn refused(kind: &Arc<Kind>, accept: Accept, f: &Fault) -> Option<Bytes> {
-    let encoder = Encoder { kind: Arc::clone(kind), accept, table: TableOptions::default() };
+pub fn refused(api: &Api, kind: &Arc<Kind>, accept: Accept, f: &Fault) -> Option<Bytes> {
+    let (api, kind) = (api.clone(), Arc::clone(kind));
+    let encoder = Encoder { api, kind, accept, table: TableOptions::default() };
     (f.code == 410).then(|| encoder.error(f).into())
 }

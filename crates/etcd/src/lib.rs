@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod autocompact;
 mod bolt;
 mod checkpoint;
 mod core;
@@ -36,6 +37,7 @@ mod trials;
 mod watch;
 mod wire;
 
+pub use autocompact::{Retention, run as compact_by_itself};
 pub use door::{Door, Member, ServeError, Tls, VERSION};
 pub use embedded::{Embedded, Hash, Settings, Status};
 pub use error::StoreError;

@@ -1,17 +1,21 @@
 //! Kubernetes objects as value trees, with tables that say what each kind's fields are and mean.
 #![forbid(unsafe_code)]
 
+pub mod cel;
 pub mod convert;
+pub mod custom;
 pub mod defaults;
 pub mod explain;
 pub mod fields;
 pub mod json;
+pub mod jsonpath;
 pub mod managed;
 pub mod names;
 pub mod patch;
 pub mod printer;
 pub mod proto;
 pub mod quantity;
+pub mod quota;
 pub mod resources;
 pub mod schema;
 pub mod selector;

@@ -84,6 +84,12 @@ impl Quantity {
     }
 }
 
+impl From<i64> for Quantity {
+    fn from(n: i64) -> Quantity {
+        Quantity { nano: i128::from(n) * ONE, format: Format::Decimal }
+    }
+}
+
 impl PartialEq for Quantity {
     fn eq(&self, other: &Self) -> bool {
         self.nano == other.nano

@@ -254,8 +254,10 @@ impl Loader {
             if let Some(head) = line.strip_prefix("package ") {
                 (package, openapi) = head.split_once(' ').unwrap_or((head, head));
             } else if let Some(members) = line.strip_prefix('#') {
-                let mut words = members.split(' ');
-                let name = words.next().unwrap_or_default();
+                let (name, members) = members.split_once(' ').unwrap_or((members, ""));
+                // Members that are several words stand between commas.
+                let between = if members.contains(',') { ',' } else { ' ' };
+                let words = members.split(between);
                 let id = EnumId(self.enums.len().try_into().unwrap_or(u32::MAX));
                 self.enum_names.insert(format!("{package}.{name}"), id);
                 self.enums.push(words.map(|w| if w == "\"\"" { "" } else { w }).collect());

@@ -99,6 +99,26 @@ impl Labels {
         Some(Labels(out))
     }
 
+    /// From the `matchExpressions` of a node selector term, which compare numbers as well.
+    pub fn from_node_terms(expressions: &Value) -> Option<Labels> {
+        let requirement = |e: &Value| {
+            let texts = e["values"].as_array().into_iter().flatten();
+            let values: Vec<String> = texts.filter_map(Value::as_str).map(str::to_owned).collect();
+            let number = || values.first().and_then(|v| v.parse().ok());
+            let test = match e["operator"].as_str().unwrap_or_default() {
+                "Gt" => Test::Greater(number()?),
+                "Lt" => Test::Less(number()?),
+                "In" => Test::In(values),
+                "NotIn" => Test::NotIn(values),
+                "Exists" => Test::Exists,
+                "DoesNotExist" => Test::Missing,
+                _ => return None,
+            };
+            Some(Requirement { key: e["key"].as_str().unwrap_or_default().to_owned(), test })
+        };
+        expressions.as_array()?.iter().map(requirement).collect::<Option<Vec<_>>>().map(Labels)
+    }
+
     /// From plain equalities, as older kinds write selectors.
     pub fn from_map(m: &Map<String, Value>) -> Labels {
         let pair = |(k, v): (&String, &Value)| Requirement {

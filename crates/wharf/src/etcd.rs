@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
-use wharf_etcd::{Door, Embedded, Member, Settings, Tls};
+use wharf_etcd::{Door, Embedded, Member, Retention, Settings, Tls};
 
 /// The cluster's store: etcd's v3 API over one member.
 #[derive(Debug, Parser)]
@@ -110,6 +110,17 @@ struct Serve {
         value_parser = duration
     )]
     experimental_watch_progress_notify_interval: Duration,
+    /// How --auto-compaction-retention is meant: as a time (periodic) or as a number of revisions (revision)
+    #[arg(
+        long,
+        env = "ETCD_AUTO_COMPACTION_MODE",
+        value_parser = ["periodic", "revision"],
+        default_value = "periodic"
+    )]
+    auto_compaction_mode: String,
+    /// History that is kept: hours or a duration such as 30m, or a number of revisions; 0 keeps everything
+    #[arg(long, env = "ETCD_AUTO_COMPACTION_RETENTION", default_value = "0")]
+    auto_compaction_retention: String,
     /// What to log: debug, info, warn, error
     #[arg(long, env = "ETCD_LOG_LEVEL", default_value = "info")]
     log_level: LevelFilter,
@@ -202,8 +213,13 @@ async fn serve(flags: &Serve) -> Result<()> {
     }
     let store = Embedded::open(&dir, &settings)
         .with_context(|| format!("open the store in {}", dir.display()))?;
+    let retention = retention(&flags.auto_compaction_mode, &flags.auto_compaction_retention)?;
     let revision = store.status().revision;
     tracing::info!(dir = %dir.display(), %revision, "the store is open");
+    let mut tasks = tokio::task::JoinSet::new();
+    if let Some(retention) = retention {
+        tasks.spawn(wharf_etcd::compact_by_itself(store.clone(), retention));
+    }
     let mut door = Door::new(store, member(flags));
     for url in listen {
         let tls = match (url.secure, &tls) {
@@ -225,6 +241,29 @@ async fn serve(flags: &Serve) -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// How much history is kept; nothing is all of it.
+fn retention(mode: &str, text: &str) -> Result<Option<Retention>> {
+    let number = text.parse::<i64>().ok();
+    if number == Some(0) {
+        return Ok(None);
+    }
+    let wrong = || format!("--auto-compaction-retention {text:?} does not fit the mode {mode}");
+    match (mode, number) {
+        ("revision", Some(n)) if n > 0 => Ok(Some(Retention::Revisions(n))),
+        // A number alone is hours.
+        ("periodic", Some(n)) if n > 0 => {
+            let seconds = u64::try_from(n).ok().and_then(|n| n.checked_mul(3600));
+            let time = Duration::from_secs(seconds.with_context(wrong)?);
+            Ok(Some(Retention::Time(time)))
+        }
+        ("periodic", None) => {
+            let time = duration(text).map_err(anyhow::Error::msg).with_context(wrong)?;
+            Ok(Some(Retention::Time(time)))
+        }
+        _ => bail!(wrong()),
+    }
 }
 
 fn member(flags: &Serve) -> Member {
@@ -332,6 +371,16 @@ mod tests {
         for wrong in ["127.0.0.1:1", "unix:///x", "http://example.org:1", "http://127.0.0.1"] {
             wrong.parse::<Url>().unwrap_err();
         }
+    }
+
+    #[test]
+    fn retentions_are_times_or_revisions() {
+        let hours = |n: u64| Some(Retention::Time(Duration::from_secs(n * 3600)));
+        assert_eq!(retention("periodic", "0").unwrap(), None);
+        assert_eq!(retention("periodic", "2").unwrap(), hours(2));
+        assert_eq!(retention("periodic", "60m").unwrap(), hours(1));
+        assert_eq!(retention("revision", "1000").unwrap(), Some(Retention::Revisions(1000)));
+        assert!(retention("revision", "1h").is_err() && retention("periodic", "-1").is_err());
     }
 
     #[test]

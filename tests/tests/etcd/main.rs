@@ -7,7 +7,10 @@
 )]
 
 mod crash;
+#[path = "../../../crates/apiserver/tests/golden.rs"]
+mod golden;
 mod history;
+mod kube;
 mod member;
 #[path = "../../../crates/etcd/tests/suite/mod.rs"]
 mod suite;

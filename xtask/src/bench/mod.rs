@@ -5,6 +5,7 @@ mod clients;
 mod compose;
 mod etcd;
 mod images;
+mod kube;
 mod lab;
 mod logs;
 mod memory;
@@ -44,6 +45,7 @@ const PARTS: &[Part] = &[
     ("images", images::measure),
     ("network", network::measure),
     ("etcd", etcd::measure),
+    ("kube", kube::measure),
     ("ship", ship::measure),
     ("build", build::measure),
     // Last, because it has to build the runtime's examples.

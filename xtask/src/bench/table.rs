@@ -15,6 +15,8 @@ pub(crate) enum Aim {
     AtLeast(f64, &'static str),
     /// At most this figure.
     Below(f64),
+    /// At least this figure.
+    Above(f64),
     /// Nothing: for the record.
     None,
 }
@@ -70,6 +72,9 @@ impl Row {
             Aim::None => return Verdict::Open(String::new()),
             Aim::Below(limit) => {
                 (format!("≤ {} {}", number(limit), self.unit), Some(self.wharf <= limit))
+            }
+            Aim::Above(limit) => {
+                (format!("≥ {} {}", number(limit), self.unit), Some(self.wharf >= limit))
             }
             Aim::AtMost(factor, who) => (
                 format!("≤ {} × {who}", share(factor)),

@@ -2,6 +2,7 @@
 
 use crate::api::{Api, Call, meta};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use wharf_kube::resources::GroupVersion;
 use wharf_kube::status::Fault;
 
@@ -92,7 +93,7 @@ async fn priority(api: &Api, call: &Call<'_>, pod: &mut Value) -> Result<(), Fau
     let Some(kind) = api.kinds.find(&gv, "priorityclasses") else { return Ok(()) };
     let name = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
     let class = if name.is_empty() {
-        default_class(api, &kind.prefix()).await?
+        default_class(api, &kind.prefix()).await?.map(Arc::new)
     } else {
         let found = api.object(&kind, None, &name).await?;
         if found.is_none() {

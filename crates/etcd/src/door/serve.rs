@@ -17,7 +17,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Host, MAX_REQUEST, Member, VERSION};
-use crate::embedded::Embedded;
+use crate::embedded::{Embedded, Status};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -81,6 +81,11 @@ impl Door {
         let bound = listener.local_addr().map_err(failed)?;
         self.sockets.push((listener, tls));
         Ok(bound)
+    }
+
+    /// The service itself, for callers that have connections of their own.
+    pub fn service(&self) -> Routes {
+        routes(&self.host)
     }
 
     /// Serves until `end` resolves. Streams are then cut; requests under way are answered.
@@ -192,12 +197,55 @@ fn plain(host: &Host, path: &str) -> Option<http::Response<Body>> {
             (Some(_), _) => (503, r#"{"health":"false","reason":"DISK"}"#.to_owned()),
             (None, true) => (503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#.to_owned()),
         },
+        "/metrics" => return Some(metrics(&status)),
         "/version" => (200, format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"3.5.0"}}"#)),
         _ => return None,
     };
+    Some(written(code, "application/json", text))
+}
+
+fn written(code: u16, media: &'static str, text: String) -> http::Response<Body> {
     let mut answer = http::Response::new(Body::new(Full::new(Bytes::from(text))));
     *answer.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
-    let json = http::HeaderValue::from_static("application/json");
-    answer.headers_mut().insert(http::header::CONTENT_TYPE, json);
-    Some(answer)
+    let media = http::HeaderValue::from_static(media);
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, media);
+    answer
+}
+
+/// What etcd's dashboards and alerts look at, under etcd's names.
+fn metrics(status: &Status) -> http::Response<Body> {
+    let healthy = i64::from(status.stalled.is_none());
+    let size = i64::try_from(status.size).unwrap_or(i64::MAX);
+    let quota = i64::try_from(status.quota).unwrap_or(i64::MAX);
+    let keys = i64::try_from(status.keys).unwrap_or(i64::MAX);
+    let rows = [
+        (
+            "etcd_server_has_leader",
+            "Whether a leader exists: the one member, while its disk takes writes.",
+            healthy,
+        ),
+        ("etcd_server_is_leader", "Whether this member is the leader.", healthy),
+        ("etcd_server_quota_backend_bytes", "Bytes beyond which puts are refused.", quota),
+        ("etcd_mvcc_db_total_size_in_bytes", "Bytes that keys and values take.", size),
+        ("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes that keys and values take.", size),
+        (
+            "etcd_debugging_mvcc_keys_total",
+            "Keys, with those deleted since the last compaction.",
+            keys,
+        ),
+        ("etcd_debugging_mvcc_current_revision", "The latest revision.", status.revision.0),
+        (
+            "etcd_debugging_mvcc_compact_revision",
+            "The oldest revision that can be read.",
+            status.compacted.0,
+        ),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in rows {
+        text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    }
+    text += &format!(
+        "# HELP etcd_server_version Which version is running.\n# TYPE etcd_server_version gauge\netcd_server_version{{server_version=\"{VERSION}\"}} 1\n"
+    );
+    written(200, "text/plain; version=0.0.4; charset=utf-8", text)
 }

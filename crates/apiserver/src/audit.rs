@@ -1,0 +1,226 @@
+//! The audit log: who did what, as the policy says how much of it is kept, one JSON object a line.
+
+mod policy;
+
+pub use policy::{Level, Policy, PolicyError};
+
+use crate::authz::Attributes;
+use crate::respond::{Answer, Content};
+use crate::server::Incoming;
+use crate::user::User;
+use policy::{Asked, Matched};
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use wharf_base::sync::Mutex;
+use wharf_kube::time;
+
+/// Writes what the policy wants kept.
+pub struct Audit {
+    policy: Policy,
+    out: Mutex<Box<dyn Write + Send>>,
+}
+
+/// What is known of a request so far.
+#[derive(Debug, Default)]
+pub struct Trace {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Known {
+    user: Option<User>,
+    impersonated: Option<User>,
+    verb: String,
+    object: Option<Value>,
+    allowed: Option<(bool, String)>,
+}
+
+impl Trace {
+    /// The request comes from this user.
+    pub fn user(&self, user: &User) {
+        self.known.lock().user = Some(user.clone());
+    }
+
+    /// It acts as this user.
+    pub fn acts_as(&self, user: &User) {
+        let mut known = self.known.lock();
+        if known.user.as_ref() != Some(user) {
+            known.impersonated = Some(user.clone());
+        }
+    }
+
+    /// It wants this, and was allowed to or not.
+    pub fn decided(&self, a: &Attributes<'_>, version: &str, allowed: bool, why: &str) {
+        let mut known = self.known.lock();
+        a.verb.clone_into(&mut known.verb);
+        known.allowed = Some((allowed, why.to_owned()));
+        if a.resource.is_empty() {
+            return;
+        }
+        let mut object = Map::new();
+        for (key, text) in [
+            ("resource", a.resource),
+            ("namespace", a.namespace),
+            ("name", a.name),
+            ("apiGroup", a.group),
+            ("apiVersion", version),
+            ("subresource", a.subresource),
+        ] {
+            if !text.is_empty() {
+                object.insert(key.to_owned(), text.into());
+            }
+        }
+        known.object = Some(Value::Object(object));
+    }
+}
+
+impl Audit {
+    /// Writes to `out` what `policy` wants kept.
+    pub fn new(policy: Policy, out: Box<dyn Write + Send>) -> Audit {
+        Audit { policy, out: Mutex::new(out) }
+    }
+
+    /// A request was answered; the times are when it came and when it was answered, in microseconds since 1970.
+    pub fn answered(
+        &self,
+        r: &Incoming,
+        trace: &Trace,
+        answer: &Answer,
+        id: &str,
+        (began, now): (i64, i64),
+    ) {
+        let known = trace.known.lock().clone();
+        let nobody = User::anonymous();
+        let user = known.user.as_ref().unwrap_or(&nobody);
+        let object = known.object.as_ref();
+        let text = |k: &str| object.and_then(|o| o[k].as_str()).unwrap_or_default();
+        let asked = Asked {
+            user,
+            verb: &known.verb,
+            path: &r.path,
+            group: text("apiGroup"),
+            resource: text("resource"),
+            subresource: text("subresource"),
+            namespace: text("namespace"),
+            name: text("name"),
+        };
+        let matched = self.policy.judge(&asked);
+        let streams = matches!(answer.body, Content::Stream(_));
+        let stage = if streams { "ResponseStarted" } else { "ResponseComplete" };
+        let stages = [("RequestReceived", began), (stage, now)];
+        for (stage, at) in stages {
+            if matched.level == Level::None || matched.omits(stage) {
+                continue;
+            }
+            let mut event = self.event(r, &known, user, id, &matched);
+            event["stage"] = json!(stage);
+            event["requestReceivedTimestamp"] = json!(time::format_micros(began));
+            event["stageTimestamp"] = json!(time::format_micros(at));
+            if stage != "RequestReceived" {
+                complete(&mut event, r, answer, &known, &matched);
+            }
+            self.write(&event);
+        }
+    }
+
+    fn event(
+        &self,
+        r: &Incoming,
+        known: &Known,
+        user: &User,
+        id: &str,
+        matched: &Matched,
+    ) -> Value {
+        let query = if r.query.is_empty() { String::new() } else { format!("?{}", r.query) };
+        let mut event = json!({"kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": matched.level.name(),
+            "auditID": id, "stage": "", "requestURI": format!("{}{query}", r.path), "verb": known.verb,
+            "user": who(user)});
+        if let Some(user) = &known.impersonated {
+            event["impersonatedUser"] = who(user);
+        }
+        if let Some(peer) = r.peer {
+            event["sourceIPs"] = json!([peer.ip().to_string()]);
+        }
+        if let Some(agent) = r.header("user-agent") {
+            event["userAgent"] = json!(agent);
+        }
+        if let Some(object) = &known.object {
+            event["objectRef"] = object.clone();
+        }
+        event
+    }
+
+    fn write(&self, event: &Value) {
+        let mut out = self.out.lock();
+        let line = format!("{event}\n");
+        if let Err(e) = out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
+            tracing::error!(error = %e, "the audit log could not be written");
+        }
+    }
+}
+
+fn who(user: &User) -> Value {
+    let mut out = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        out["uid"] = json!(user.uid);
+    }
+    if !user.extra.is_empty() {
+        out["extra"] = json!(user.extra);
+    }
+    out
+}
+
+/// Adds what is known only when the answer is: the status, the decision, and the bodies where they are wanted.
+fn complete(event: &mut Value, r: &Incoming, answer: &Answer, known: &Known, matched: &Matched) {
+    event["responseStatus"] = json!({"metadata": {}, "code": answer.status.as_u16()});
+    let body = match &answer.body {
+        Content::Whole(bytes) => serde_json::from_slice::<Value>(bytes).ok(),
+        _ => None,
+    };
+    if let Some(status) = body.as_ref().filter(|b| b["kind"] == "Status") {
+        for field in ["status", "message", "reason"] {
+            if let Some(v) = status.get(field) {
+                event["responseStatus"][field] = v.clone();
+            }
+        }
+    }
+    if let Some((allowed, why)) = &known.allowed {
+        event["annotations"] = json!({"authorization.k8s.io/decision": if *allowed { "allow" } else { "forbid" },
+            "authorization.k8s.io/reason": why});
+    }
+    let strip = |mut v: Value| {
+        if matched.omit_managed_fields
+            && let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut)
+        {
+            m.shift_remove("managedFields");
+        }
+        v
+    };
+    if matched.level >= Level::Request
+        && let Some(object) = sent(r)
+    {
+        event["requestObject"] = strip(object);
+    }
+    if let Some(body) = body.filter(|_| matched.level >= Level::RequestResponse) {
+        event["responseObject"] = strip(body);
+    }
+}
+
+/// The body of a request as a tree, where it is one of the built-in kinds or no protobuf.
+fn sent(r: &Incoming) -> Option<Value> {
+    let notation = crate::media::essence(r.header("content-type").unwrap_or_default());
+    if r.body.is_empty() {
+        return None;
+    }
+    if !notation.contains("protobuf") {
+        return wharf_kube::yaml::parse(&r.body).ok().map(|p| p.value);
+    }
+    let envelope = wharf_kube::proto::open(&r.body).ok()?;
+    let all = wharf_kube::resources::builtin();
+    let gv = wharf_kube::resources::GroupVersion::parse(&envelope.api_version);
+    let kind = all.iter().find(|k| k.gv == gv && k.kind == envelope.kind)?;
+    let mut object = wharf_kube::proto::decode(kind.ty, envelope.raw).ok()?;
+    object["kind"] = json!(envelope.kind);
+    object["apiVersion"] = json!(envelope.api_version);
+    Some(object)
+}

@@ -1,0 +1,304 @@
+//! A small scheduler for nodes without a runtime: what fits goes to the node with the fewest pods.
+//!
+//! It minds resources, taints, selectors, required node affinity and gates; it knows no preemption, no
+//! spreading and no volumes.
+
+use crate::object::{is_deleting, meta, text};
+use crate::run::{Context, Loop, Next};
+use crate::world::{Before, Key, World};
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use wharf_base::sync::Mutex;
+use wharf_client::resources::{NODES, PODS};
+use wharf_client::{At, Change, Object, Write};
+use wharf_kube::quantity::Quantity;
+use wharf_kube::quota::{Amounts, amounts, pod_total};
+use wharf_kube::selector::Labels;
+use wharf_kube::status::Fault;
+
+/// The loop; its keys are pods.
+#[derive(Default)]
+pub struct Scheduler {
+    places: Mutex<Places>,
+}
+
+/// Where pods are, or are about to be.
+#[derive(Default)]
+struct Places {
+    pods: HashMap<Key, (String, Amounts)>,
+    used: HashMap<String, Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    pods: i64,
+    /// In thousandths.
+    amounts: HashMap<String, i64>,
+}
+
+impl Places {
+    fn put(&mut self, key: Key, node: &str, needs: Amounts) {
+        self.take(&key);
+        let used = self.used.entry(node.to_owned()).or_default();
+        used.pods += 1;
+        for (name, q) in &needs {
+            *used.amounts.entry(name.clone()).or_default() += q.millis();
+        }
+        self.pods.insert(key, (node.to_owned(), needs));
+    }
+
+    fn take(&mut self, key: &Key) {
+        let Some((node, needs)) = self.pods.remove(key) else { return };
+        let Some(used) = self.used.get_mut(&node) else { return };
+        used.pods -= 1;
+        for (name, q) in &needs {
+            *used.amounts.entry(name.clone()).or_default() -= q.millis();
+        }
+    }
+}
+
+fn needs(pod: &Value) -> Amounts {
+    pod_total(pod, "requests")
+}
+
+fn waits(pod: &Value) -> bool {
+    text(pod, "/spec/nodeName").is_empty()
+        && !is_deleting(pod)
+        && text(pod, "/spec/schedulerName") == "default-scheduler"
+        && pod["spec"]["schedulingGates"].as_array().is_none_or(Vec::is_empty)
+}
+
+impl Loop for Scheduler {
+    fn name(&self) -> &'static str {
+        "kube-scheduler"
+    }
+
+    fn user(&self) -> String {
+        "system:kube-scheduler".to_owned()
+    }
+
+    fn workers(&self) -> usize {
+        8
+    }
+
+    fn wake(&self, world: &World, change: &Change, _: &Before) -> Vec<Key> {
+        let waiting = || {
+            let pods = world.all(&PODS);
+            pods.iter().filter(|p| waits(p)).map(|p| Key::of(p)).collect()
+        };
+        if *change.resource == NODES {
+            return waiting();
+        }
+        if *change.resource != PODS {
+            return Vec::new();
+        }
+        let (pod, key) = (&change.object, Key::of(&change.object));
+        let ended = change.gone || matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
+        let node = text(pod, "/spec/nodeName");
+        let mut places = self.places.lock();
+        if ended {
+            places.take(&key);
+            drop(places);
+            // Its room may be what another waits for.
+            return if node.is_empty() { Vec::new() } else { waiting() };
+        }
+        if !node.is_empty() {
+            places.put(key, node, needs(pod));
+            return Vec::new();
+        }
+        if waits(pod) { vec![key] } else { Vec::new() }
+    }
+
+    fn step<'a>(&'a self, cx: &'a Context, key: &'a Key) -> BoxFuture<'a, Result<Next, Fault>> {
+        Box::pin(async move {
+            let Some(pod) = cx.world.get(&PODS, key).filter(|p| waits(p)) else {
+                return Ok(Next::Change);
+            };
+            let nodes = cx.world.all(&NODES);
+            let chosen = {
+                let mut places = self.places.lock();
+                let chosen = choose(&pod, &nodes, &places);
+                if let Ok(node) = &chosen {
+                    places.put(key.clone(), node, needs(&pod));
+                }
+                chosen
+            };
+            match chosen {
+                Ok(node) => {
+                    let bound = cx.bind(&key.namespace, &key.name, &node).await;
+                    if bound.is_err() {
+                        self.places.lock().take(key);
+                    }
+                    bound?;
+                }
+                Err(why) => tell(cx, key, &pod, &why).await?,
+            }
+            Ok(Next::Change)
+        })
+    }
+}
+
+/// Says in the pod's status why it is nowhere.
+async fn tell(cx: &Context, key: &Key, pod: &Value, why: &str) -> Result<(), Fault> {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    if conditions.clone().any(|c| c["type"] == "PodScheduled" && c["message"] == why) {
+        return Ok(());
+    }
+    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": why, "lastTransitionTime": cx.timestamp(), "observedGeneration": pod["metadata"]["generation"]});
+    let at = At { resource: &PODS, namespace: &key.namespace, name: &key.name };
+    let patch = json!({"status": {"conditions": [condition]}});
+    cx.write(at, Some("status"), Write::Strategic(patch)).await.map(drop)
+}
+
+/// The node for a pod, or why there is none.
+fn choose(pod: &Value, nodes: &[Object], places: &Places) -> Result<String, String> {
+    let none = Used::default();
+    let mut best: Option<(i64, &str)> = None;
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for node in nodes {
+        let name = meta(node, "name");
+        let used = places.used.get(name).unwrap_or(&none);
+        match misfit(pod, node, used) {
+            Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
+            None if best.is_none_or(|(pods, _)| used.pods < pods) => best = Some((used.pods, name)),
+            None => {}
+        }
+    }
+    if let Some((_, name)) = best {
+        return Ok(name.to_owned());
+    }
+    if nodes.is_empty() {
+        return Err("no nodes available to schedule pods".to_owned());
+    }
+    let mut parts: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
+    parts.sort();
+    Err(format!("0/{} nodes are available: {}.", nodes.len(), parts.join(", ")))
+}
+
+/// Why a pod cannot be on a node; nothing where it can.
+fn misfit(pod: &Value, node: &Arc<Value>, used: &Used) -> Option<Vec<String>> {
+    let one = |text: &str| Some(vec![text.to_owned()]);
+    if node["spec"]["unschedulable"] == true
+        && !tolerates(
+            pod,
+            &json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}),
+        )
+    {
+        return one("node(s) were unschedulable");
+    }
+    let taints = node["spec"]["taints"].as_array().into_iter().flatten();
+    let bad = taints.filter(|t| t["effect"] != "PreferNoSchedule").find(|t| !tolerates(pod, t));
+    if let Some(t) = bad {
+        let (key, value) = (text(t, "/key"), text(t, "/value"));
+        return one(&format!("node(s) had untolerated taint {{{key}: {value}}}"));
+    }
+    if !is_selected(pod, node) {
+        return one("node(s) didn't match Pod's node affinity/selector");
+    }
+    let room = amounts(&node["status"]["allocatable"]);
+    let mut short = Vec::new();
+    if room.get("pods").is_some_and(|q| used.pods >= q.value()) {
+        short.push("Too many pods".to_owned());
+    }
+    for (name, q) in needs(pod) {
+        let taken = used.amounts.get(&name).copied().unwrap_or(0);
+        let has = room.get(&name).map_or(0, Quantity::millis);
+        if q.millis() > 0 && taken + q.millis() > has {
+            short.push(format!("Insufficient {name}"));
+        }
+    }
+    (!short.is_empty()).then_some(short)
+}
+
+/// Whether one of a pod's tolerations covers a taint.
+pub(crate) fn tolerates(pod: &Value, taint: &Value) -> bool {
+    let mut list = pod["spec"]["tolerations"].as_array().into_iter().flatten();
+    list.any(|t| {
+        let effect = text(t, "/effect");
+        let key = text(t, "/key");
+        let exists = text(t, "/operator") == "Exists";
+        (effect.is_empty() || effect == text(taint, "/effect"))
+            && (key == text(taint, "/key") || (key.is_empty() && exists))
+            && (exists || text(t, "/value") == text(taint, "/value"))
+    })
+}
+
+/// Whether a pod's selector and required affinity choose a node.
+pub(crate) fn is_selected(pod: &Value, node: &Value) -> bool {
+    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
+    if let Some(selector) = pod["spec"]["nodeSelector"].as_object()
+        && !Labels::from_map(selector).matches(labels)
+    {
+        return false;
+    }
+    let terms = pod.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
+    let Some(terms) = terms.and_then(Value::as_array) else { return true };
+    terms.iter().any(|t| {
+        let by_labels = t
+            .get("matchExpressions")
+            .is_none_or(|e| Labels::from_node_terms(e).is_some_and(|l| l.matches(labels)));
+        let mut fields = t["matchFields"].as_array().into_iter().flatten();
+        let by_fields = fields.all(|f| {
+            let named =
+                f["values"].as_array().is_some_and(|v| v.contains(&node["metadata"]["name"]));
+            f["key"] == "metadata.name" && (named == (f["operator"] == "In"))
+        });
+        by_labels
+            && by_fields
+            && (t.get("matchExpressions").is_some() || t.get("matchFields").is_some())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, cpu: &str) -> Object {
+        Arc::new(json!({"metadata": {"name": name, "labels": {"disk": "ssd"}}, "spec": {},
+            "status": {"allocatable": {"cpu": cpu, "pods": "2"}}}))
+    }
+
+    fn pod(cpu: &str) -> Value {
+        json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+    }
+
+    #[test]
+    fn pods_go_where_there_is_room_and_are_spread() {
+        let nodes = [node("a", "1"), node("b", "1")];
+        let mut places = Places::default();
+        for (n, expected) in ["a", "b", "a", "b"].iter().enumerate() {
+            let p = pod("400m");
+            let chosen = choose(&p, &nodes, &places).unwrap();
+            assert_eq!(chosen, *expected);
+            places.put(Key::new("n", n.to_string()), &chosen, needs(&p));
+        }
+        let why = choose(&pod("400m"), &nodes, &places).unwrap_err();
+        assert_eq!(why, "0/2 nodes are available: 2 Insufficient cpu, 2 Too many pods.");
+        places.take(&Key::new("n", "0"));
+        assert_eq!(choose(&pod("400m"), &nodes, &places).unwrap(), "a");
+        assert_eq!(
+            choose(&pod("0"), &[], &places).unwrap_err(),
+            "no nodes available to schedule pods"
+        );
+    }
+
+    #[test]
+    fn taints_and_selectors_keep_pods_away() {
+        let mut tainted = (*node("a", "1")).clone();
+        tainted["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
+        let nodes = [Arc::new(tainted)];
+        let places = Places::default();
+        let mut p = pod("1");
+        assert_eq!(
+            choose(&p, &nodes, &places).unwrap_err(),
+            "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}."
+        );
+        p["spec"]["tolerations"] = json!([{"key": "k", "operator": "Equal", "value": "v"}]);
+        assert_eq!(choose(&p, &nodes, &places).unwrap(), "a");
+        p["spec"]["nodeSelector"] = json!({"disk": "hdd"});
+        assert!(choose(&p, &nodes, &places).unwrap_err().contains("node affinity/selector"));
+    }
+}
