@@ -1,7 +1,9 @@
 //! The stock kubectl against `wharf kube serve`: what people type, and what they get.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+use std::process::Command;
 use wharf_test::kube::Cluster;
+use wharf_test::{program, tools};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -129,4 +131,117 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     k.check("wait --for=condition=Ready pod/p --timeout=1s", 1, "timed out waiting");
     k.check("logs p", 1, "does not have a host assigned");
     k.check("delete pod p --timeout=60s", 0, "pod \"p\" deleted");
+}
+
+const CRON: &str = include_str!("../../crates/apiserver/tests/data/crontab.yaml");
+const TAB: &str = "\
+apiVersion: stable.example.com/v1
+kind: CronTab
+metadata: {name: nightly}
+spec: {cronSpec: '0 1 * * *', image: cron, jobs: [{name: a, run: x}]}
+";
+
+#[test]
+fn custom_resources_are_used_like_any_other() {
+    let k = Cluster::start();
+    k.check_with("apply -f -", CRON, 0, "crontabs.stable.example.com created");
+    let established = "wait --for=condition=Established crd/crontabs.stable.example.com";
+    k.check(established, 0, "condition met");
+    k.check("api-resources --api-group=stable.example.com", 0, "stable.example.com/v1");
+    k.check("explain crontab.spec.image", 0, "What is run.");
+    k.check("explain crontab --recursive", 0, "cronSpec");
+    k.check("explain crontab --api-version=stable.example.com/v1beta1", 0, "CronTab");
+    k.check_with("apply -f -", TAB, 0, "crontab.stable.example.com/nightly created");
+    k.check_with("apply -f -", TAB, 0, "nightly unchanged");
+    k.check_with("diff -f -", &TAB.replace("image: cron", "image: cron2"), 1, "image: cron2");
+    let more = TAB.replace("name: a, run: x", "name: b, run: y");
+    k.check_with(
+        "apply --server-side --field-manager=me --force-conflicts -f -",
+        &more,
+        0,
+        "serverside-applied",
+    );
+    k.check("get ct nightly -o jsonpath={.spec.jobs[*].name}", 0, "a b");
+    k.check("get all", 0, "crontab.stable.example.com/nightly");
+    k.check("get ct", 0, "NAME      SPEC        REPLICAS   AGE");
+    k.check("get crontab -o wide --field-selector=spec.image=cron", 0, "nightly");
+    k.check("scale crontab nightly --replicas=3", 0, "scaled");
+    k.check("get crontab nightly -o jsonpath={.spec.replicas}", 0, "3");
+    k.check(
+        "patch crontab nightly --type=merge -p|{\"spec\":{\"replicas\":99}}",
+        1,
+        "should be less than or equal to 10",
+    );
+    k.check("label crontab nightly x=y", 0, "labeled");
+    k.check_with("create -f -", &TAB.replace("image", "imag"), 1, "unknown field \"spec.imag\"");
+    k.check("delete crd crontabs.stable.example.com --timeout=60s", 0, "deleted");
+    k.check("get crontabs", 1, "the server doesn't have a resource type");
+}
+
+const POLICY: &str = "\
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: few}
+spec:
+  matchConstraints:
+    resourceRules:
+    - {apiGroups: [apps], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [deployments]}
+  validations:
+  - {expression: 'object.spec.replicas <= 5'}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: few}
+spec: {policyName: few, validationActions: [Deny]}
+";
+
+#[test]
+fn policies_refuse_what_they_say() {
+    let k = Cluster::start();
+    k.check_with("apply -f -", POLICY, 0, "few created");
+    k.check_with(
+        "apply -f -",
+        &DEPLOYMENT.replace("replicas: 2", "replicas: 6"),
+        1,
+        "failed expression: object.spec.replicas <= 5",
+    );
+    k.check_with("apply -f -", DEPLOYMENT, 0, "created");
+    k.check("get apiservices", 0, "v1.apps");
+}
+
+/// A chart's objects: definitions with rules, roles, an account, a deployment, a webhook that fails open.
+const CHART: &str = include_str!("kubectl/chart.yaml");
+
+#[test]
+fn a_charts_objects_are_installed_upgraded_and_removed() {
+    let k = Cluster::start();
+    let apply = "apply --server-side --field-manager=helm -f -";
+    k.check("create namespace widgets", 0, "created");
+    let definitions = CHART.split("---\n").take(2).collect::<Vec<_>>().join("---\n");
+    k.check_with(apply, &definitions, 0, "widgets.example.com serverside-applied");
+    k.check("wait --for=condition=Established crd --all", 0, "condition met");
+    k.check_with(apply, CHART, 0, "widget.example.com/first serverside-applied");
+    k.check_with(apply, CHART, 0, "widget.example.com/first serverside-applied");
+    k.check("get widget -n widgets first -o jsonpath={.spec.size}", 0, "small");
+    let upgraded = CHART.replace("size: small", "size: large").replace("operator:1", "operator:2");
+    k.check_with(apply, &upgraded, 0, "deployment.apps/operator serverside-applied");
+    k.check("get widget -n widgets first -o jsonpath={.spec.size}", 0, "large");
+    let back = upgraded.replace("size: large", "size: small");
+    k.check_with(apply, &back, 1, "size must not shrink");
+    k.check_with("delete --timeout=60s -f -", CHART, 0, "deleted");
+    k.check("get crd", 0, "No resources found");
+    k.check("get all -n widgets", 0, "No resources found");
+}
+
+#[test]
+fn programs_of_the_python_client_run() {
+    let k = Cluster::start();
+    for check in ["objects", "watches", "custom_resources", "leaders"] {
+        let mut c = Command::new(tools::path("python3"));
+        c.env("KUBECONFIG", k.config()).env("HOME", k.dir());
+        c.arg(tools::workspace().join("tests/tests/kube_py.py")).arg(check);
+        let done = program::run(&mut c, b"");
+        let text = [done.stdout, done.stderr].concat();
+        assert!(done.status.success(), "{check}: {}", String::from_utf8_lossy(&text));
+    }
 }

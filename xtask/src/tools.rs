@@ -58,7 +58,7 @@ pub(crate) fn busybox() -> Result<()> {
     link(&stable.join("bin/busybox"), &dir.join("busybox"))
 }
 
-/// The stock docker CLI, docker-py and busybox: what the acceptance tests drive.
+/// The stock docker CLI, docker-py, the Kubernetes client for Python and busybox: what the acceptance tests drive.
 pub(crate) fn clients() -> Result<()> {
     let dir = dir();
     busybox()?;
@@ -68,7 +68,7 @@ pub(crate) fn clients() -> Result<()> {
     launcher(&dir.join("docker-compose"), &compose, plugin, &[])?;
     let nft = debian::folder(&dir, "nft-deb", Suite::Configured, &["nftables"], |_| true)?;
     launcher(&dir.join("nft"), &nft, "usr/sbin/nft", &[])?;
-    let python = ["python3", "python3-docker"];
+    let python = ["python3", "python3-docker", "python3-kubernetes"];
     let python = debian::folder(&dir, "python", Suite::Newest, &python, |_| true)?;
     launcher(&dir.join("python3"), &python, "usr/bin/python3", &[("PYTHONHOME", "usr")])?;
     let docker = dir.join("docker");

@@ -29,7 +29,7 @@ pub async fn mutate(
     if call.subresource.is_some() {
         return Ok(());
     }
-    unserved(call, object, old)?;
+    unserved(call, old)?;
     match (resource(call), old) {
         (("", "pods"), None) => {
             pods::mutate(api, call, object).await?;
@@ -76,21 +76,13 @@ pub async fn validate(
 }
 
 /// What this server keeps without acting on it, it says; what would be useless to keep, it refuses.
-fn unserved(call: &Call<'_>, object: &Value, old: Option<&Value>) -> Result<(), Fault> {
+fn unserved(call: &Call<'_>, old: Option<&Value>) -> Result<(), Fault> {
     if old.is_some() {
         return Ok(());
     }
     let warning = match resource(call) {
-        ("apiextensions.k8s.io", _) => {
-            let why = "this server does not serve custom resources yet";
-            return Err(Fault::forbidden(call.about(), meta(object, "name"), why));
-        }
-        ("apiregistration.k8s.io", "apiservices") if object["spec"]["service"].is_object() => {
-            let why = "this server does not forward to other API servers yet";
-            return Err(Fault::forbidden(call.about(), meta(object, "name"), why));
-        }
-        ("admissionregistration.k8s.io", _) => {
-            "this server calls no webhooks and evaluates no admission policies yet: the object is kept and has no effect"
+        ("networking.k8s.io", "networkpolicies") => {
+            "this server does not enforce network policies yet: the object is kept and has no effect"
         }
         _ => return Ok(()),
     };

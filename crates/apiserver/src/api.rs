@@ -30,6 +30,8 @@ pub struct Api {
     pub events: Arc<Mutex<Option<EventLease>>>,
     /// Objects that were read before.
     pub objects: Arc<crate::objects::Objects>,
+    /// The API servers behind this one.
+    pub peers: Arc<crate::aggregator::Peers>,
 }
 
 /// A lease that the events of a minute share.
@@ -110,6 +112,7 @@ impl Api {
             services: Arc::default(),
             events: Arc::default(),
             objects: Arc::default(),
+            peers: Arc::default(),
         }
     }
 
@@ -146,6 +149,48 @@ impl Api {
     ) -> Result<Option<Arc<Value>>, Fault> {
         let kv = self.read(&kind.key(namespace, name)).await?;
         Ok(kv.map(|kv| self.objects.tree(&kv)))
+    }
+
+    /// An object as it is stored in the version of its kind.
+    pub async fn read_stored(&self, kind: &Kind, v: Value) -> Result<Value, Fault> {
+        if kind.custom.is_none() {
+            return Ok(from_hub(kind, v));
+        }
+        let mut all = self.read_all_stored(kind, vec![v]).await?;
+        all.pop().ok_or_else(|| Fault::internal("a conversion lost its object"))
+    }
+
+    /// The same for many, converted together where they need it.
+    pub async fn read_all_stored(&self, kind: &Kind, all: Vec<Value>) -> Result<Vec<Value>, Fault> {
+        let Some(custom) = &kind.custom else {
+            return Ok(all.into_iter().map(|v| from_hub(kind, v)).collect());
+        };
+        let all = self.converted(custom, &kind.api_version, all).await?;
+        Ok(all.into_iter().map(|v| custom.schema.read(v)).collect())
+    }
+
+    /// An object that was read in the version of a kind; shared where it is that already.
+    pub async fn seen(&self, kind: &Kind, kv: &Kv) -> Result<Arc<Value>, Fault> {
+        if kind.custom.is_none() {
+            return Ok(self.objects.shown(kind, kv));
+        }
+        self.read_stored(kind, crate::stored::decode(kv)).await.map(Arc::new)
+    }
+
+    /// The same for many.
+    pub async fn seen_all(&self, kind: &Kind, kvs: &[Kv]) -> Result<Vec<Arc<Value>>, Fault> {
+        if kind.custom.is_none() {
+            return Ok(kvs.iter().map(|kv| self.objects.shown(kind, kv)).collect());
+        }
+        let all = kvs.iter().map(crate::stored::decode).collect();
+        Ok(self.read_all_stored(kind, all).await?.into_iter().map(Arc::new).collect())
+    }
+
+    /// An object in the version of its kind as it is to be stored.
+    pub async fn to_stored(&self, kind: &Kind, v: Value) -> Result<Value, Fault> {
+        let Some(custom) = &kind.custom else { return Ok(to_hub(kind, v)) };
+        let mut all = self.converted(custom, &custom.storage, vec![v]).await?;
+        all.pop().ok_or_else(|| Fault::internal("a conversion lost its object"))
     }
 
     /// The lease that a new object of a kind is attached to: events do not stay.
@@ -225,20 +270,20 @@ pub fn fault(e: &StoreError) -> Fault {
     }
 }
 
-/// From what is stored to the version that was asked for, in normal form.
+/// From what is stored to the version that was asked for, in normal form. Of built-in kinds; see [`Api::read_stored`].
 pub fn from_hub(kind: &Kind, v: Value) -> Value {
     let converted = match kind.hub {
-        Hub::Own => return v,
+        Hub::Own | Hub::Custom => return v,
         Hub::Autoscaling => convert::autoscaler_from_v2(v),
         Hub::Events => convert::event_from_core(v),
     };
     normalize(kind.ty(), converted, &mut Vec::new()).unwrap_or_default()
 }
 
-/// From the version of a request to what is stored, in normal form.
+/// From the version of a request to what is stored, in normal form. Of built-in kinds; see [`Api::to_stored`].
 pub fn to_hub(kind: &Kind, v: Value) -> Value {
     let converted = match kind.hub {
-        Hub::Own => return v,
+        Hub::Own | Hub::Custom => return v,
         Hub::Autoscaling => convert::autoscaler_to_v2(v),
         Hub::Events => convert::event_to_core(v),
     };
@@ -248,7 +293,7 @@ pub fn to_hub(kind: &Kind, v: Value) -> Value {
 /// The type of what is stored.
 pub fn hub_type(kind: &Kind) -> TypeId {
     match kind.hub {
-        Hub::Own => kind.ty(),
+        Hub::Own | Hub::Custom => kind.ty(),
         Hub::Autoscaling => crate::kinds::known("autoscaling.HorizontalPodAutoscaler"),
         Hub::Events => crate::kinds::known("core.Event"),
     }

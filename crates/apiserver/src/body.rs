@@ -1,13 +1,14 @@
 //! Request bodies: from bytes in any notation to an object in normal form, with what was wrong with it.
 
 use crate::api::Call;
+use crate::definitions::Custom;
 use crate::kinds::Kind;
 use crate::media::Notation;
 use crate::request::FieldValidation;
 use serde_json::{Map, Value};
 use wharf_kube::schema::TypeId;
 use wharf_kube::status::Fault;
-use wharf_kube::typed::normalize;
+use wharf_kube::typed::{TypedError, normalize};
 use wharf_kube::{json, proto};
 
 /// A type that a body may have.
@@ -19,12 +20,22 @@ pub struct Expected<'a> {
     pub kind: &'a str,
     /// Its type.
     pub ty: TypeId,
+    /// What its definition says, where it is a custom resource.
+    pub custom: Option<&'a Custom>,
 }
 
 impl<'a> Expected<'a> {
     /// An object of a kind itself.
     pub fn of(kind: &'a Kind) -> Expected<'a> {
-        Expected { api_version: &kind.api_version, kind: kind.name(), ty: kind.ty() }
+        let custom = kind.custom.as_ref();
+        Expected { api_version: &kind.api_version, kind: kind.name(), ty: kind.ty(), custom }
+    }
+
+    fn normalize(&self, v: Value, unknown: &mut Vec<String>) -> Result<Value, TypedError> {
+        match self.custom {
+            Some(c) => c.schema.decode(v, unknown),
+            None => normalize(self.ty, v, unknown),
+        }
     }
 
     fn cannot(&self, why: impl std::fmt::Display) -> Fault {
@@ -67,6 +78,9 @@ pub fn decode(
     expected: Expected<'_>,
 ) -> Result<Value, Fault> {
     if notation == Notation::Protobuf {
+        if expected.custom.is_some() {
+            return Err(Fault::media_type("application/json, application/yaml"));
+        }
         return protobuf(bytes, expected);
     }
     let tree = tree(bytes, notation)?;
@@ -82,8 +96,7 @@ pub fn object(call: &Call<'_>, tree: Tree, expected: Expected<'_>) -> Result<Val
     };
     check_kind(&mut m, expected)?;
     let mut unknown = Vec::new();
-    let v =
-        normalize(expected.ty, Value::Object(m), &mut unknown).map_err(|e| expected.cannot(e))?;
+    let v = expected.normalize(Value::Object(m), &mut unknown).map_err(|e| expected.cannot(e))?;
     report(call, &unknown, &tree.duplicates, expected)?;
     Ok(v)
 }

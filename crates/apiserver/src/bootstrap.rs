@@ -34,7 +34,8 @@ pub async fn run(api: &Api, address: SocketAddr) -> Result<(), Fault> {
     for outcome in join_all(objects.into_iter().map(|o| keep(api, o))).await {
         outcome?;
     }
-    own(api, address).await
+    own(api, address).await?;
+    crate::definitions::refresh(api).await
 }
 
 /// Creates an object; gives a role or binding back what it lost, unless its owner has forbidden that.

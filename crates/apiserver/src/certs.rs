@@ -77,6 +77,7 @@ pub enum CertError {
 
 /// A client or server that gets a certificate.
 struct Subject<'a> {
+    authority: &'static str,
     file: &'static str,
     name: &'a str,
     organization: &'a str,
@@ -84,6 +85,8 @@ struct Subject<'a> {
     usage: ExtendedKeyUsagePurpose,
 }
 
+/// The authority of those who may speak for others.
+const FRONT_PROXY: &str = "front-proxy-ca";
 /// What kubeconfigs call this cluster and its administrator.
 const CONTEXT: &str = "wharf";
 const CONTEXT_USER: &str = "wharf-admin";
@@ -131,6 +134,7 @@ impl Pki {
     /// the new one.
     pub fn renew(&self) -> Result<(), CertError> {
         self.sign(&Subject {
+            authority: "ca",
             file: "apiserver",
             name: "kube-apiserver",
             organization: "",
@@ -138,6 +142,15 @@ impl Pki {
             usage: ExtendedKeyUsagePurpose::ServerAuth,
         })?;
         self.sign(&Subject {
+            authority: FRONT_PROXY,
+            file: "front-proxy-client",
+            name: "front-proxy-client",
+            organization: "",
+            alternatives: Vec::new(),
+            usage: ExtendedKeyUsagePurpose::ClientAuth,
+        })?;
+        self.sign(&Subject {
+            authority: "ca",
             file: "admin",
             name: "kubernetes-admin",
             organization: "system:masters",
@@ -209,8 +222,10 @@ impl Pki {
     /// none grows old in a server that is ever restarted, and new addresses are covered.
     fn sign(&self, s: &Subject<'_>) -> Result<(), CertError> {
         let make = |source| CertError::Make { name: s.file, source };
-        let issuer_key = KeyPair::from_pem(&self.read("ca.key")?).map_err(make)?;
-        let issuer = Issuer::from_ca_cert_pem(&self.read("ca.crt")?, issuer_key).map_err(make)?;
+        let issuer_key =
+            KeyPair::from_pem(&self.read(&format!("{}.key", s.authority))?).map_err(make)?;
+        let authority = self.read(&format!("{}.crt", s.authority))?;
+        let issuer = Issuer::from_ca_cert_pem(&authority, issuer_key).map_err(make)?;
         let key = KeyPair::generate().map_err(make)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -233,6 +248,22 @@ impl Pki {
         let key = KeyPair::from_pem(&self.read("sa.key")?)
             .map_err(|source| CertError::Make { name: "sa", source })?;
         Ok(key.serialize_der())
+    }
+
+    /// The certificate and key by which other API servers believe whom this one speaks for.
+    pub fn front_proxy(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertError> {
+        let pem = |name: &str| {
+            let path = self.path(name);
+            move |source| CertError::Pem { path, source }
+        };
+        let chain = CertificateDer::pem_file_iter(self.path("front-proxy-client.crt"))
+            .and_then(Iterator::collect)
+            .map_err(pem("front-proxy-client.crt"))?;
+        let key = PrivateKeyDer::from_pem_file(self.path("front-proxy-client.key"))
+            .map_err(pem("front-proxy-client.key"))?;
+        Ok((chain, key))
     }
 
     /// TLS with the server's certificate; clients may show one of the authority's.

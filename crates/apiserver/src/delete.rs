@@ -1,10 +1,10 @@
 //! Deletion: at once, gracefully, or when the last finalizer is gone.
 
-use crate::api::{Api, Call, fault, finalizers, from_hub, hub_type, is_deleting, meta, set_meta};
+use crate::api::{Api, Call, fault, finalizers, is_deleting, meta, set_meta};
 use crate::list::Listed;
 use crate::request::Propagation;
-use crate::write::{has_spec_finalizers, ordered};
-use crate::{admission, stored, strategy};
+use crate::write::has_spec_finalizers;
+use crate::{admission, definitions, hooks, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, Put, Revision, Txn};
@@ -100,6 +100,8 @@ impl Api {
     ) -> Result<Option<Deleted>, Fault> {
         let object = stored::decode(kv);
         preconditions(call, options, &object)?;
+        let seen = self.read_stored(call.kind, object.clone()).await?;
+        hooks::validate(self, call, None, Some(&seen)).await?;
         admission::validate(self, call, None, Some(&object)).await?;
         let step = self.plan(call, options, &object);
         let key = Bytes::copy_from_slice(kv.key());
@@ -130,12 +132,13 @@ impl Api {
                 if !options.dry_run {
                     self.services.forget(call.kind, &object);
                 }
-                finished(call, object, revision)
+                self.finished(call, object, revision).await?
             }
             Step::Mark(mut v) | Step::Nothing(mut v) => {
                 set_meta(&mut v, "resourceVersion", revision.to_string());
-                let v = ordered(hub_type(call.kind), v);
-                Deleted { answer: from_hub(call.kind, v), is_object: true, revision }
+                let v = call.kind.ordered_hub(v);
+                let answer = self.read_stored(call.kind, v).await?;
+                Deleted { answer, is_object: true, revision }
             }
         }))
     }
@@ -150,6 +153,12 @@ impl Api {
         } else if let Some(p) = options.propagation {
             // A second deletion may change its mind about what the object owns.
             apply_propagation(Some(p), &mut marks);
+        }
+        if definitions::is_definition(kind) && !is_deleting(object) {
+            // Its objects go before it does.
+            marks.retain(|m| m != definitions::CLEANUP);
+            marks.push(definitions::CLEANUP.to_owned());
+            definitions::mark(&mut next, &self.now());
         }
         let list: Vec<Value> = marks.iter().map(|m| json!(m)).collect();
         set_meta(&mut next, "finalizers", Value::Array(list));
@@ -184,8 +193,22 @@ impl Api {
             (true, 0) if !pending => return Step::Gone,
             (true, _) => {}
         }
-        let next = ordered(hub_type(kind), next);
+        let next = kind.ordered_hub(next);
         if next == *object { Step::Nothing(next) } else { Step::Mark(next) }
+    }
+
+    async fn finished(
+        &self,
+        call: &Call<'_>,
+        object: Value,
+        revision: Revision,
+    ) -> Result<Deleted, Fault> {
+        if strategy::returns_deleted(call.kind) {
+            let answer = self.read_stored(call.kind, object).await?;
+            return Ok(Deleted { answer, is_object: true, revision });
+        }
+        let answer = status::deleted(call.about(), meta(&object, "name"), meta(&object, "uid"));
+        Ok(Deleted { answer, is_object: false, revision })
     }
 
     /// Deletes what a list names.
@@ -216,14 +239,6 @@ impl Api {
         }
         Ok(listed)
     }
-}
-
-fn finished(call: &Call<'_>, object: Value, revision: Revision) -> Deleted {
-    if strategy::returns_deleted(call.kind) {
-        return Deleted { answer: from_hub(call.kind, object), is_object: true, revision };
-    }
-    let answer = status::deleted(call.about(), meta(&object, "name"), meta(&object, "uid"));
-    Deleted { answer, is_object: false, revision }
 }
 
 fn preconditions(call: &Call<'_>, options: &Options, object: &Value) -> Result<(), Fault> {

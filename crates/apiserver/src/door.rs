@@ -108,6 +108,7 @@ fn response(answer: Answer) -> Response<Out> {
         Content::Whole(bytes) => Out::Whole(Some(bytes)),
         Content::Ended(bytes) => Out::Pieces(Some(bytes)),
         Content::Stream(events) => Out::Events(Stream::new(*events)),
+        Content::Passed(body) => Out::Passed(body),
     });
     *out.status_mut() = answer.status;
     *out.headers_mut() = answer.headers;
@@ -119,6 +120,7 @@ enum Out {
     Whole(Option<Bytes>),
     Pieces(Option<Bytes>),
     Events(Stream),
+    Passed(hyper::body::Incoming),
 }
 
 /// The future that makes the next bytes, which gives the events back with them.
@@ -154,18 +156,19 @@ fn make(mut events: Events) -> Making {
 
 impl Body for Out {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let bytes = match &mut *self {
             Out::Whole(bytes) | Out::Pieces(bytes) => bytes.take(),
             Out::Events(stream) => match stream.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(bytes) => bytes,
             },
+            Out::Passed(body) => return Pin::new(body).poll_frame(cx),
         };
         Poll::Ready(bytes.map(|b| Ok(Frame::data(b))))
     }
@@ -175,6 +178,7 @@ impl Body for Out {
             Out::Whole(b) => b.as_ref().is_none_or(Bytes::is_empty),
             Out::Pieces(b) => b.is_none(),
             Out::Events(_) => false,
+            Out::Passed(body) => body.is_end_stream(),
         }
     }
 
@@ -184,6 +188,7 @@ impl Body for Out {
                 http_body::SizeHint::with_exact(b.as_ref().map_or(0, |b| b.len() as u64))
             }
             Out::Pieces(_) | Out::Events(_) => http_body::SizeHint::default(),
+            Out::Passed(body) => body.size_hint(),
         }
     }
 }

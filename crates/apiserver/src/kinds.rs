@@ -1,5 +1,7 @@
 //! The kinds that are served right now: the built-in ones, and those that custom resources add.
 
+use crate::definitions::Custom;
+use crate::hooks::Hooks;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -9,6 +11,7 @@ use wharf_kube::schema::TypeId;
 use wharf_kube::shape::Shape;
 use wharf_kube::status::About;
 use wharf_kube::typed::{self, TypedError};
+use wharf_kube::{custom, defaults};
 
 /// A kind of stored or virtual objects in one version.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Kind {
     pub api_version: String,
     /// The version whose form the store keeps; another kind's for views of the same objects.
     pub hub: Hub,
+    /// What its definition says, where it is a custom resource.
+    pub custom: Option<Custom>,
 }
 
 /// How a version relates to what is stored.
@@ -30,6 +35,8 @@ pub enum Hub {
     Autoscaling,
     /// `events.k8s.io/v1`, stored as core `v1`.
     Events,
+    /// A version of a custom resource, stored in whichever version was the definition's choice.
+    Custom,
 }
 
 impl Kind {
@@ -55,7 +62,57 @@ impl Kind {
 
     /// How its objects divide into fields.
     pub fn shape(&self) -> Shape<'_> {
-        Shape::Type(self.resource.ty)
+        self.custom.as_ref().map_or(Shape::Type(self.resource.ty), |c| c.schema.shape())
+    }
+
+    /// The kind of its lists.
+    pub fn list_kind(&self) -> String {
+        self.custom.as_ref().map_or_else(|| format!("{}List", self.name()), |c| c.list_kind.clone())
+    }
+
+    /// An object of which nothing is set.
+    pub fn zero(&self) -> Value {
+        match &self.custom {
+            Some(_) => custom::zero(),
+            None => typed::zero(self.resource.ty),
+        }
+    }
+
+    /// Fills in defaults and restores normal form.
+    pub fn complete(&self, object: &mut Value) {
+        match &self.custom {
+            Some(c) => c.schema.complete(object),
+            None => {
+                defaults::apply(self.resource.ty, object);
+                *object = self.ordered(std::mem::take(object));
+            }
+        }
+    }
+
+    /// Restores normal form after changes in place.
+    pub fn ordered(&self, object: Value) -> Value {
+        match &self.custom {
+            Some(_) => custom::sorted(object),
+            None => crate::write::ordered(self.resource.ty, object),
+        }
+    }
+
+    /// Restores the normal form of what is stored.
+    pub fn ordered_hub(&self, object: Value) -> Value {
+        match &self.custom {
+            Some(_) => custom::sorted(object),
+            None => crate::write::ordered(crate::api::hub_type(self), object),
+        }
+    }
+
+    /// Whether it is the kind as which its objects are gone through, of several versions.
+    pub fn keeps(&self) -> bool {
+        self.custom.as_ref().map_or(self.hub == Hub::Own, |c| c.leads)
+    }
+
+    /// Whether objects can be written in protobuf.
+    pub fn has_protobuf(&self) -> bool {
+        self.custom.is_none()
     }
 
     /// The subresource of this name.
@@ -70,7 +127,10 @@ impl Kind {
 
     /// Brings a value into normal form.
     pub fn normalize(&self, v: Value, unknown: &mut Vec<String>) -> Result<Value, TypedError> {
-        typed::normalize(self.resource.ty, v, unknown)
+        match &self.custom {
+            Some(c) => c.schema.decode(v, unknown),
+            None => typed::normalize(self.resource.ty, v, unknown),
+        }
     }
 
     /// The prefix of the keys of its objects.
@@ -79,7 +139,9 @@ impl Kind {
             Hub::Own if self.resource.gv.group.is_empty() => {
                 format!("/registry/{}/", self.resource.plural)
             }
-            Hub::Own => format!("/registry/{}/{}/", self.resource.gv.group, self.resource.plural),
+            Hub::Own | Hub::Custom => {
+                format!("/registry/{}/{}/", self.resource.gv.group, self.resource.plural)
+            }
             Hub::Autoscaling => "/registry/autoscaling/horizontalpodautoscalers/".to_owned(),
             Hub::Events => "/registry/events/".to_owned(),
         }
@@ -96,21 +158,63 @@ impl Kind {
 /// Every kind, by group, version and plural name.
 #[derive(Debug)]
 pub struct Kinds {
-    builtin: HashMap<(String, String, String), Arc<Kind>>,
+    builtin: HashMap<Path, Arc<Kind>>,
     order: Vec<Arc<Kind>>,
-    custom: Mutex<Vec<Arc<Kind>>>,
+    /// Replaced as a whole: a request that found its kind keeps it, whatever happens meanwhile.
+    custom: Mutex<Arc<Defined>>,
+    /// Held by whoever brings the custom kinds up to date.
+    pub(crate) defining: tokio::sync::Mutex<crate::definitions::Known>,
+    /// What users put into the path of writes; nothing where it is to be read.
+    hooks: Mutex<Option<Arc<Hooks>>>,
+}
+
+type Path = (String, String, String);
+
+/// The kinds that custom resources add, as of a moment.
+#[derive(Debug, Default)]
+pub struct Defined {
+    by_path: HashMap<Path, Arc<Kind>>,
+    order: Vec<Arc<Kind>>,
+    /// Counts the moments: what is computed from the kinds stays true while it is the same.
+    pub generation: u64,
+}
+
+impl Defined {
+    /// What the definitions were made from; it changes with each of them.
+    pub fn stamps(&self) -> Vec<String> {
+        self.order.iter().filter_map(|k| k.custom.as_ref()).map(|c| c.stamp.clone()).collect()
+    }
+
+    /// The same of one group and version.
+    pub fn stamps_of(&self, gv: &GroupVersion) -> Vec<String> {
+        let own = self.order.iter().filter(|k| k.resource.gv == *gv);
+        own.filter_map(|k| k.custom.as_ref()).map(|c| c.stamp.clone()).collect()
+    }
+
+    /// A kind of the definition with this name.
+    pub fn of(&self, definition: &str) -> Option<Arc<Kind>> {
+        let is_its = |k: &&Arc<Kind>| k.custom.as_ref().is_some_and(|c| c.definition == definition);
+        self.order.iter().find(is_its).cloned()
+    }
+}
+
+fn path(k: &Kind) -> Path {
+    let gv = &k.resource.gv;
+    (gv.group.clone(), gv.version.clone(), k.resource.plural.to_owned())
 }
 
 impl Kinds {
     /// The built-in kinds.
     pub fn builtin() -> Kinds {
         let order: Vec<Arc<Kind>> = resources::builtin().iter().map(kind).collect();
-        let key = |k: &Arc<Kind>| {
-            let gv = &k.resource.gv;
-            (gv.group.clone(), gv.version.clone(), k.resource.plural.to_owned())
-        };
-        let builtin = order.iter().map(|k| (key(k), Arc::clone(k))).collect();
-        Kinds { builtin, order, custom: Mutex::default() }
+        let builtin = order.iter().map(|k| (path(k), Arc::clone(k))).collect();
+        Kinds {
+            builtin,
+            order,
+            custom: Mutex::default(),
+            defining: tokio::sync::Mutex::default(),
+            hooks: Mutex::default(),
+        }
     }
 
     /// The kind at a path.
@@ -119,20 +223,48 @@ impl Kinds {
         if let Some(k) = self.builtin.get(&key) {
             return Some(Arc::clone(k));
         }
-        let custom = self.custom.lock();
-        custom.iter().find(|k| k.resource.gv == *gv && k.resource.plural == plural).cloned()
+        self.defined().by_path.get(&key).cloned()
+    }
+
+    /// The kinds of custom resources.
+    pub fn defined(&self) -> Arc<Defined> {
+        Arc::clone(&self.custom.lock())
+    }
+
+    /// Serves these custom kinds from now on, in this order.
+    pub(crate) fn define(&self, order: Vec<Arc<Kind>>) {
+        let by_path = order.iter().map(|k| (path(k), Arc::clone(k))).collect();
+        let mut custom = self.custom.lock();
+        let generation = custom.generation + 1;
+        *custom = Arc::new(Defined { by_path, order, generation });
+    }
+
+    /// The hooks that were read last, if none was written since.
+    pub(crate) fn hooks(&self) -> Option<Arc<Hooks>> {
+        self.hooks.lock().clone()
+    }
+
+    /// Keeps hooks that were read, or forgets them.
+    pub(crate) fn set_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        *self.hooks.lock() = hooks;
     }
 
     /// Every kind, in the order of discovery.
     pub fn all(&self) -> Vec<Arc<Kind>> {
         let mut out = self.order.clone();
-        out.extend(self.custom.lock().iter().cloned());
+        out.extend(self.defined().order.iter().cloned());
         out
+    }
+
+    /// The built-in kinds, in the order of discovery.
+    pub fn fixed(&self) -> &[Arc<Kind>] {
+        &self.order
     }
 
     /// Whether a group and version is served.
     pub fn serves(&self, gv: &GroupVersion) -> bool {
-        self.all().iter().any(|k| k.resource.gv == *gv)
+        self.order.iter().any(|k| k.resource.gv == *gv)
+            || self.defined().order.iter().any(|k| k.resource.gv == *gv)
     }
 
     /// A built-in kind of the core group, which is always there.
@@ -147,7 +279,7 @@ fn kind(r: &Resource) -> Arc<Kind> {
         ("events.k8s.io", _) => Hub::Events,
         _ => Hub::Own,
     };
-    Arc::new(Kind { resource: r.clone(), api_version: r.gv.to_string(), hub })
+    Arc::new(Kind { resource: r.clone(), api_version: r.gv.to_string(), hub, custom: None })
 }
 
 /// The type of a table's name, for code that handles a fixed kind.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod aggregator;
 pub mod api;
 pub mod audit;
 pub mod authn;
@@ -12,10 +13,12 @@ pub mod authz;
 pub mod body;
 pub mod bootstrap;
 pub mod certs;
+pub mod definitions;
 pub mod delete;
 pub mod discovery;
 pub mod door;
 pub mod flow;
+pub mod hooks;
 pub mod kinds;
 pub mod list;
 pub mod local;
@@ -24,6 +27,7 @@ pub mod media;
 pub mod objects;
 pub mod openapi;
 pub mod random;
+pub mod reach;
 pub mod render;
 pub mod request;
 pub mod respond;
@@ -37,4 +41,5 @@ pub mod tokens;
 pub mod user;
 pub mod virtuals;
 pub mod watching;
+pub mod webhook;
 pub mod write;

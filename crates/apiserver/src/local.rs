@@ -2,7 +2,7 @@
 
 use crate::api::{Api, Call};
 use crate::authz::{Attributes, Decision};
-use crate::kinds::{Hub, Kind};
+use crate::kinds::Kind;
 use crate::request::{self, Query};
 use crate::server::Server;
 use crate::user::User;
@@ -250,7 +250,7 @@ impl Stream {
     /// Reads which kinds there are.
     fn learn(&mut self) {
         let kinds = self.api.kinds.all();
-        let stored = kinds.into_iter().filter(|k| k.resource.stored() && k.hub == Hub::Own);
+        let stored = kinds.into_iter().filter(|k| k.resource.stored() && k.keeps());
         let entry = |k: Arc<Kind>| {
             let resource = Arc::new(Resource {
                 api_version: k.api_version.clone().into(),

@@ -13,6 +13,9 @@ const HISTORY: Duration = Duration::from_secs(300);
 /// Starts both. They end when the set is dropped. `address` is where this server is reached.
 pub fn start(api: &Api, address: SocketAddr) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    tasks.spawn(crate::definitions::run(api.clone()));
+    tasks.spawn(crate::aggregator::run(api.clone()));
+    tasks.spawn(crate::hooks::run(api.clone()));
     tasks.spawn(own_service(api.clone(), address));
     tasks.spawn(forget(api.clone()));
     tasks

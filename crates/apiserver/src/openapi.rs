@@ -1,4 +1,7 @@
-//! OpenAPI v3, from the schema tables: one document per group and version.
+//! OpenAPI, from the schema tables and the definitions of custom resources: one document per group and version.
+
+mod custom;
+mod v2;
 
 use crate::kinds::{Kind, Kinds};
 use crate::respond::Answer;
@@ -17,6 +20,9 @@ pub fn serve(kinds: &Kinds, rest: &str, r: &Incoming) -> Result<Answer, Fault> {
     if rest == "v3" {
         return Ok(Answer::json(StatusCode::OK, &index(kinds), false));
     }
+    if rest == "v2" {
+        return older(kinds, r);
+    }
     let path = rest.strip_prefix("v3/").ok_or_else(Fault::no_route)?;
     let gv = match path.split('/').collect::<Vec<_>>()[..] {
         ["api", version] => GroupVersion::parse(version),
@@ -32,17 +38,58 @@ pub fn serve(kinds: &Kinds, rest: &str, r: &Incoming) -> Result<Answer, Fault> {
     Ok(validated(r, "application/json", bytes))
 }
 
+/// The program that makes documents: the tables change only with it.
+const PROGRAM: &str = concat!(env!("CARGO_PKG_VERSION"), " openapi 2");
+
+/// `/openapi/v2`. Whether a client has it already is known without making it.
+fn older(kinds: &Kinds, r: &Incoming) -> Result<Answer, Fault> {
+    let accept = r.header("accept").unwrap_or_default();
+    let json = accept.is_empty()
+        || accept.split(',').any(|a| {
+            let essence = a.split(';').next().unwrap_or_default().trim();
+            matches!(essence, "application/json" | "*/*" | "application/*")
+        });
+    if !json {
+        return Err(Fault::not_acceptable("application/json"));
+    }
+    let stamps: Vec<String> = kinds.defined().stamps();
+    let hash = Sha512::digest(format!("{PROGRAM} v2 {stamps:?}"));
+    let etag = format!("\"{}\"", hex::encode_upper(hash));
+    let known = r.header("if-none-match").is_some_and(|h| h.split(',').any(|t| t.trim() == etag));
+    let mut answer = if known {
+        Answer::bytes(StatusCode::NOT_MODIFIED, "application/json", bytes::Bytes::new())
+    } else {
+        let text = v2::swagger(kinds).to_string();
+        Answer::bytes(StatusCode::OK, "application/json", text.into_bytes())
+    };
+    answer.header("etag", &etag);
+    answer.header("vary", "Accept");
+    Ok(answer)
+}
+
+/// The groups and versions that are served, each once.
+fn versions(kinds: &Kinds) -> Vec<GroupVersion> {
+    let mut out: Vec<GroupVersion> = Vec::new();
+    for k in kinds.all() {
+        if !out.contains(&k.resource.gv) {
+            out.push(k.resource.gv.clone());
+        }
+    }
+    out
+}
+
 fn prefix(gv: &GroupVersion) -> String {
     if gv.group.is_empty() { format!("api/{}", gv.version) } else { format!("apis/{gv}") }
 }
 
-/// Which documents there are. Their hashes name the program that makes them: the tables change only with it.
+/// Which documents there are. Their hashes name what they are made from.
 fn index(kinds: &Kinds) -> Value {
     let mut paths = Map::new();
-    for k in kinds.all() {
-        let path = prefix(&k.resource.gv);
-        let version = concat!(env!("CARGO_PKG_VERSION"), " openapi 1");
-        let hash = hex::encode_upper(Sha512::digest(format!("{version} {path}")));
+    let defined = kinds.defined();
+    for gv in versions(kinds) {
+        let path = prefix(&gv);
+        let stamps = defined.stamps_of(&gv);
+        let hash = hex::encode_upper(Sha512::digest(format!("{PROGRAM} {path} {stamps:?}")));
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.entry(path).or_insert_with(|| json!({"serverRelativeURL": url}));
     }
@@ -55,12 +102,20 @@ pub fn document(kinds: &Kinds, gv: &GroupVersion) -> Value {
     let mut schemas = Schemas::default();
     let mut paths = Map::new();
     for k in &own {
-        schemas.add(k.ty());
+        match custom::schema(k) {
+            Some(schema) => {
+                if let Some(id) = Schema::builtin().id("meta.ObjectMeta") {
+                    schemas.add(id);
+                }
+                schemas.out.insert(custom::name(k), schema);
+            }
+            None => schemas.add(k.ty()),
+        }
         if k.resource.verbs.contains(&"list") {
             let (name, list) = schemas.list(k);
             schemas.out.insert(name, list);
         }
-        for s in &k.resource.subresources {
+        for s in k.resource.subresources.iter().filter(|s| s.ty != k.ty()) {
             schemas.add(s.ty);
         }
         routes(k, &mut paths);
@@ -206,16 +261,17 @@ impl Schemas {
     }
 
     fn list(&mut self, k: &Kind) -> (String, Value) {
-        let t = Schema::builtin().ty(k.ty());
         if let Some(id) = Schema::builtin().id("meta.ListMeta") {
             self.add(id);
         }
-        let name = format!("{}List", t.openapi);
-        let gvk = json!([{"group": k.group(), "kind": format!("{}List", k.name()), "version": k.resource.gv.version}]);
+        let item = custom::name(k);
+        let name = format!("{item}List");
+        let gvk =
+            json!([{"group": k.group(), "kind": k.list_kind(), "version": k.resource.gv.version}]);
         let schema = json!({"description": format!("A list of objects of kind {}.", k.name()), "type": "object", "required": ["items"],
             "properties": {
                 "apiVersion": {"type": "string", "description": "The version of the API that this list is written in."},
-                "items": {"type": "array", "description": "The objects.", "items": {"$ref": format!("#/components/schemas/{}", t.openapi)}},
+                "items": {"type": "array", "description": "The objects.", "items": {"$ref": format!("#/components/schemas/{item}")}},
                 "kind": {"type": "string", "description": "What the list is."},
                 "metadata": {"description": "Which moment the list shows, and where it goes on.", "allOf": [{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"}], "default": {}}},
             "x-kubernetes-group-version-kind": gvk});
@@ -224,8 +280,7 @@ impl Schemas {
 
     /// Says which kind a schema is of.
     fn mark(&mut self, k: &Kind) {
-        let name = &Schema::builtin().ty(k.ty()).openapi;
-        if let Some(Value::Object(m)) = self.out.get_mut(name) {
+        if let Some(Value::Object(m)) = self.out.get_mut(&custom::name(k)) {
             m.insert("x-kubernetes-group-version-kind".into(), json!([gvk(k)]));
         }
     }
@@ -331,7 +386,7 @@ fn operation(k: &Kind, action: &str, scope: &str, plural: &str) -> Value {
         _ => &[],
     };
     let parameters: Vec<Value> = options.iter().map(|(n, t)| parameter(n, t)).collect();
-    let schema = &Schema::builtin().ty(k.ty()).openapi;
+    let schema = custom::name(k);
     let list = if action == "list" { "List" } else { "" };
     let reference = json!({"schema": {"$ref": format!("#/components/schemas/{schema}{list}")}});
     let content = json!({"application/json": reference, "application/yaml": reference, "application/vnd.kubernetes.protobuf": reference});
@@ -345,6 +400,11 @@ fn operation(k: &Kind, action: &str, scope: &str, plural: &str) -> Value {
         let body = json!({"schema": {"type": "object"}});
         out["requestBody"] = json!({"content": {"application/apply-patch+yaml": body, "application/json-patch+json": body,
             "application/merge-patch+json": body, "application/strategic-merge-patch+json": body}, "required": true});
+        if let Some(content) =
+            out["requestBody"]["content"].as_object_mut().filter(|_| k.custom.is_some())
+        {
+            content.shift_remove("application/strategic-merge-patch+json");
+        }
     }
     out
 }

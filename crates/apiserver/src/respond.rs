@@ -25,6 +25,8 @@ pub enum Content {
     Stream(Box<Events>),
     /// These bytes, then the end: a watch that could not begin.
     Ended(Bytes),
+    /// What another server answers, as it comes.
+    Passed(hyper::body::Incoming),
 }
 
 impl Answer {

@@ -5,6 +5,7 @@ use crate::kinds::Kind;
 use crate::objects::Objects;
 use serde_json::{Map, Value};
 use wharf_etcd::Kv;
+use wharf_kube::jsonpath::Path;
 use wharf_kube::selector::{Fields, Labels};
 use wharf_kube::status::Fault;
 
@@ -88,7 +89,8 @@ impl Selection {
         let fields = Fields::parse(&q.field_selector).map_err(Fault::bad_request_from)?;
         for name in fields.names() {
             let known = matches!(name, "metadata.name" | "metadata.namespace")
-                || selectable(call.kind).iter().any(|(label, _)| *label == name);
+                || selectable(call.kind).iter().any(|(label, _)| *label == name)
+                || custom(call.kind).iter().any(|(label, _)| label == name);
             if !known {
                 return Err(Fault::bad_request(format!("field label not supported: {name}")));
             }
@@ -118,11 +120,23 @@ impl Selection {
     }
 }
 
+/// The fields that a definition lets its objects be selected by.
+fn custom(kind: &Kind) -> &[(String, Path)] {
+    kind.custom.as_ref().map_or(&[], |c| &c.selectable)
+}
+
 fn field(kind: &Kind, object: &Value, label: &str) -> String {
     match label {
         "metadata.name" => return meta(object, "name").to_owned(),
         "metadata.namespace" => return meta(object, "namespace").to_owned(),
         _ => {}
+    }
+    if let Some((_, path)) = custom(kind).iter().find(|(l, _)| l == label) {
+        return match path.find(object).first() {
+            Some(Value::String(s)) => s.clone(),
+            Some(Value::Null) | None => String::new(),
+            Some(v) => v.to_string(),
+        };
     }
     let path = selectable(kind).iter().find(|(l, _)| *l == label).map_or("", |(_, p)| *p);
     match object.pointer(path) {

@@ -14,7 +14,9 @@ use crate::request::{self, Query, Route, Target};
 use crate::respond::{Answer, Content, is_pretty};
 use crate::user::User;
 use crate::write::{Change, Written};
-use crate::{discovery, list, openapi, random, stored, subresource, virtuals, watching};
+use crate::{
+    aggregator, discovery, list, openapi, random, stored, subresource, virtuals, watching,
+};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
@@ -117,6 +119,9 @@ impl Server {
         let user = self.impersonated(r, user).await?;
         trace.acts_as(&user);
         let route = request::route(&r.path);
+        if let Some(object) = self.elsewhere(&route).await? {
+            return self.pass(r, &route, &user, &object, trace).await;
+        }
         if let Route::Objects(target) = &route {
             return self.objects(r, q, target, (&user, trace), pretty).await;
         }
@@ -125,9 +130,13 @@ impl Server {
             Route::Version => Ok(Answer::json(StatusCode::OK, &version(), true)),
             Route::Health => self.health(r).await,
             Route::Groups { core } => self.groups(r, core, pretty),
-            Route::Group(name) => discovery::api_group(&self.api.kinds, &name)
-                .map(|v| Answer::json(StatusCode::OK, &v, pretty))
-                .ok_or_else(Fault::no_route),
+            Route::Group(name) => {
+                let mut list = discovery::api_groups(&self.api.kinds);
+                aggregator::merge_groups(&self.api, &mut list);
+                discovery::api_group(&list, &name)
+                    .map(|v| Answer::json(StatusCode::OK, &v, pretty))
+                    .ok_or_else(Fault::no_route)
+            }
             Route::Resources(gv) => discovery::resources(&self.api.kinds, &gv)
                 .map(|v| Answer::json(StatusCode::OK, &v, pretty))
                 .ok_or_else(Fault::no_route),
@@ -135,6 +144,36 @@ impl Server {
             Route::Other => self.other(r),
             Route::Objects(_) => Err(Fault::no_route()),
         }
+    }
+
+    /// The object that says another server has what a path leads to.
+    async fn elsewhere(&self, route: &Route) -> Result<Option<Value>, Fault> {
+        match route {
+            Route::Resources(gv) => aggregator::find(&self.api, gv).await,
+            Route::Objects(target) => aggregator::find(&self.api, &target.gv).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Passes a request on to another server, if the client may make it here.
+    async fn pass(
+        &self,
+        r: &Incoming,
+        route: &Route,
+        user: &User,
+        object: &Value,
+        trace: &Trace,
+    ) -> Result<Answer, Fault> {
+        match route {
+            Route::Objects(t) => {
+                let q = Query::parse(&r.query)?;
+                let verb = verb(&r.method, t, &q)?;
+                let attributes = Attributes { path: &r.path, ..Attributes::of(t, verb) };
+                self.authorize(user, &attributes, &t.gv.version, trace).await?;
+            }
+            _ => self.authorize_path(r, user, trace).await?,
+        }
+        aggregator::pass(&self.api, r, user, object).await
     }
 
     async fn authorize_path(&self, r: &Incoming, user: &User, trace: &Trace) -> Result<(), Fault> {
@@ -178,7 +217,10 @@ impl Server {
     fn groups(&self, r: &Incoming, core: bool, pretty: bool) -> Result<Answer, Fault> {
         let accept = media::accept(r.header("accept"), false, true)?;
         if let View::Discovery(version) = accept.view {
-            let doc = discovery::aggregated(&self.api.kinds, core, version);
+            let mut doc = discovery::aggregated(&self.api.kinds, core, version);
+            if !core {
+                aggregator::merge_discovery(&self.api, &mut doc);
+            }
             let bytes = crate::respond::json_bytes(&doc, pretty);
             let media = format!(
                 "application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
@@ -188,7 +230,9 @@ impl Server {
         let doc = if core {
             discovery::api_versions(&self.address)
         } else {
-            discovery::api_groups(&self.api.kinds)
+            let mut list = discovery::api_groups(&self.api.kinds);
+            aggregator::merge_groups(&self.api, &mut list);
+            list
         };
         Ok(Answer::json(StatusCode::OK, &doc, pretty))
     }
@@ -260,7 +304,18 @@ impl Server {
             agent: r.agent(),
             warnings: Mutex::default(),
         };
+        if let Some(old) = kind.custom.as_ref().and_then(|c| c.deprecation.as_ref()) {
+            call.warn(old.clone());
+        }
         let mut answer = self.act(r, &call, verb, pretty).await?;
+        let written = !matches!(verb, "get" | "list" | "watch");
+        if written && crate::hooks::is_hook(&kind) {
+            crate::hooks::forget(&self.api);
+        }
+        if written && crate::definitions::is_definition(&kind) {
+            // Who defined something finds it served.
+            crate::definitions::refresh(&self.api).await?;
+        }
         let warnings = std::mem::take(&mut *call.warnings.lock());
         warnings.iter().for_each(|w| answer.warn(w));
         Ok(answer)
@@ -280,7 +335,8 @@ impl Server {
             return virtuals::serve(self, r, call, pretty).await;
         }
         let tables = matches!(verb, "get" | "list" | "watch");
-        let accept = media::accept(r.header("accept"), tables || verb != "create", true)?;
+        let protobuf = call.kind.has_protobuf();
+        let accept = media::accept(r.header("accept"), tables || verb != "create", protobuf)?;
         match verb {
             "get" => {
                 let kv = self.api.get(call, call.name()?).await?;
@@ -300,7 +356,7 @@ impl Server {
                     let media = "application/vnd.kubernetes.protobuf";
                     return Ok(Answer::bytes(StatusCode::OK, media, bytes));
                 }
-                let object = self.api.objects.shown(call.kind, &kv);
+                let object = self.api.seen(call.kind, &kv).await?;
                 Ok(self.show(call, accept, StatusCode::OK, &object, pretty))
             }
             "list" => self.list(call, accept, pretty).await,
@@ -332,7 +388,7 @@ impl Server {
             "deletecollection" => {
                 let options = self.delete_options(r, call)?;
                 let listed = self.api.delete_collection(call, &options).await?;
-                Ok(self.show_list(call, accept, &listed, pretty))
+                self.show_list(call, accept, &listed, pretty).await
             }
             _ => Err(Fault::wrong_method()),
         }
@@ -381,10 +437,13 @@ impl Server {
             "application/merge-patch+json" => {
                 self.api.change(call, &Change::MergePatch(&json(&r.body)?)).await
             }
-            "application/strategic-merge-patch+json" => {
+            "application/strategic-merge-patch+json" if call.kind.custom.is_none() => {
                 self.api.change(call, &Change::StrategicPatch(&json(&r.body)?)).await
             }
             "application/apply-patch+yaml" => self.apply(r, call).await,
+            _ if call.kind.custom.is_some() => Err(Fault::media_type(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )),
             _ => Err(Fault::media_type(
                 "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/strategic-merge-patch+json, application/apply-patch+cbor",
             )),
@@ -454,35 +513,50 @@ impl Server {
 
     async fn list(&self, call: &Call<'_>, accept: Accept, pretty: bool) -> Result<Answer, Fault> {
         let listed = self.api.list(call).await?;
-        Ok(self.show_list(call, accept, &listed, pretty))
+        self.show_list(call, accept, &listed, pretty).await
     }
 
-    fn show_list(
+    async fn show_list(
         &self,
         call: &Call<'_>,
         accept: Accept,
         listed: &list::Listed,
         pretty: bool,
+    ) -> Result<Answer, Fault> {
+        // Texts and messages are made from what is stored, where that is what is shown.
+        let whole = accept.view == View::Whole;
+        let objects =
+            if whole && (call.kind.hub == Hub::Own || accept.notation == Notation::Protobuf) {
+                Vec::new()
+            } else {
+                self.api.seen_all(call.kind, &listed.items).await?
+            };
+        Ok(self.shown_list(call, accept, listed, objects, pretty))
+    }
+
+    /// `objects` are the list's, in the version of the request, where the form needs them.
+    fn shown_list(
+        &self,
+        call: &Call<'_>,
+        accept: Accept,
+        listed: &list::Listed,
+        objects: Vec<Arc<Value>>,
+        pretty: bool,
     ) -> Answer {
-        let items = listed.items.iter();
-        let objects = || -> Vec<Arc<Value>> {
-            items.clone().map(|kv| self.api.objects.shown(call.kind, kv)).collect()
-        };
         match (accept.view, accept.notation) {
             (View::Table, _) => {
                 let options = TableOptions::of(call, self.api.now_seconds());
-                let objects = objects();
                 let rows: Vec<&Value> = objects.iter().map(|o| &**o).collect();
                 let table = render::table(call.kind, &rows, &listed.metadata(), &options);
                 Answer::json(StatusCode::OK, &table, pretty)
             }
             (View::Metadata, _) => {
-                let objects = objects();
                 let all: Vec<&Value> = objects.iter().map(|o| &**o).collect();
                 let list = render::partial_list(&all, &listed.metadata());
                 Answer::object(StatusCode::OK, accept, &list, pretty, || render::sealed(&list))
             }
             (_, Notation::Protobuf) => {
+                let items = listed.items.iter();
                 let items: Vec<Bytes> =
                     items.map(|kv| self.api.objects.message(call.kind, kv)).collect();
                 let message =
@@ -492,7 +566,7 @@ impl Server {
                 Answer::bytes(StatusCode::OK, "application/vnd.kubernetes.protobuf", bytes)
             }
             (_, notation) => {
-                let mut text = list::json_text(call.kind, listed);
+                let mut text = list::json_text(call.kind, listed, &objects);
                 if notation == Notation::Yaml || pretty {
                     let value: Value = serde_json::from_slice(&text).unwrap_or_default();
                     return Answer::object(StatusCode::OK, accept, &value, pretty, Vec::new);
@@ -511,7 +585,7 @@ impl Server {
         };
         let body = match self.api.watch(call, accept).await {
             Ok(events) => Content::Stream(Box::new(events)),
-            Err(f) => match watching::refused(call.kind, accept, &f) {
+            Err(f) => match watching::refused(&self.api, call.kind, accept, &f) {
                 Some(bytes) => Content::Ended(bytes),
                 None => return Err(f),
             },

@@ -83,22 +83,22 @@ const RETURNED: &[&str] = &[
 
 /// Whether a kind counts generations.
 pub fn counts_generation(kind: &Kind) -> bool {
-    GENERATION.contains(&kind.resource.plural)
+    kind.custom.is_some() || GENERATION.contains(&kind.resource.plural)
 }
 
 /// Whether updates of a kind must name the version they are based on.
 pub fn needs_version(kind: &Kind) -> bool {
-    CONDITIONAL.contains(&kind.resource.plural)
+    kind.custom.is_some() || CONDITIONAL.contains(&kind.resource.plural)
 }
 
 /// Whether an update of nothing is a creation.
 pub fn created_by_put(kind: &Kind) -> bool {
-    CREATED_BY_PUT.contains(&kind.resource.plural)
+    kind.custom.is_none() && CREATED_BY_PUT.contains(&kind.resource.plural)
 }
 
 /// Whether a deletion answers with what was deleted.
 pub fn returns_deleted(kind: &Kind) -> bool {
-    RETURNED.contains(&kind.resource.plural)
+    kind.custom.is_none() && RETURNED.contains(&kind.resource.plural)
 }
 
 /// What keeps a text from being a name of this kind.
@@ -106,7 +106,7 @@ pub fn name_rule(kind: &Kind) -> fn(&str) -> Option<&'static str> {
     match (kind.group(), kind.resource.plural) {
         ("", "namespaces") => names::label,
         ("", "services") => names::label_1035,
-        ("rbac.authorization.k8s.io", _) => names::path_segment,
+        ("rbac.authorization.k8s.io", _) | ("apiregistration.k8s.io", _) => names::path_segment,
         _ => names::subdomain,
     }
 }
@@ -127,6 +127,7 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
             object["status"] = json!({"phase": "Active"});
         }
         ("", "pods") => pod(object),
+        ("apiregistration.k8s.io", "apiservices") => api_service(object),
         ("batch", "jobs") => job(object),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             object["status"] = json!({});
@@ -140,7 +141,7 @@ fn reset_status(kind: &Kind, object: &mut Value) {
     if keep {
         return;
     }
-    let zero = wharf_kube::typed::zero(kind.ty());
+    let zero = kind.zero();
     if let Some(m) = object.as_object_mut() {
         match zero.get("status") {
             Some(status) => m.insert("status".to_owned(), status.clone()),
@@ -149,6 +150,16 @@ fn reset_status(kind: &Kind, object: &mut Value) {
     }
     if matches!(kind.resource.plural, "persistentvolumes" | "persistentvolumeclaims") {
         object["status"]["phase"] = json!("Pending");
+    }
+}
+
+/// What this server has itself is always there; of others that is found out.
+fn api_service(object: &mut Value) {
+    object["status"] = json!({});
+    if !object["spec"]["service"].is_object() {
+        let since = meta(object, "creationTimestamp").to_owned();
+        object["status"]["conditions"] = json!([{"type": "Available", "status": "True", "lastTransitionTime": since,
+            "reason": "Local", "message": "Local APIServices are always available"}]);
     }
 }
 
@@ -254,6 +265,9 @@ pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value
 /// A path below an object changes only its own part, and owners that finalize.
 fn keep_all_but(kind: &Kind, object: &mut Value, old: &Value, subresource: Option<&str>) {
     let status = object.get("status").cloned();
+    if kind.custom.is_some() {
+        return only_status(object, old);
+    }
     let metadata = object.get("metadata").cloned().unwrap_or_default();
     *object = old.clone();
     if let Some(mut status) = status {
@@ -276,6 +290,25 @@ fn keep_all_but(kind: &Kind, object: &mut Value, old: &Value, subresource: Optio
             || (field == "labels" && kind.resource.plural == "deployments");
         match metadata.get(field) {
             _ if fixed => {}
+            Some(v) => set_meta(object, field, v.clone()),
+            None => drop_meta(object, field),
+        }
+    }
+}
+
+/// Of a custom resource, the path of its status changes the status and nothing else.
+fn only_status(object: &mut Value, old: &Value) {
+    let status = object.get("status").cloned();
+    let metadata = object.get("metadata").cloned().unwrap_or_default();
+    *object = old.clone();
+    if let Some(m) = object.as_object_mut() {
+        match status {
+            Some(status) => _ = m.insert("status".to_owned(), status),
+            None => _ = m.shift_remove("status"),
+        }
+    }
+    for field in ["resourceVersion", "managedFields"] {
+        match metadata.get(field) {
             Some(v) => set_meta(object, field, v.clone()),
             None => drop_meta(object, field),
         }
@@ -318,13 +351,15 @@ fn keep(object: &mut Value, old: &Value, field: &str) {
 /// The part of an object whose changes are counted.
 fn desired(kind: &Kind, object: &Value) -> Value {
     match kind.resource.plural {
-        "podtemplates" => object["template"].clone(),
-        _ if object.get("spec").is_some() => object["spec"].clone(),
+        "podtemplates" if kind.custom.is_none() => object["template"].clone(),
+        _ if kind.custom.is_none() && object.get("spec").is_some() => object["spec"].clone(),
         _ => {
             let mut v = object.clone();
             if let Some(m) = v.as_object_mut() {
                 m.shift_remove("metadata");
-                m.shift_remove("status");
+                if kind.custom.is_none() || kind.has_status() {
+                    m.shift_remove("status");
+                }
             }
             v
         }

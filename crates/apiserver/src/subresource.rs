@@ -2,6 +2,7 @@
 
 use crate::api::{Api, Call, meta, set_meta};
 use crate::body::{self, Expected};
+use crate::definitions::Scale;
 use crate::media::{self, Accept, Notation, View};
 use crate::respond::Answer;
 use crate::server::{Incoming, Server};
@@ -63,7 +64,11 @@ fn read(server: &Server, r: &Incoming, call: &Call<'_>, _kind: &str) -> Result<V
         return Err(Fault::no_route());
     };
     let version = s.gv.to_string();
-    server.read_body(r, call, Expected { api_version: &version, kind: s.kind, ty: s.ty })
+    server.read_body(
+        r,
+        call,
+        Expected { api_version: &version, kind: s.kind, ty: s.ty, custom: None },
+    )
 }
 
 /// A path whose body is the object itself.
@@ -76,10 +81,10 @@ async fn whole(
     pretty: bool,
 ) -> Result<Answer, Fault> {
     let object = match verb {
-        "get" => crate::api::from_hub(
-            call.kind,
-            stored::decode(&server.api.get(call, call.name()?).await?),
-        ),
+        "get" => {
+            let kv = server.api.get(call, call.name()?).await?;
+            server.api.read_stored(call.kind, stored::decode(&kv)).await?
+        }
         "update" => {
             let object = server.read_body(r, call, Expected::of(call.kind))?;
             server.api.change(call, &Change::Replace(object)).await?.object
@@ -115,6 +120,21 @@ fn scale_of(object: &Value) -> Value {
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
 
+/// The `Scale` of a custom resource, from where its definition says.
+fn custom_scale(paths: &Scale, object: &Value) -> Value {
+    let number = |p: &wharf_kube::jsonpath::Path| {
+        p.find(object).first().and_then(|v| v.as_i64()).unwrap_or(0)
+    };
+    let mut flat = json!({"metadata": object["metadata"], "spec": {"replicas": number(&paths.wanted)},
+        "status": {"replicas": number(&paths.actual)}});
+    let selector = paths.selector.as_ref().and_then(|p| p.find(object).first().copied());
+    let mut scale = scale_of(&std::mem::take(&mut flat));
+    if let Some(s) = selector.and_then(Value::as_str).filter(|s| !s.is_empty()) {
+        scale["status"]["selector"] = json!(s);
+    }
+    scale
+}
+
 async fn scale(
     server: &Server,
     r: &Incoming,
@@ -124,7 +144,12 @@ async fn scale(
     pretty: bool,
 ) -> Result<Answer, Fault> {
     let kv = server.api.get(call, call.name()?).await?;
-    let current = scale_of(&stored::decode(&kv));
+    let object = server.api.read_stored(call.kind, stored::decode(&kv)).await?;
+    let paths = call.kind.custom.as_ref().and_then(|c| c.scale.as_ref());
+    let current = match paths {
+        Some(paths) => custom_scale(paths, &object),
+        None => scale_of(&object),
+    };
     let wanted = match verb {
         "get" => return Ok(show_scale(accept, &current, pretty)),
         "update" => read(server, r, call, "Scale")?,
@@ -141,12 +166,19 @@ async fn scale(
         return Err(Fault::invalid("autoscaling", "Scale", call.name()?, &[p]));
     }
     let mut change = json!({"spec": {"replicas": replicas}});
+    if let Some(fields) = paths.and_then(|p| p.wanted.fields()) {
+        change = fields.iter().rev().fold(json!(replicas), |v, field| json!({*field: v}));
+    }
     let version = meta(&wanted, "resourceVersion");
     if !version.is_empty() {
         set_meta(&mut change, "resourceVersion", version);
     }
     let written = server.api.change(call, &Change::MergePatch(&change)).await?;
-    Ok(show_scale(accept, &scale_of(&written.object), pretty))
+    let scale = match paths {
+        Some(paths) => custom_scale(paths, &written.object),
+        None => scale_of(&written.object),
+    };
+    Ok(show_scale(accept, &scale, pretty))
 }
 
 fn show_scale(accept: Accept, scale: &Value, pretty: bool) -> Answer {

@@ -1,10 +1,9 @@
 //! Watches: the store's changes of one collection, as events for one client.
 
-use crate::api::{Api, Call, fault, from_hub, revision};
+use crate::api::{Api, Call, fault, revision};
 use crate::kinds::{Hub, Kind};
 use crate::list::scope;
 use crate::media::{Accept, Notation, View};
-use crate::objects::Objects;
 use crate::render::{self, TableOptions};
 use crate::select::Selection;
 use crate::stored;
@@ -43,8 +42,9 @@ pub struct Events {
 
 /// Turns events into bytes of the negotiated form.
 struct Encoder {
+    /// Where objects are converted; nothing is read from its store.
+    api: Api,
     kind: Arc<Kind>,
-    objects: Arc<Objects>,
     accept: Accept,
     table: TableOptions,
 }
@@ -73,8 +73,8 @@ impl Api {
         };
         let request = WatchRequest::new(keys).from(from.next()).previous();
         let encoder = Encoder {
+            api: self.clone(),
             kind: Arc::clone(call.kind),
-            objects: Arc::clone(&self.objects),
             accept,
             table: TableOptions::of(call, self.now_seconds()),
         };
@@ -168,8 +168,8 @@ impl Events {
         // Initial objects go out in pieces, so that a big collection is not written twice.
         let mut out = Vec::new();
         while let Some(kv) = self.begin.pop() {
-            if self.selection.matches(&self.encoder.objects, &self.kind, &kv) {
-                out.extend(self.encoder.stored("ADDED", &kv, kv.mod_revision()));
+            if self.selection.matches(&self.encoder.api.objects, &self.kind, &kv) {
+                out.extend(self.encoder.stored("ADDED", &kv, kv.mod_revision()).await);
             }
             if out.len() > 64 * 1024 {
                 return out;
@@ -189,14 +189,18 @@ impl Events {
             () = tokio::time::sleep_until(self.deadline) => Next::Deadline,
             () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => Next::Bookmark,
         };
-        self.turn(next)
+        self.turn(next).await
     }
 
-    fn turn(&mut self, next: Next) -> Vec<u8> {
+    async fn turn(&mut self, next: Next) -> Vec<u8> {
         match next {
             Next::Item(Ok(WatchItem::Events { through, events })) => {
                 self.seen = through;
-                events.iter().flat_map(|e| self.event(e)).collect()
+                let mut out = Vec::new();
+                for e in events.iter() {
+                    out.extend(self.event(e).await);
+                }
+                out
             }
             Next::Item(Ok(WatchItem::Progress(revision))) => {
                 self.seen = revision;
@@ -228,9 +232,9 @@ impl Events {
     }
 
     /// What an event means to a client that sees only what it selects.
-    fn event(&mut self, e: &Event) -> Vec<u8> {
+    async fn event(&mut self, e: &Event) -> Vec<u8> {
         let revision = e.kv.mod_revision();
-        let objects = Arc::clone(&self.encoder.objects);
+        let objects = Arc::clone(&self.encoder.api.objects);
         let selected = |kv: &Kv| self.selection.matches(&objects, &self.kind, kv);
         let before = e.previous.as_ref().filter(|kv| selected(kv));
         match e.kind {
@@ -242,15 +246,17 @@ impl Events {
                     None => e.kv.version() > 1 && self.selection.is_empty(),
                 };
                 match (was_there, matches) {
-                    (false, true) => self.encoder.stored("ADDED", &e.kv, revision),
-                    (true, true) => self.encoder.stored("MODIFIED", &e.kv, revision),
-                    (true, false) => before
-                        .map_or_else(Vec::new, |kv| self.encoder.stored("DELETED", kv, revision)),
+                    (false, true) => self.encoder.stored("ADDED", &e.kv, revision).await,
+                    (true, true) => self.encoder.stored("MODIFIED", &e.kv, revision).await,
+                    (true, false) => match before {
+                        Some(kv) => self.encoder.stored("DELETED", kv, revision).await,
+                        None => Vec::new(),
+                    },
                     (false, false) => Vec::new(),
                 }
             }
             EventKind::Delete => match (before, &e.previous) {
-                (Some(kv), _) => self.encoder.stored("DELETED", kv, revision),
+                (Some(kv), _) => self.encoder.stored("DELETED", kv, revision).await,
                 (None, Some(_)) => Vec::new(),
                 (None, None) => {
                     // Nobody can say any more what was deleted: the client must list again.
@@ -264,7 +270,7 @@ impl Events {
 }
 
 impl Encoder {
-    fn stored(&mut self, event: &str, kv: &Kv, revision: Revision) -> Vec<u8> {
+    async fn stored(&mut self, event: &str, kv: &Kv, revision: Revision) -> Vec<u8> {
         let plain = self.accept.notation == Notation::Json && self.accept.view == View::Whole;
         if plain && self.kind.hub == Hub::Own {
             let mut out = format!("{{\"type\":\"{event}\",\"object\":").into_bytes();
@@ -272,18 +278,20 @@ impl Encoder {
             out.extend_from_slice(b"}\n");
             return out;
         }
-        if revision != kv.mod_revision() {
-            // A deletion: the last state with a revision of its own.
-            let object = from_hub(&self.kind, stored::decode_at(kv, revision));
+        if self.kind.hub != Hub::Custom && revision == kv.mod_revision() {
+            if self.accept.notation == Notation::Protobuf && self.accept.view == View::Whole {
+                let message = self.api.objects.message(&self.kind, kv);
+                let sealed = proto::seal(&self.kind.api_version, self.kind.name(), &message);
+                return proto::watch_frame(event, &sealed);
+            }
+            let object = self.api.objects.shown(&self.kind, kv);
             return self.object(event, &object);
         }
-        if self.accept.notation == Notation::Protobuf && self.accept.view == View::Whole {
-            let message = self.objects.message(&self.kind, kv);
-            let sealed = proto::seal(&self.kind.api_version, self.kind.name(), &message);
-            return proto::watch_frame(event, &sealed);
+        // A deletion is the last state with a revision of its own.
+        match self.api.read_stored(&self.kind, stored::decode_at(kv, revision)).await {
+            Ok(object) => self.object(event, &object),
+            Err(f) => self.error(&f),
         }
-        let object = self.objects.shown(&self.kind, kv);
-        self.object(event, &object)
     }
 
     fn object(&mut self, event: &str, object: &Value) -> Vec<u8> {
@@ -321,7 +329,7 @@ impl Encoder {
 
     /// Everything up to `revision` was sent; `initial` ends what was there when the watch began.
     fn bookmark(&mut self, revision: Revision, initial: bool) -> Vec<u8> {
-        let mut object = wharf_kube::typed::zero(self.kind.ty());
+        let mut object = self.kind.zero();
         let metadata = if initial {
             json!({"resourceVersion": revision.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}})
         } else {
@@ -344,9 +352,8 @@ impl Encoder {
 }
 
 /// A watch that cannot begin because history is gone still begins, and says so in its first event.
-pub fn refused(kind: &Arc<Kind>, accept: Accept, f: &Fault) -> Option<Bytes> {
-    let objects = Arc::default();
-    let encoder =
-        Encoder { kind: Arc::clone(kind), objects, accept, table: TableOptions::default() };
+pub fn refused(api: &Api, kind: &Arc<Kind>, accept: Accept, f: &Fault) -> Option<Bytes> {
+    let (api, kind) = (api.clone(), Arc::clone(kind));
+    let encoder = Encoder { api, kind, accept, table: TableOptions::default() };
     (f.code == 410).then(|| encoder.error(f).into())
 }

@@ -1,11 +1,8 @@
 //! Creating and changing objects: one path for POST, PUT and every patch.
 
-use crate::api::{
-    Api, Call, drop_meta, fault, finalizers, from_hub, hub_type, is_deleting, meta, set_meta,
-    to_hub,
-};
+use crate::api::{Api, Call, drop_meta, fault, finalizers, hub_type, is_deleting, meta, set_meta};
 use crate::kinds::{Hub, Kind};
-use crate::{admission, body, random, stored, strategy};
+use crate::{admission, body, hooks, random, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, OpReply, Put, Revision, Txn};
@@ -87,15 +84,21 @@ impl Api {
         owners: Owners,
     ) -> Result<Written, Fault> {
         let kind = call.kind;
-        defaulted(kind.ty(), &mut object);
+        ending(call)?;
+        kind.complete(&mut object);
         admission::mutate(self, call, &mut object, None).await?;
-        defaulted(kind.ty(), &mut object);
+        hooks::mutate(self, call, &mut object, None).await?;
+        kind.complete(&mut object);
         if owners == Owners::Record {
-            let empty = wharf_kube::typed::zero(kind.ty());
-            self.track(call, &empty, &mut object);
+            self.track(call, &kind.zero(), &mut object);
         }
-        let mut object = to_hub(kind, object);
-        if kind.hub != Hub::Own {
+        if kind.custom.is_some() {
+            strategy::prepare_create(kind, &mut object);
+        }
+        let mut problems = judge_custom(kind, &object, None);
+        let asked = object.clone();
+        let mut object = self.to_stored(kind, object).await?;
+        if matches!(kind.hub, Hub::Autoscaling | Hub::Events) {
             // The stored version has defaults of its own.
             defaulted(hub_type(kind), &mut object);
         }
@@ -108,9 +111,11 @@ impl Api {
         set_meta(&mut object, "uid", random::uid());
         set_meta(&mut object, "creationTimestamp", self.now());
         strategy::prepare_create(kind, &mut object);
-        let mut object = ordered(hub_type(kind), object);
-        let mut problems =
-            validate::metadata(&object, kind.resource.namespaced, strategy::name_rule(kind));
+        let mut object = kind.ordered_hub(object);
+        problems.splice(
+            0..0,
+            validate::metadata(&object, kind.resource.namespaced, strategy::name_rule(kind)),
+        );
         problems.extend(validate::object(
             kind.resource.gv.group.as_str(),
             kind.name(),
@@ -118,19 +123,22 @@ impl Api {
             None,
         ));
         refuse(kind, &name, &problems)?;
+        hooks::validate(self, call, Some(&asked), None).await?;
         admission::validate(self, call, Some(&object), None).await?;
         let reserved = self.services.reserve(kind, &mut object, None)?;
-        let object = ordered(hub_type(kind), object);
+        let object = kind.ordered_hub(object);
         if call.query.dry_run {
             reserved.release(&self.services);
             admission::quota::charges(self, call, &object, None).await?;
             if self.read(&call.key(&name)).await?.is_some() {
                 return Err(Fault::already_exists(call.about(), &name));
             }
-            return Ok(Written { object: from_hub(kind, object), created: true });
+            return Ok(Written { object: self.read_stored(kind, object).await?, created: true });
         }
         match self.insert(call, &name, &object).await {
-            Ok(revision) => Ok(Written { object: shown(kind, object, revision), created: true }),
+            Ok(revision) => {
+                Ok(Written { object: self.shown(kind, object, revision).await?, created: true })
+            }
             Err(f) => {
                 reserved.release(&self.services);
                 Err(f)
@@ -245,9 +253,8 @@ impl Api {
     }
 
     fn applied_new(&self, call: &Call<'_>, config: &Value) -> Result<Value, Fault> {
-        let zero = wharf_kube::typed::zero(call.kind.ty());
-        let applied = self.applied(call, &zero, config)?;
-        Ok(ordered(call.kind.ty(), applied))
+        let applied = self.applied(call, &call.kind.zero(), config)?;
+        Ok(call.kind.ordered(applied))
     }
 
     fn applied(&self, call: &Call<'_>, live: &Value, config: &Value) -> Result<Value, Fault> {
@@ -282,7 +289,7 @@ impl Api {
     ) -> Result<Option<Written>, Fault> {
         let kind = call.kind;
         let old_hub = stored::decode(kv);
-        let old = from_hub(kind, old_hub.clone());
+        let old = self.read_stored(kind, old_hub.clone()).await?;
         let mut object = self.changed(call, change, &old)?;
         self.check_identity(call, &object, &old)?;
         let version = meta(&object, "resourceVersion").to_owned();
@@ -301,18 +308,22 @@ impl Api {
         if !matches!(version.as_str(), "" | "0") && version != current {
             return Err(Fault::stale(call.about(), meta(&old, "name")));
         }
-        defaulted(kind.ty(), &mut object);
+        kind.complete(&mut object);
         admission::mutate(self, call, &mut object, Some(&old)).await?;
-        defaulted(kind.ty(), &mut object);
+        hooks::mutate(self, call, &mut object, Some(&old)).await?;
+        kind.complete(&mut object);
         strategy::prepare_update(kind, call.subresource, &mut object, &old);
         if !matches!(change, Change::Apply(_)) {
             self.track(call, &old, &mut object);
         }
-        let mut object = to_hub(kind, object);
+        let own = judge_custom(kind, &object, Some(&old));
+        let asked = object.clone();
+        let mut object = self.to_stored(kind, object).await?;
         set_meta(&mut object, "resourceVersion", current);
         self.services.carry_over(kind, &mut object, &old_hub);
-        let object = ordered(hub_type(kind), object);
-        self.check_update(call, &object, &old_hub)?;
+        let object = kind.ordered_hub(object);
+        self.check_update(call, &object, &old_hub, own)?;
+        hooks::validate(self, call, Some(&asked), Some(&old)).await?;
         admission::validate(self, call, Some(&object), Some(&old_hub)).await?;
         self.replace(call, kv, object, &old_hub).await
     }
@@ -329,7 +340,7 @@ impl Api {
         let patched = match change {
             Change::Replace(v) => return Ok(v.clone()),
             Change::Apply(config) => {
-                return self.applied(call, old, config).map(|v| ordered(kind.ty(), v));
+                return self.applied(call, old, config).map(|v| kind.ordered(v));
             }
             Change::JsonPatch(p) => patch::json(old, p).map_err(unfit)?,
             Change::MergePatch(p) => patch::merge(old, p),
@@ -382,7 +393,13 @@ impl Api {
         Ok(())
     }
 
-    fn check_update(&self, call: &Call<'_>, object: &Value, old: &Value) -> Result<(), Fault> {
+    fn check_update(
+        &self,
+        call: &Call<'_>,
+        object: &Value,
+        old: &Value,
+        own: Vec<Problem>,
+    ) -> Result<(), Fault> {
         let kind = call.kind;
         let mut problems = validate::metadata(object, kind.resource.namespaced, |_| None);
         problems.extend(validate::metadata_update(object, old));
@@ -392,6 +409,7 @@ impl Api {
             object,
             Some(old),
         ));
+        problems.extend(own);
         refuse(kind, meta(old, "name"), &problems)
     }
 
@@ -413,9 +431,10 @@ impl Api {
                 .unwrap_or(0)
                 == 0;
         let reserved = self.services.reserve(kind, &mut object, Some(old))?;
-        let object = ordered(hub_type(kind), object);
+        let object = kind.ordered_hub(object);
         if object == *old && !gone {
-            return Ok(Some(Written { object: from_hub(kind, object), created: false }));
+            let object = self.read_stored(kind, object).await?;
+            return Ok(Some(Written { object, created: false }));
         }
         let charges = match admission::quota::charges(self, call, &object, Some(old)).await {
             Ok(charges) => charges,
@@ -426,7 +445,8 @@ impl Api {
         };
         if call.query.dry_run {
             reserved.release(&self.services);
-            return Ok(Some(Written { object: from_hub(kind, object), created: false }));
+            let object = self.read_stored(kind, object).await?;
+            return Ok(Some(Written { object, created: false }));
         }
         let value = stored::encode(&object);
         check_size(&value)?;
@@ -454,8 +474,30 @@ impl Api {
         } else {
             self.services.drop_replaced(kind, old, &object);
         }
-        Ok(Some(Written { object: shown(kind, object, reply.revision), created: false }))
+        let object = self.shown(kind, object, reply.revision).await?;
+        Ok(Some(Written { object, created: false }))
     }
+
+    /// An object as a client sees it after it was stored.
+    async fn shown(&self, kind: &Kind, mut object: Value, at: Revision) -> Result<Value, Fault> {
+        set_meta(&mut object, "resourceVersion", at.to_string());
+        self.read_stored(kind, kind.ordered_hub(object)).await
+    }
+}
+
+/// Judges a custom resource by its schema, in the version of the request.
+fn judge_custom(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Problem> {
+    kind.custom.as_ref().map(|c| c.schema.validate(object, old)).unwrap_or_default()
+}
+
+/// Nothing new is made of a kind whose definition is going.
+fn ending(call: &Call<'_>) -> Result<(), Fault> {
+    if call.kind.custom.as_ref().is_some_and(|c| c.ending) {
+        let mut f = Fault::method(call.about(), "create");
+        f.message = "create not allowed while custom resource definition is terminating".to_owned();
+        return Err(f);
+    }
+    Ok(())
 }
 
 /// Whether a namespace still has work to do before it goes.
@@ -477,12 +519,6 @@ pub fn defaulted(ty: TypeId, object: &mut Value) {
 pub fn ordered(ty: TypeId, object: Value) -> Value {
     // The value comes from one that was normal, so nothing can be wrong with it.
     normalize(ty, object, &mut Vec::new()).unwrap_or_default()
-}
-
-/// An object as a client sees it after it was stored.
-fn shown(kind: &Kind, mut object: Value, revision: Revision) -> Value {
-    set_meta(&mut object, "resourceVersion", revision.to_string());
-    from_hub(kind, ordered(hub_type(kind), object))
 }
 
 fn refuse(kind: &Kind, name: &str, problems: &[Problem]) -> Result<(), Fault> {

@@ -118,6 +118,7 @@ async fn send(server: &Server, e: &Exchange, user: Option<User>) -> Got {
         .await;
     let body = match answer.body {
         Content::Whole(b) | Content::Ended(b) => b.to_vec(),
+        Content::Passed(_) => panic!("passed on to another server"),
         Content::Stream(mut events) => {
             let mut all = Vec::new();
             while let Some(b) = events.next().await {

@@ -108,6 +108,7 @@ fn before(ty: &str, m: &mut Map<String, Value>) {
             }
         }
         "core.ReplicationController" => controller_labels(m),
+        "apiextensions.CustomResourceDefinitionSpec" => crate::custom::complete_definition(m),
         _ => {}
     }
 }

@@ -1,11 +1,14 @@
 //! Kubernetes objects as value trees, with tables that say what each kind's fields are and mean.
 #![forbid(unsafe_code)]
 
+pub mod cel;
 pub mod convert;
+pub mod custom;
 pub mod defaults;
 pub mod explain;
 pub mod fields;
 pub mod json;
+pub mod jsonpath;
 pub mod managed;
 pub mod names;
 pub mod patch;

@@ -1,5 +1,8 @@
 //! Names and labels: which texts may be one, and the sentences that say why not.
 
+use std::collections::BTreeSet;
+use std::sync::{OnceLock, RwLock};
+
 /// Why a text is no DNS subdomain, the form of most names.
 pub const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 /// Why a text is no DNS label.
@@ -18,6 +21,28 @@ pub const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric ch
 pub const TOO_LONG_63: &str = "must be no more than 63 bytes";
 /// Longer than 253.
 pub const TOO_LONG_253: &str = "must be no more than 253 bytes";
+
+/// The one copy of a name that lives as long as the program. The tables' names are such; those of
+/// custom resources join them, each once, however often its definition is made again.
+pub fn intern(name: &str) -> &'static str {
+    static ALL: OnceLock<Names> = OnceLock::new();
+    let all = ALL.get_or_init(Names::default);
+    let known = |set: &BTreeSet<&'static str>| set.get(name).copied();
+    if let Some(known) = all.read().ok().and_then(|set| known(&set)) {
+        return known;
+    }
+    match all.write() {
+        Ok(mut set) => known(&set).unwrap_or_else(|| {
+            let kept: &'static str = name.to_owned().leak();
+            set.insert(kept);
+            kept
+        }),
+        // A thread died between two lines that cannot fail.
+        Err(_) => name.to_owned().leak(),
+    }
+}
+
+type Names = RwLock<BTreeSet<&'static str>>;
 
 fn alphanumeric_ends(s: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);

@@ -14,6 +14,8 @@ pub enum Shape<'a> {
     Item(&'a Ty),
     /// A structural schema of a custom resource.
     Custom(&'a Value),
+    /// The same for a whole object: its metadata is every object's.
+    Resource(&'a Value),
     /// Nothing is known: maps divide, lists do not.
     Deduced,
     /// It has no parts.
@@ -42,6 +44,8 @@ pub enum Object<'a> {
     Map(Shape<'a>),
     /// The properties of a custom schema.
     Properties(&'a Value),
+    /// The same for a whole object.
+    Resource(&'a Value),
 }
 
 impl<'a> Shape<'a> {
@@ -54,6 +58,7 @@ impl<'a> Shape<'a> {
             Shape::Item(ty) => builtin(ty, None, false),
             Shape::Field(f) => builtin(&f.ty, f.list.as_ref(), f.atomic),
             Shape::Custom(schema) => custom(schema),
+            Shape::Resource(schema) => Form::Object(Object::Resource(schema)),
         }
     }
 
@@ -77,13 +82,19 @@ impl<'a> Object<'a> {
         match self {
             Object::Struct(t) => t.field(name).map_or(Shape::Leaf, Shape::Field),
             Object::Map(item) => item,
-            Object::Properties(s) => match s.get("properties").and_then(|p| p.get(name)) {
-                Some(schema) => Shape::Custom(schema),
-                None => match s.get("additionalProperties") {
-                    Some(schema @ Value::Object(_)) => Shape::Custom(schema),
-                    _ => Shape::Deduced,
-                },
-            },
+            Object::Resource(_) if name == "metadata" => {
+                Schema::builtin().id("meta.ObjectMeta").map_or(Shape::Deduced, Shape::Type)
+            }
+            Object::Resource(_) if matches!(name, "kind" | "apiVersion") => Shape::Leaf,
+            Object::Properties(s) | Object::Resource(s) => {
+                match s.get("properties").and_then(|p| p.get(name)) {
+                    Some(schema) => Shape::Custom(schema),
+                    None => match s.get("additionalProperties") {
+                        Some(schema @ Value::Object(_)) => Shape::Custom(schema),
+                        _ => Shape::Deduced,
+                    },
+                }
+            }
         }
     }
 
@@ -94,7 +105,10 @@ impl<'a> Object<'a> {
                 t.field(name).is_some() || (t.kind && matches!(name, "kind" | "apiVersion"))
             }
             Object::Map(_) => false,
-            Object::Properties(s) => s.get("properties").is_some_and(|p| p.get(name).is_some()),
+            Object::Resource(_) if matches!(name, "kind" | "apiVersion" | "metadata") => true,
+            Object::Properties(s) | Object::Resource(s) => {
+                s.get("properties").is_some_and(|p| p.get(name).is_some())
+            }
         }
     }
 }
@@ -129,6 +143,9 @@ fn custom(schema: &Value) -> Form<'_> {
             _ => Form::Leaf,
         },
         "object" if text("x-kubernetes-map-type") == "atomic" => Form::Leaf,
+        "object" if schema.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) => {
+            Form::Object(Object::Resource(schema))
+        }
         "object" => Form::Object(Object::Properties(schema)),
         "" if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) => {
             Form::Object(Object::Map(Shape::Deduced))

@@ -2,6 +2,9 @@
 
 mod kinds;
 mod pods;
+mod registration;
+
+pub use registration::{client_config, policy_names};
 
 use crate::names;
 use crate::resources;

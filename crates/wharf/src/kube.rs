@@ -21,7 +21,7 @@ use wharf_apiserver::flow::Flow;
 use wharf_apiserver::local::Local;
 use wharf_apiserver::server::Server;
 use wharf_apiserver::tokens::StaticTokens;
-use wharf_apiserver::{bootstrap, door, loops};
+use wharf_apiserver::{aggregator, bootstrap, door, loops};
 use wharf_base::clock::Clock;
 use wharf_base::fs::{Durability, write_atomic};
 use wharf_client::Cluster;
@@ -78,6 +78,7 @@ async fn run(args: Serve) -> Result<()> {
         Pki::open(&args.data_root.join("pki"), &hosts).context("cannot prepare certificates")?;
     let store = open_store(&args, &clock).await?;
     let api = Api::new(store, clock);
+    api.peers.introduce(&pki).context("cannot read the front proxy's certificate")?;
     let listener = tokio::net::TcpListener::bind(args.bind)
         .await
         .with_context(|| format!("cannot listen on {}", args.bind))?;
@@ -93,6 +94,14 @@ async fn run(args: Serve) -> Result<()> {
         });
     }
     bootstrap::run(&api, reached).await.context("cannot create the first objects")?;
+    let (clients, proxy) = (pki.read("ca.crt"), pki.read("front-proxy-ca.crt"));
+    let (clients, proxy) = (
+        clients.context("cannot read the authority")?,
+        proxy.context("cannot read the authority")?,
+    );
+    aggregator::publish(&api, &clients, &proxy)
+        .await
+        .context("cannot say which authorities are trusted")?;
     let _upkeep = loops::start(&api, reached);
     let authenticator = authenticator(&args.auth, &pki)?;
     let mut server = Server::new(api, authenticator, Authorizer::default(), address.to_string());

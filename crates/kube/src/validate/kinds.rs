@@ -1,6 +1,6 @@
 //! Rules of single kinds that look at more than one field, or at what an object was before.
 
-use super::{elements, entries, label_selector, pods, selects};
+use super::{elements, entries, label_selector, pods, registration, selects};
 use crate::names;
 use crate::quantity::Quantity;
 use crate::status::{Problem, Rule};
@@ -43,6 +43,26 @@ pub(super) fn check(
         ("scheduling.k8s.io", "PriorityClass") => priority_class(new, old, out),
         ("autoscaling", "HorizontalPodAutoscaler") => autoscaler(new, out),
         ("certificates.k8s.io", "CertificateSigningRequest") => signing_request(new, old, out),
+        ("apiregistration.k8s.io", "APIService") => registration::api_service(new, out),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            crate::custom::check_definition(new, old, out);
+        }
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration",
+        ) => registration::webhooks(new, out),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            registration::validating(new, out);
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => {
+            registration::mutating(new, out)
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            registration::binding(new, true, out);
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => {
+            registration::binding(new, false, out);
+        }
         _ => {}
     }
 }

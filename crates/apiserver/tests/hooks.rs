@@ -1,0 +1,342 @@
+//! Admission policies and webhooks, and conversion by webhook: what users put into the path of writes.
+
+#![allow(clippy::unwrap_used, reason = "a surprise in a test is a panic")]
+
+mod common;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use common::World;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+
+const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+const BINDINGS: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
+const CONFIGS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn base64(text: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+/// A webhook on a port of its own, answering with what a function makes of the review.
+struct Hook {
+    url: String,
+    bundle: String,
+    port: u16,
+    seen: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Hook {
+    async fn start(answer: fn(&Value) -> Value) -> Hook {
+        let names = vec!["127.0.0.1".to_owned(), "hook.default.svc".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let record = Arc::clone(&seen);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(tls) = acceptor.accept(stream).await else { continue };
+                let record = Arc::clone(&record);
+                let service = service_fn(move |r: Request<hyper::body::Incoming>| {
+                    let record = Arc::clone(&record);
+                    async move {
+                        let body = r.into_body().collect().await.unwrap().to_bytes();
+                        let review: Value = serde_json::from_slice(&body).unwrap();
+                        record.lock().unwrap().push(review.clone());
+                        let mut response = answer(&review["request"]);
+                        response["uid"] = review["request"]["uid"].clone();
+                        let reply = json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "response": response});
+                        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(
+                            reply.to_string(),
+                        ))))
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(tls), service),
+                );
+            }
+        });
+        Hook {
+            url: format!("https://127.0.0.1:{port}/"),
+            bundle: base64(made.cert.pem().as_bytes()),
+            port,
+            seen,
+        }
+    }
+
+    fn config(&self, kind: &str, more: &Value) -> String {
+        let mut hook = json!({"name": "hook.example.com", "clientConfig": {"url": self.url, "caBundle": self.bundle},
+            "rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
+            "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 5});
+        hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "hook"}, "webhooks": [hook]}).to_string()
+    }
+}
+
+fn config(name: &str, data: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {data}\n")
+}
+
+fn policy(spec: &str) -> String {
+    format!(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {{name: small}}\nspec:\n  matchConstraints:\n    resourceRules:\n    - {{apiGroups: [''], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [configmaps]}}\n{spec}"
+    )
+}
+
+fn binding(more: &str) -> String {
+    format!(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata: {{name: all}}\nspec: {{policyName: small, {more}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_policy_denies_with_its_message_and_its_variables() {
+    let w = World::new().await;
+    w.create(POLICIES, &policy("  variables:\n  - {name: count, expression: 'object.data.size()'}\n  matchConditions:\n  - {name: named, expression: \"object.metadata.name != 'free'\"}\n  validations:\n  - expression: 'variables.count <= 1'\n    messageExpression: \"'has %d entries'.format([variables.count])\"\n  - expression: \"!has(object.data.bad)\"\n    message: no bad\n    reason: Forbidden\n")).await;
+    assert_eq!(
+        w.write(Method::POST, CONFIGS, "", &config("unbound", "{a: '1', b: '2'}")).await.status,
+        201
+    );
+    w.create(BINDINGS, &binding("validationActions: [Deny]")).await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{a: '1', b: '2'}")).await;
+    assert_eq!(got.status, 422, "{}", got.text());
+    assert_eq!(
+        got.json()["message"],
+        "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'small' with binding 'all' denied request: has 2 entries"
+    );
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{bad: '1'}")).await;
+    assert_eq!(
+        (got.status, got.json()["reason"].as_str().unwrap().to_owned()),
+        (403, "Forbidden".to_owned())
+    );
+    assert_eq!(
+        w.write(Method::POST, CONFIGS, "", &config("free", "{a: '1', b: '2'}")).await.status,
+        201
+    );
+    assert_eq!(w.write(Method::POST, CONFIGS, "", &config("ok", "{a: '1'}")).await.status, 201);
+    let got = w.merge(&format!("{CONFIGS}/ok"), json!({"data": {"b": "2"}})).await;
+    assert_eq!(got.status, 422);
+}
+
+#[tokio::test]
+async fn a_policy_takes_parameters_and_may_only_warn() {
+    let w = World::new().await;
+    w.create(CONFIGS, &config("limits", "{most: '1'}")).await;
+    w.create(POLICIES, &policy("  paramKind: {apiVersion: v1, kind: ConfigMap}\n  validations:\n  - expression: 'object.data.size() <= int(params.data.most)'\n")).await;
+    w.create(BINDINGS, &binding("validationActions: [Warn], paramRef: {name: limits, namespace: default, parameterNotFoundAction: Deny}")).await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{a: '1', b: '2'}")).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    assert_eq!(
+        got.warnings(),
+        [
+            "299 - \"Validation failed for ValidatingAdmissionPolicy 'small' with binding 'all': failed expression: object.data.size() <= int(params.data.most)\""
+        ]
+    );
+    w.delete(&format!("{CONFIGS}/limits")).await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("b", "{a: '1'}")).await;
+    assert_eq!(got.status, 403, "{}", got.text());
+}
+
+#[tokio::test]
+async fn expressions_that_do_not_compile_are_refused() {
+    let w = World::new().await;
+    let got = w
+        .write(Method::POST, POLICIES, "", &policy("  validations:\n  - expression: 'nope > 1'\n"))
+        .await;
+    assert_eq!(got.status, 422);
+    let message = got.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("spec.validations[0].expression: Invalid value: \"nope > 1\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nope'"), "{message}");
+}
+
+#[tokio::test]
+async fn a_mutating_policy_applies_and_patches() {
+    let w = World::new().await;
+    let policy = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: mark}
+spec:
+  reinvocationPolicy: Never
+  matchConstraints:
+    resourceRules:
+    - {apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration:
+      expression: "Object{metadata: Object.metadata{labels: Object.metadata.labels{by: request.userInfo.username}}}"
+  - patchType: JSONPatch
+    jsonPatch:
+      expression: "[JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('example.com/x'), value: 'y'}]"
+"#;
+    w.create("/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies", policy).await;
+    w.create("/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings",
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicyBinding\nmetadata: {name: mark}\nspec: {policyName: mark}\n").await;
+    let got = w.create(CONFIGS, &config("a", "{k: v}")).await;
+    assert_eq!(got["metadata"]["labels"], json!({"by": "kubernetes-admin", "example.com/x": "y"}));
+    assert_eq!(got["data"], json!({"k": "v"}));
+}
+
+#[tokio::test]
+async fn a_webhook_changes_what_is_written() {
+    let w = World::new().await;
+    let hook = Hook::start(|r| {
+        let patch = json!([{"op": "add", "path": "/data/seen", "value": r["operation"]}]);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": base64(patch.to_string().as_bytes()), "warnings": ["touched"]})
+    })
+    .await;
+    let more = json!({"matchConditions": [{"name": "not", "expression": "object.metadata.name != 'skip-me'"}]});
+    w.create(
+        "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+        &hook.config("MutatingWebhookConfiguration", &more),
+    )
+    .await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{k: v}")).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    assert_eq!(got.json()["data"], json!({"k": "v", "seen": "CREATE"}));
+    assert_eq!(got.warnings(), ["299 - \"touched\""]);
+    let got = w.create(CONFIGS, &config("skip-me", "{k: v}")).await;
+    assert_eq!(got["data"], json!({"k": "v"}));
+    let seen = hook.seen.lock().unwrap()[0].clone();
+    assert_eq!(seen["kind"], "AdmissionReview");
+    assert_eq!(
+        seen["request"]["resource"],
+        json!({"group": "", "version": "v1", "resource": "configmaps"})
+    );
+    assert_eq!(seen["request"]["object"]["data"]["k"], "v");
+    assert_eq!(seen["request"]["userInfo"]["username"], "kubernetes-admin");
+}
+
+#[tokio::test]
+async fn a_webhook_refuses_and_its_failure_is_as_its_policy_says() {
+    let w = World::new().await;
+    let hook = Hook::start(|r| {
+        let bad = r["object"]["data"]["bad"].is_string();
+        json!({"allowed": !bad, "status": {"message": "this is bad", "code": 403, "reason": "Forbidden"}})
+    })
+    .await;
+    let target = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    w.create(target, &hook.config("ValidatingWebhookConfiguration", &json!({}))).await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{bad: v}")).await;
+    assert_eq!(got.status, 403);
+    assert_eq!(
+        got.json()["message"],
+        "admission webhook \"hook.example.com\" denied the request: this is bad"
+    );
+    assert_eq!(w.write(Method::POST, CONFIGS, "", &config("ok", "{k: v}")).await.status, 201);
+    let closed = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": "https://127.0.0.1:1/"}]);
+    let one = format!("{target}/hook");
+    assert_eq!(
+        w.write(Method::PATCH, &one, "application/json-patch+json", &closed.to_string())
+            .await
+            .status,
+        200
+    );
+    let got = w.write(Method::POST, CONFIGS, "", &config("b", "{k: v}")).await;
+    assert_eq!(got.status, 500);
+    let message = got.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("Internal error occurred: failed calling webhook \"hook.example.com\": failed to call webhook: Post \"https://127.0.0.1:1/?timeout=5s\": dial tcp 127.0.0.1:1:"), "{message}");
+    let open = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]);
+    assert_eq!(
+        w.write(Method::PATCH, &one, "application/json-patch+json", &open.to_string()).await.status,
+        200
+    );
+    assert_eq!(w.write(Method::POST, CONFIGS, "", &config("b", "{bad: v}")).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_webhook_is_reached_through_its_service() {
+    let w = World::new().await;
+    let hook = Hook::start(|_| json!({"allowed": false})).await;
+    w.create("/api/v1/namespaces/default/services", "apiVersion: v1\nkind: Service\nmetadata: {name: hook}\nspec: {type: ExternalName, externalName: localhost}\n").await;
+    let service = json!({"name": "hook", "namespace": "default", "path": "/x", "port": hook.port});
+    let more = json!({"clientConfig": {"service": service, "caBundle": hook.bundle}});
+    w.create(
+        "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
+        &hook.config("ValidatingWebhookConfiguration", &more),
+    )
+    .await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{k: v}")).await;
+    assert_eq!(
+        got.json()["message"],
+        "admission webhook \"hook.example.com\" denied the request without explanation"
+    );
+    w.delete("/api/v1/namespaces/default/services/hook").await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{k: v}")).await;
+    let message = got.json()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains(".svc:") && message.ends_with("service \"hook\" not found"),
+        "{message}"
+    );
+}
+
+const CRD: &str = include_str!("data/crontab.yaml");
+
+#[tokio::test]
+async fn versions_are_converted_by_a_webhook() {
+    let w = World::new().await;
+    let hook = Hook::start(|r| {
+        let to = r["desiredAPIVersion"].as_str().unwrap().to_owned();
+        let convert = |o: &Value| {
+            let mut o = o.clone();
+            o["apiVersion"] = json!(to);
+            if to.ends_with("v1") {
+                let old = o["spec"].as_object_mut().unwrap().remove("cron").unwrap_or(json!("1"));
+                o["spec"]["cronSpec"] = old;
+            } else {
+                let old =
+                    o["spec"].as_object_mut().unwrap().remove("cronSpec").unwrap_or(json!("1"));
+                o["spec"]["cron"] = old;
+            }
+            o
+        };
+        let objects: Vec<Value> = r["objects"].as_array().unwrap().iter().map(convert).collect();
+        json!({"convertedObjects": objects, "result": {"status": "Success"}})
+    })
+    .await;
+    let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": {"url": hook.url, "caBundle": hook.bundle}, "conversionReviewVersions": ["v1"]}});
+    let crd = CRD.replace(
+        "  scope: Namespaced\n",
+        &format!("  scope: Namespaced\n  conversion: {conversion}\n"),
+    );
+    w.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd).await;
+    let new = "/apis/stable.example.com/v1/namespaces/default/crontabs";
+    let old = "/apis/stable.example.com/v1beta1/namespaces/default/crontabs";
+    w.create(new, "apiVersion: stable.example.com/v1\nkind: CronTab\nmetadata: {name: a}\nspec: {cronSpec: '1 2'}\n").await;
+    assert_eq!(w.get(&format!("{old}/a")).await.json()["spec"]["cron"], "1 2");
+    w.create(old, "apiVersion: stable.example.com/v1beta1\nkind: CronTab\nmetadata: {name: b}\nspec: {cron: '3 4'}\n").await;
+    assert_eq!(w.get(&format!("{new}/b")).await.json()["spec"]["cronSpec"], "3 4");
+    let list = w.get(new).await.json();
+    let specs: Vec<&Value> =
+        list["items"].as_array().unwrap().iter().map(|i| &i["spec"]["cronSpec"]).collect();
+    assert_eq!(specs, [&json!("1 2"), &json!("3 4")]);
+}
+
+#[tokio::test]
+async fn a_policy_may_ask_what_the_user_may() {
+    let w = World::new().await;
+    w.create(POLICIES, &policy("  validations:\n  - expression: \"authorizer.group('').resource('secrets').namespace('default').check('get').allowed()\"\n")).await;
+    w.create(BINDINGS, &binding("validationActions: [Deny]")).await;
+    assert_eq!(w.write(Method::POST, CONFIGS, "", &config("a", "{k: v}")).await.status, 201);
+    let jane = wharf_apiserver::user::User::new("jane", Vec::new());
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    w.create(&format!("{rbac}/roles"), "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [create]}]\n").await;
+    w.create(&format!("{rbac}/rolebindings"), "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: r}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}\nsubjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: jane}]\n").await;
+    let headers = [("content-type", "application/yaml")];
+    let got =
+        w.send(Method::POST, CONFIGS, &headers, config("b", "{k: v}").into_bytes(), &jane).await;
+    assert_eq!(got.status, 422, "{}", got.text());
+}

@@ -1,0 +1,337 @@
+//! Judges a value by its structural schema, in the words of the reference server.
+
+use super::structural::member;
+use super::{Structural, formats, is_set, text, typed_metadata};
+use crate::shape::{Shape, key_of};
+use crate::status::{Problem, Rule};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+/// Problems of one object; nobody reads more, and each costs memory.
+const MOST: usize = 100;
+
+/// Judges a whole object.
+pub(super) fn object(s: &Structural, v: &Value, old: Option<&Value>) -> Vec<Problem> {
+    let mut check = Check { s, out: Vec::new() };
+    check.value(&s.schema, v, old, "", true);
+    check.out.truncate(MOST);
+    check.out
+}
+
+struct Check<'a> {
+    s: &'a Structural,
+    out: Vec<Problem>,
+}
+
+/// What the reference server calls the type of a value.
+fn type_of(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_i64() || n.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn fits(wanted: &str, v: &Value) -> bool {
+    match (wanted, v) {
+        ("number", Value::Number(_)) => true,
+        // A float without a fraction is an integer in JSON.
+        ("integer", Value::Number(n)) => n.as_f64().is_some_and(|f| f.fract() == 0.0),
+        _ => type_of(v) == wanted,
+    }
+}
+
+impl Check<'_> {
+    fn invalid(&mut self, path: &str, v: &Value, why: &str) {
+        let field = field(path);
+        self.out.push(Problem::invalid(field, v, format!("{path} in body {why}")));
+    }
+
+    fn value(&mut self, schema: &Value, v: &Value, old: Option<&Value>, path: &str, root: bool) {
+        if old == Some(v) || self.out.len() > MOST {
+            return;
+        }
+        if v.is_null() && is_set(schema, "nullable") {
+            return;
+        }
+        if !self.type_fits(schema, v, path) {
+            return;
+        }
+        let embedded = is_set(schema, "x-kubernetes-embedded-resource");
+        if embedded {
+            self.embedded(v, path);
+        }
+        self.limits(schema, v, path);
+        self.combined(schema, v, path);
+        match v {
+            Value::Object(m) => self.members(schema, m, old, path, root || embedded),
+            Value::Array(list) => self.elements(schema, list, old, path),
+            _ => {}
+        }
+    }
+
+    fn type_fits(&mut self, schema: &Value, v: &Value, path: &str) -> bool {
+        let wanted = text(schema, "type");
+        if is_set(schema, "x-kubernetes-int-or-string") {
+            let ok = fits("integer", v) || v.is_string();
+            if !ok {
+                let found = type_of(v);
+                self.invalid(
+                    path,
+                    &json!(found),
+                    &format!("must be of type integer,string: {found:?}"),
+                );
+            }
+            return ok;
+        }
+        if wanted.is_empty() || fits(wanted, v) {
+            return true;
+        }
+        let found = type_of(v);
+        self.invalid(path, &json!(found), &format!("must be of type {wanted}: {found:?}"));
+        false
+    }
+
+    fn limits(&mut self, schema: &Value, v: &Value, path: &str) {
+        match v {
+            Value::String(s) => self.string(schema, v, s, path),
+            Value::Number(n) => self.number(schema, v, n.as_f64().unwrap_or(0.0), path),
+            Value::Array(list) => {
+                self.count(schema, list.len(), path, ("minItems", "maxItems", "items"))
+            }
+            Value::Object(m) => {
+                self.count(schema, m.len(), path, ("minProperties", "maxProperties", "properties"));
+            }
+            _ => {}
+        }
+        if let Some(Value::Array(allowed)) = schema.get("enum")
+            && !allowed.iter().any(|a| same(a, v))
+        {
+            let texts: Vec<String> = allowed
+                .iter()
+                .map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned))
+                .collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            self.out.push(Problem::unsupported(field(path), v, &texts));
+        }
+    }
+
+    fn string(&mut self, schema: &Value, v: &Value, s: &str, path: &str) {
+        let length = s.chars().count();
+        let number = |key: &str| {
+            schema.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
+        };
+        if let Some(most) = number("maxLength").filter(|m| length > *m) {
+            self.out.push(Problem { field: field(path), rule: Rule::TooLong(most) });
+        }
+        if let Some(least) = number("minLength").filter(|m| length < *m) {
+            self.invalid(path, v, &format!("should be at least {least} chars long"));
+        }
+        let pattern = text(schema, "pattern");
+        if !pattern.is_empty() && self.s.patterns.get(pattern).is_some_and(|p| !p.is_match(s)) {
+            self.invalid(path, v, &format!("should match '{pattern}'"));
+        }
+        let format = text(schema, "format");
+        if !format.is_empty() && !formats::matches(format, s) {
+            self.invalid(path, v, &format!("must be of type {format}: {s:?}"));
+        }
+    }
+
+    fn number(&mut self, schema: &Value, v: &Value, n: f64, path: &str) {
+        let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
+        let print = |key: &str| schema.get(key).map(ToString::to_string).unwrap_or_default();
+        if let Some(max) = bound("maximum") {
+            let strict = is_set(schema, "exclusiveMaximum");
+            if n > max || strict && n >= max {
+                let or = if strict { "" } else { " or equal to" };
+                self.invalid(path, v, &format!("should be less than{or} {}", print("maximum")));
+            }
+        }
+        if let Some(min) = bound("minimum") {
+            let strict = is_set(schema, "exclusiveMinimum");
+            if n < min || strict && n <= min {
+                let or = if strict { "" } else { " or equal to" };
+                self.invalid(path, v, &format!("should be greater than{or} {}", print("minimum")));
+            }
+        }
+        if let Some(step) = bound("multipleOf").filter(|s| *s > 0.0)
+            && (n / step).fract() != 0.0
+        {
+            self.invalid(path, v, &format!("should be a multiple of {}", print("multipleOf")));
+        }
+        let in_range = match text(schema, "format") {
+            "int32" => v.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
+            "int64" => v.as_i64().is_some() || n.abs() < 9.3e18,
+            _ => true,
+        };
+        if !in_range {
+            let format = text(schema, "format");
+            self.invalid(path, v, &format!("must be of type {format}: {:?}", type_of(v)));
+        }
+    }
+
+    fn count(&mut self, schema: &Value, n: usize, path: &str, keys: (&str, &str, &str)) {
+        let number = |key: &str| {
+            schema.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
+        };
+        if let Some(most) = number(keys.1).filter(|m| n > *m) {
+            self.out.push(Problem { field: field(path), rule: Rule::TooMany(n, most) });
+        }
+        if let Some(least) = number(keys.0).filter(|m| n < *m) {
+            self.invalid(path, &json!(n), &format!("should have at least {least} {}", keys.2));
+        }
+    }
+
+    /// `allOf`, `anyOf`, `oneOf`, `not`.
+    fn combined(&mut self, schema: &Value, v: &Value, path: &str) {
+        let list =
+            |key: &str| schema.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let broken = |check: &Self, s: &Value| {
+            let mut probe = Check { s: check.s, out: Vec::new() };
+            probe.value(s, v, None, path, false);
+            probe.out
+        };
+        let mut failures = Vec::new();
+        for s in list("allOf") {
+            let out = broken(self, s);
+            if !out.is_empty() {
+                failures.push("must validate all the schemas (allOf)".to_owned());
+                self.out.extend(out);
+            }
+        }
+        let any = list("anyOf");
+        if !any.is_empty() {
+            let all: Vec<Vec<Problem>> = any.iter().map(|s| broken(self, s)).collect();
+            if all.iter().all(|p| !p.is_empty()) {
+                failures.push("must validate at least one schema (anyOf)".to_owned());
+                // The one that came nearest says what is missing.
+                self.out.extend(all.into_iter().min_by_key(Vec::len).unwrap_or_default());
+            }
+        }
+        let one = list("oneOf");
+        if !one.is_empty() {
+            let all: Vec<Vec<Problem>> = one.iter().map(|s| broken(self, s)).collect();
+            let valid = all.iter().filter(|p| p.is_empty()).count();
+            if valid != 1 {
+                let found = if valid == 0 {
+                    "none valid".to_owned()
+                } else {
+                    format!("{valid} valid alternatives")
+                };
+                failures
+                    .push(format!("must validate one and only one schema (oneOf). Found {found}"));
+                if valid == 0 {
+                    self.out.extend(all.into_iter().min_by_key(Vec::len).unwrap_or_default());
+                }
+            }
+        }
+        if let Some(s) = schema.get("not").filter(|s| s.is_object())
+            && broken(self, s).is_empty()
+        {
+            failures.push("must not validate the schema (not)".to_owned());
+        }
+        for why in failures {
+            self.out.push(Problem::invalid(field(path), &json!(""), format!("{path:?} {why}")));
+        }
+    }
+
+    fn members(
+        &mut self,
+        schema: &Value,
+        m: &Map<String, Value>,
+        old: Option<&Value>,
+        path: &str,
+        root: bool,
+    ) {
+        let dot = if path.is_empty() { "" } else { "." };
+        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
+            if let Some(name) = name.as_str().filter(|n| !m.contains_key(*n)) {
+                self.out.push(Problem::required(format!("{path}{dot}{name}"), ""));
+            }
+        }
+        let before = old.and_then(Value::as_object);
+        for (name, v) in m {
+            if root && matches!(name.as_str(), "apiVersion" | "kind") {
+                continue;
+            }
+            let at = format!("{path}{dot}{name}");
+            if let Some(s) = member(schema, name) {
+                // Of metadata, a schema may restrict the name only; the rest is the API's.
+                self.value(s, v, before.and_then(|o| o.get(name)), &at, false);
+            }
+        }
+    }
+
+    fn elements(&mut self, schema: &Value, list: &[Value], old: Option<&Value>, path: &str) {
+        let Some(items) = schema.get("items") else { return };
+        let keys: Vec<&str> = schema
+            .get("x-kubernetes-list-map-keys")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let kind = text(schema, "x-kubernetes-list-type");
+        let key = |v: &Value| key_of(&keys, Shape::Custom(items), v);
+        let before = old.and_then(Value::as_array);
+        let mut seen: BTreeSet<String> = BTreeSet::new();
+        for (i, v) in list.iter().enumerate() {
+            let at = format!("{path}[{i}]");
+            let counterpart = match (kind, before) {
+                ("map", Some(before)) => {
+                    key(v).and_then(|k| before.iter().find(|o| key(o).as_ref() == Some(&k)))
+                }
+                _ => None,
+            };
+            self.value(items, v, counterpart, &at, false);
+            let id = match kind {
+                "set" => Some(v.clone()),
+                "map" => key(v).map(Value::Object),
+                _ => None,
+            };
+            if let Some(id) = id
+                && !seen.insert(id.to_string())
+            {
+                self.out.push(Problem::duplicate(field(&at), &id));
+            }
+        }
+    }
+
+    /// An object inside an object must say what it is.
+    fn embedded(&mut self, v: &Value, path: &str) {
+        for name in ["apiVersion", "kind"] {
+            if text(v, name).is_empty() {
+                self.out.push(Problem::required(format!("{path}.{name}"), "must not be empty"));
+            }
+        }
+        if let Some(Err(e)) = v.get("metadata").map(|m| typed_metadata(m.clone(), &mut Vec::new()))
+        {
+            let at = format!("{path}.metadata");
+            self.out.push(Problem::invalid(at, &v["metadata"], e.to_string()));
+        }
+    }
+}
+
+/// The root has no path, which Go prints so.
+fn field(path: &str) -> String {
+    if path.is_empty() { "<nil>".to_owned() } else { path.to_owned() }
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        _ => a == b,
+    }
+}
+
+/// Whether a default is one that its schema allows.
+pub(super) fn default_fits(schema: &Value, v: &Value, path: &str) -> Vec<Problem> {
+    let s = Structural::new(schema.clone());
+    let mut check = Check { s: &s, out: Vec::new() };
+    check.value(&s.schema, v, None, path, false);
+    check.out
+}
