@@ -29,7 +29,7 @@ impl Inner {
         c: &Arc<Container>,
         options: StopOptions,
     ) -> Result<()> {
-        let state = c.state();
+        let state = self.settled(c).await;
         if matches!(state, State::Restarting(_)) {
             return self.cancel_restart(c).await;
         }
@@ -38,6 +38,17 @@ impl Inner {
         }
         let (inner, c) = (self.clone(), c.clone());
         self.finish(async move { inner.stop_running(&c, &options).await }).await
+    }
+
+    /// The state of a container once a start that is going on has come to its end: whoever stops a
+    /// container while somebody else starts it wants it stopped, and Docker's lock has it so.
+    async fn settled(&self, c: &Container) -> State {
+        let state = c.state();
+        if state.run().is_some() || matches!(state, State::Restarting(_)) {
+            return state;
+        }
+        drop(c.turn.lock().await);
+        c.state()
     }
 
     async fn stop_running(self: &Arc<Self>, c: &Arc<Container>, o: &StopOptions) -> Result<()> {
