@@ -52,8 +52,8 @@ fn kubectl_works_while_members_die() {
     crate::block_on(async { ready(endpoints(&members)).await });
     let urls = endpoints(&members).join(",");
     let k = wharf_test::kube::Cluster::with(&["--etcd", &urls]);
-    for round in 0..3 {
-        members[round].kill();
+    for (round, member) in members.iter_mut().enumerate() {
+        member.kill();
         let name = format!("c{round}");
         // A write whose fate is unknown is reported; the next one goes to a member that lives.
         eventually("a write", || {
@@ -62,7 +62,7 @@ fn kubectl_works_while_members_die() {
             let text = String::from_utf8_lossy(&done.stderr).into_owned();
             (done.status.success() || text.contains("already exists")).then_some(())
         });
-        members[round].restart();
+        member.restart();
         k.until(&format!("get configmap {name} -o jsonpath={{.data.a}}"), "b");
     }
     k.until("get configmap -o name", "configmap/kube-root-ca.crt");
