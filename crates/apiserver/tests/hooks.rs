@@ -12,7 +12,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use wharf_base::sync::Mutex;
 
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
 const BINDINGS: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
@@ -55,7 +56,7 @@ impl Hook {
                     async move {
                         let body = r.into_body().collect().await.unwrap().to_bytes();
                         let review: Value = serde_json::from_slice(&body).unwrap();
-                        record.lock().unwrap().push(review.clone());
+                        record.lock().push(review.clone());
                         let mut response = answer(&review["request"]);
                         response["uid"] = review["request"]["uid"].clone();
                         let reply = json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "response": response});
@@ -210,7 +211,7 @@ async fn a_webhook_changes_what_is_written() {
     assert_eq!(got.warnings(), ["299 - \"touched\""]);
     let got = w.create(CONFIGS, &config("skip-me", "{k: v}")).await;
     assert_eq!(got["data"], json!({"k": "v"}));
-    let seen = hook.seen.lock().unwrap()[0].clone();
+    let seen = hook.seen.lock()[0].clone();
     assert_eq!(seen["kind"], "AdmissionReview");
     assert_eq!(
         seen["request"]["resource"],

@@ -41,7 +41,6 @@ fn recorded_exchanges_come_out_the_same_over_etcd() {
             golden::play(&golden::server_on(Arc::new(store)).await).await;
         });
         drop(members);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
 
@@ -70,7 +69,6 @@ fn kubectl_works_while_members_die() {
     k.until("get serviceaccount default -n n -o name", "serviceaccount/default");
     k.check("delete namespace n --timeout=60s", 0, "deleted");
     drop(members);
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 /// An authority, and one certificate of it for a member and for a client.
@@ -119,5 +117,4 @@ fn members_are_reached_by_certificate() {
     k.check("get configmap c -o jsonpath={.data.a}", 0, "b");
     drop(k);
     drop(member);
-    std::fs::remove_dir_all(&dir).unwrap();
 }

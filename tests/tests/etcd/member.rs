@@ -18,12 +18,29 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A directory of its own for a test, emptied at its start.
-pub(crate) fn scratch(name: &str) -> PathBuf {
+/// A directory of its own for a test; gone at its end.
+pub(crate) struct Scratch(PathBuf);
+
+pub(crate) fn scratch(name: &str) -> Scratch {
     let dir = std::env::temp_dir().join(format!("wharf-etcd-{}-{name}", std::process::id()));
     drop(std::fs::remove_dir_all(&dir));
     std::fs::create_dir_all(&dir).unwrap();
-    dir
+    Scratch(dir)
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A member that is still on its way out may hold files.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 impl Member {

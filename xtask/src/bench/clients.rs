@@ -10,9 +10,9 @@ use wharf_test::Host;
 use wharf_test::http::Response;
 
 /// What a start and an end cost whoever asks for them.
-const KERNEL: &str = "Each container waits for two grace periods of RCU in the kernel, one to detach the old root and \
-                      one to end its mount namespace, which take milliseconds when other programs keep the \
-                      processors busy; wharf's own part is some 2 ms of processor time.";
+const KERNEL: &str = "Traced on a loaded machine: each container waits for two grace periods of RCU in the kernel, 1.4 ms to \
+                      detach the old root and 0.7 ms to end its mount namespace; a network namespace with its \
+                      interfaces takes the kernel 1.5 ms, and wharf itself computes for some 2 ms.";
 
 /// Create, start, wait and delete through the API.
 pub(crate) fn engine(lab: &Lab) -> Result<Vec<Row>> {

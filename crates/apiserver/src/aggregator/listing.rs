@@ -92,7 +92,7 @@ fn groups(api: &Api) -> Vec<(String, Vec<Offer>)> {
         out.entry(offer.gv.group.clone()).or_default().push(offer.clone());
     }
     for offers in out.values_mut() {
-        offers.sort_by(|a, b| b.priority.1.cmp(&a.priority.1));
+        offers.sort_by_key(|offer| std::cmp::Reverse(offer.priority.1));
     }
     out.into_iter().collect()
 }
