@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{Stream, StreamExt as _};
@@ -14,6 +15,9 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 const DEPTH: usize = 16;
 /// Size of a piece that is written.
 const PIECE: usize = 128 << 10;
+/// Bytes behind an archive that are read and dropped, and how long they may take: a client that sends more is not waited for.
+const PADDING: usize = 256 << 10;
+const SOON: Duration = Duration::from_secs(1);
 
 enum Message {
     Data(Bytes),
@@ -49,6 +53,17 @@ pub async fn read_blocking<T: Send + 'static>(
     work.await.ok()
 }
 
+/// Reads the little that may follow the end of an archive: padding.
+async fn discard(mut body: ByteStream) {
+    let mut left = PADDING;
+    while let Some(Ok(bytes)) = body.next().await {
+        match left.checked_sub(bytes.len()) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
+}
+
 impl BodySender {
     /// Sends the whole of `body`. Stops when nobody reads any more. Dropped before its end, the reader gets
     /// an error, never an end of file.
@@ -60,7 +75,13 @@ impl BodySender {
                 None => Message::End,
             };
             let last = !matches!(message, Message::Data(_));
-            if self.0.send(message).await.is_err() || last {
+            if self.0.send(message).await.is_err() && !last {
+                // A request that was not read to its end costs its connection, on which the client, who has sent it
+                // all, may send the next one just now.
+                drop(tokio::time::timeout(SOON, discard(body)).await);
+                return;
+            }
+            if last {
                 return;
             }
         }
@@ -135,4 +156,25 @@ pub(crate) fn stream(
         }
     });
     Box::pin(futures_util::stream::poll_fn(move |cx| pieces.poll_recv(cx)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_follows_the_part_that_is_wanted_is_read_too() {
+        let read = Arc::new(AtomicUsize::new(0));
+        let count = read.clone();
+        let body = futures_util::stream::iter(0..100).map(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Bytes::from_static(b"x"))
+        });
+        let one = |reader: &mut (dyn Read + Send)| reader.read(&mut [0]).unwrap();
+        assert_eq!(read_blocking(body.boxed(), one).await, Some(1));
+        assert_eq!(read.load(Ordering::Relaxed), 100);
+    }
 }

@@ -22,6 +22,23 @@ fn states_follow_the_life_of_a_container() {
     host.docker(["inspect", "box"]).fails("No such object: box");
 }
 
+/// Of a container with --rm nothing is there after a crash of the machine: its files need not reach the disk.
+#[test]
+fn only_what_may_be_needed_again_is_synced() {
+    let host = Host::with_busybox();
+    host.sleeper("kept");
+    let args = ["run", "-d", "--rm", "--name", "gone", "--stop-timeout", "0", "busybox"];
+    host.docker(args.iter().chain(&["sleep", "1000"])).ok();
+    let root = |name: &str| host.docker(["exec", name, "grep", " / overlay ", "/proc/mounts"]).ok();
+    assert!(!root("kept").contains("volatile"), "{}", root("kept"));
+    if wharf_test::host::Engine::chosen() == wharf_test::host::Engine::Wharf {
+        assert!(root("gone").contains("volatile"), "{}", root("gone"));
+    }
+    host.docker(["exec", "gone", "touch", "/file"]).ok();
+    host.docker(["restart", "gone"]).ok();
+    host.docker(["exec", "gone", "test", "-e", "/file"]).ok();
+}
+
 #[test]
 fn doing_it_twice_is_harmless_where_docker_says_so() {
     let host = Host::with_busybox();
