@@ -170,7 +170,8 @@ fn disk(dir: &Path, filter: Option<&str>) -> Result<()> {
     };
     place(&tools::dir().join("busybox"), "bin/busybox")?;
     place(&build()?, "bin/wharf")?;
-    place(&std::env::current_exe()?, "xtask")?;
+    // By this name it can be read when cargo has put another one in its place meanwhile.
+    place(Path::new("/proc/self/exe"), "xtask")?;
     for (name, program) in
         programs(&CRATES.iter().flat_map(|name| ["-p", name]).collect::<Vec<_>>())?
     {
