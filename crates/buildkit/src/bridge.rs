@@ -215,7 +215,7 @@ async fn steered(kit: &BuildKit, metadata: &MetadataMap) -> Result<Arc<Build>, S
 
 fn no_policies(policies: &[Policy]) -> Result<(), Status> {
     match policies.iter().any(|p| !p.rules.is_empty()) {
-        true => Err(Status::unimplemented("source policies are not supported by wharf")),
+        true => Err(crate::control::no_source_policies()),
         false => Ok(()),
     }
 }

@@ -173,6 +173,13 @@ impl Health for BuildKit {
     }
 }
 
+/// Source policies rewrite or deny what a build graph fetches; there is no graph here.
+pub(crate) fn no_source_policies() -> Status {
+    Status::unimplemented(
+        "source policies are not supported by wharf: build without EXPERIMENTAL_BUILDKIT_SOURCE_POLICY",
+    )
+}
+
 /// Refuses what cannot be done with any build.
 fn refuse(request: &SolveRequest) -> Result<(), Status> {
     if request.definition.as_ref().is_some_and(|d| !d.def.is_empty()) {
@@ -182,7 +189,7 @@ fn refuse(request: &SolveRequest) -> Result<(), Status> {
     }
     let policy = request.source_policy.as_ref().is_some_and(|p| !p.rules.is_empty());
     if policy || !request.source_policy_session.is_empty() {
-        return Err(Status::unimplemented("source policies are not supported by wharf"));
+        return Err(no_source_policies());
     }
     if request.enable_session_exporter {
         return Err(Status::unimplemented(

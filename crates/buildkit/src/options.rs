@@ -113,7 +113,9 @@ impl Options {
                 self.shared_keys.insert(name.to_owned(), text);
             }
             "attest" => {
-                let text = format!("attestations ({key}) are not supported by wharf");
+                let text = format!(
+                    "attestations ({key}) are not supported by wharf: build with --provenance=false and --sbom=false"
+                );
                 return Err(OptionError::Unsupported(text));
             }
             _ if PASSED.iter().any(|p| key.starts_with(p)) => (),
