@@ -3,6 +3,7 @@
 use http_body_util::{BodyExt as _, Full};
 use libfuzzer_sys::fuzz_target;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tower_service::Service as _;
 use wharf_etcd::{Door, Embedded, Member, Settings, Store as _};
 
@@ -29,7 +30,14 @@ fuzz_target!(|bytes: &[u8]| {
     let runtime = RUNTIME
         .get_or_init(|| tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap());
     let store = Embedded::in_memory(&Settings::default()).unwrap();
-    let mut service = Door::new(store.clone(), Member::default()).service();
+    let member = Member {
+        name: "fuzzed".into(),
+        token: "fuzz".into(),
+        client_urls: Vec::new(),
+        peer_urls: Vec::new(),
+        progress: Duration::from_secs(600),
+    };
+    let mut service = Door::new(store.clone(), member).service();
     let method = METHODS[usize::from(*first) % METHODS.len()];
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let frame = [&[0], &length[..], message].concat();

@@ -26,7 +26,8 @@ usage: cargo xtask TASK
   test [--only SUITE]...  install missing test clients, then run everything (or those suites)
        [FILTER]           run only tests whose name contains FILTER
   bench [--quick] [NAME]  measure wharf and its peers on the same work; writes bench/RESULTS.md
-  vm [FILTER]             run kernel tests, ladder, tour and demo in a virtual machine with cgroup v2
+  vm [--all] [FILTER]     run kernel tests, ladder, tour and demo in a virtual machine with cgroup v2;
+                          --all: every test that drives an engine (an hour or more)
   protos                  write the Rust code of the protocol definitions anew
   tools                   fetch the test clients into target/tools and stop
 

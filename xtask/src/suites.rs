@@ -120,7 +120,8 @@ fn report(rows: &[Row], took: Duration) -> bool {
     total.failed == 0 && total.passed > 0
 }
 
-fn prepare() -> Result<()> {
+/// Fetches the test clients and builds wharf.
+pub(crate) fn prepare() -> Result<()> {
     tools::clients()?;
     tools::testcontainers()?;
     tools::buildx()?;
@@ -139,16 +140,13 @@ fn fmt(_: &Selection) -> Result<Tally> {
     check(cargo().args(["fmt", "--all", "--check"]))
 }
 
+/// The fuzz targets are a workspace of their own: nothing else builds them.
 fn clippy(_: &Selection) -> Result<Tally> {
-    check(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    let deny = ["--quiet", "--", "-D", "warnings"];
+    let all = check(cargo().args(["clippy", "--workspace", "--all-targets"]).args(deny))?;
+    let fuzz =
+        ["clippy", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--target-dir", "target"];
+    Ok(all.and(check(cargo().args(fuzz).args(deny))?))
 }
 
 /// Unit and kernel tests of every crate that ships.

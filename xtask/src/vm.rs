@@ -1,4 +1,5 @@
-//! `cargo xtask vm`: kernel tests, the ladder, the tour and the demo in a virtual machine, for cgroup v2.
+//! `cargo xtask vm`: kernel tests, the ladder, the tour and the demo in a virtual machine, for cgroup v2; with
+//! `--all`, every test that drives an engine.
 //!
 //! Debian's cloud kernel boots in software emulation from an initramfs with the modules that wharf needs, and goes
 //! on from a disk made here: Debian's basic tools, wharf, the stock docker command line, and the test programs.
@@ -48,6 +49,10 @@ const LADDER: &[&str] = &[
     "tour::",
 ];
 
+/// Suites of which `--all` runs every test, beside the acceptance suite.
+const SUITES: &[&str] =
+    &["cli", "crash", "disk", "clients", "oci", "ship", "buildkit", "everyday", "applications"];
+
 /// Kernel modules that wharf and its tests use; Debian's kernel builds them apart.
 const MODULES: &[&str] = &[
     "virtio_pci",
@@ -84,35 +89,78 @@ const MODULES: &[&str] = &[
 /// Tools that the acceptance tests use, as in `target/tools`, where they look for them.
 const TOOLS: &[&str] = &["busybox-deb", "nft-deb", "nft", "nginx", "nginx.packages"];
 
-/// Memory of the machine in MB.
-const MEMORY: &str = "2048";
+/// What runs in the machine, and how large it is for that.
+#[derive(Clone, Copy)]
+enum Extent {
+    /// What meets control groups; part of `cargo xtask test`.
+    Chosen,
+    /// Every test that drives an engine. In emulation that takes an hour or more.
+    All,
+}
 
-/// Size of its disk. The file has holes.
-const DISK: &str = "3G";
+impl Extent {
+    /// Memory of the machine in MB.
+    fn memory(self) -> &'static str {
+        match self {
+            Extent::Chosen => "2048",
+            Extent::All => "6144",
+        }
+    }
 
-/// Seconds until a machine that hangs is ended.
-const LIMIT: &str = "900";
+    /// Size of its disk. The file has holes.
+    fn disk(self) -> &'static str {
+        match self {
+            Extent::Chosen => "3G",
+            Extent::All => "24G",
+        }
+    }
 
-/// `cargo xtask vm [FILTER]`
+    /// Seconds until a machine that hangs is ended.
+    fn limit(self) -> &'static str {
+        match self {
+            Extent::Chosen => "900",
+            Extent::All => "7200",
+        }
+    }
+}
+
+/// `cargo xtask vm [--all] [FILTER]`
 pub(crate) fn run(args: &[&str]) -> Result<bool> {
-    tools::clients()?;
-    tools::nginx()?;
-    tools::kernel()?;
-    let tally = suite(args.first().copied())?;
+    let (extent, filter) = match args {
+        ["--all", rest @ ..] => (Extent::All, rest.first()),
+        rest => (Extent::Chosen, rest.first()),
+    };
+    match extent {
+        Extent::Chosen => {
+            tools::clients()?;
+            tools::nginx()?;
+            tools::kernel()?;
+        }
+        Extent::All => {
+            crate::suites::prepare()?;
+            tools::stacks()?;
+        }
+    }
+    let tally = boot(extent, filter.copied())?;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0 && tally.passed > 0)
 }
 
-/// Boots once; counts what the machine reports.
+/// The suite `vm` of `cargo xtask test`.
 pub(crate) fn suite(filter: Option<&str>) -> Result<Tally> {
+    boot(Extent::Chosen, filter)
+}
+
+/// Boots once; counts what the machine reports.
+fn boot(extent: Extent, filter: Option<&str>) -> Result<Tally> {
     let dir = root().join("target/vm");
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     }
     fs::create_dir_all(&dir)?;
     initramfs(&dir.join("initramfs"))?;
-    disk(&dir, filter)?;
-    let tally = count(&mut machine(&dir)?);
+    disk(&dir, extent, filter)?;
+    let tally = count(&mut machine(&dir, extent)?);
     fs::remove_dir_all(&dir)?;
     let tally = tally?;
     if tally.passed + tally.failed == 0 {
@@ -122,14 +170,23 @@ pub(crate) fn suite(filter: Option<&str>) -> Result<Tally> {
 }
 
 /// The machine, with its first program and its disk in `dir`.
-fn machine(dir: &Path) -> Result<std::process::Command> {
+fn machine(dir: &Path, extent: Extent) -> Result<std::process::Command> {
     let kernel = only(&tools::dir().join("kernel/boot"), "vmlinuz-")?;
     let firmware = tools::dir().join("qemu-deb/usr/share");
     let mut qemu = cmd("timeout");
-    qemu.args(["--kill-after=5", LIMIT]).arg(tools::dir().join("qemu"));
+    qemu.args(["--kill-after=5", extent.limit()]).arg(tools::dir().join("qemu"));
     qemu.arg("-L").arg(firmware.join("seabios")).arg("-L").arg(firmware.join("qemu"));
     qemu.args(["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
-    qemu.args(["-m", MEMORY, "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    qemu.args([
+        "-m",
+        extent.memory(),
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+    ]);
     let disk = dir.join("disk");
     qemu.arg("-drive");
     qemu.arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
@@ -157,7 +214,7 @@ fn initramfs(to: &Path) -> Result<()> {
 }
 
 /// Makes `dir/disk`: a Debian with what is tested and what tests it.
-fn disk(dir: &Path, filter: Option<&str>) -> Result<()> {
+fn disk(dir: &Path, extent: Extent, filter: Option<&str>) -> Result<()> {
     let base = tools::machine()?;
     let tree = dir.join("root");
     // Links cost nothing; nothing here changes a file in place.
@@ -177,26 +234,36 @@ fn disk(dir: &Path, filter: Option<&str>) -> Result<()> {
     {
         place(&program, &format!("tests/{name}"))?;
     }
-    for (_, program) in programs(&["-p", "wharf-test", "--test", "acceptance"])? {
-        place(&program, "acceptance")?;
+    let suites = match extent {
+        Extent::Chosen => &[],
+        Extent::All => SUITES,
+    };
+    for suite in suites.iter().chain(&["acceptance"]) {
+        for (_, program) in programs(&["-p", "wharf-test", "--test", suite])? {
+            place(&program, &format!("suites/{suite}"))?;
+        }
     }
-    clients(&tree)?;
+    clients(&tree, extent)?;
     image(&tree.join("etc/image/bin"))?;
     let here = |name: &str, text: &str| fs::write(tree.join("etc/vm").join(name), text);
     fs::create_dir_all(tree.join("etc/vm"))?;
     here("main", include_str!("vm/main.sh"))?;
     here("smoke", include_str!("vm/smoke.sh"))?;
-    here("settings", &settings(filter))?;
+    here("settings", &settings(extent, filter))?;
     fs::set_permissions(tree.join("etc/vm/main"), fs::Permissions::from_mode(0o755))?;
     fs::write(tree.join("etc/resolv.conf"), "")?;
     let mut make = cmd(tools::dir().join("mke2fs"));
     make.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]);
-    execute(make.arg(&tree).arg(dir.join("disk")).arg(DISK))
+    execute(make.arg(&tree).arg(dir.join("disk")).arg(extent.disk()))
 }
 
 /// What the machine's script reads.
-fn settings(filter: Option<&str>) -> String {
-    let ladder = filter.map_or_else(|| LADDER.join(" "), str::to_owned);
+fn settings(extent: Extent, filter: Option<&str>) -> String {
+    let ladder = match (filter, extent) {
+        (Some(filter), _) => filter.to_owned(),
+        (None, Extent::Chosen) => LADDER.join(" "),
+        (None, Extent::All) => String::new(),
+    };
     let tools = tools::dir();
     let tools = tools.display();
     format!(
@@ -206,9 +273,12 @@ fn settings(filter: Option<&str>) -> String {
 }
 
 /// The tools of the acceptance tests, at the paths that these have been built with.
-fn clients(tree: &Path) -> Result<()> {
+fn clients(tree: &Path, extent: Extent) -> Result<()> {
     let to = tree.join(tools::dir().strip_prefix("/").context("the tools have no absolute path")?);
     fs::create_dir_all(&to)?;
+    if let Extent::All = extent {
+        return everything(&to, tree);
+    }
     for name in TOOLS {
         execute(cmd("cp").arg("-al").arg(tools::dir().join(name)).arg(to.join(name)))?;
     }
@@ -225,6 +295,26 @@ fn clients(tree: &Path) -> Result<()> {
         fs::copy(tools::dir().join(&stamp), to.join(&stamp))?;
     }
     Ok(())
+}
+
+/// All tools but what makes machines, and the files that tests read beside their own programs.
+fn everything(to: &Path, tree: &Path) -> Result<()> {
+    for entry in fs::read_dir(tools::dir()).context("read the tools")?.flatten() {
+        let (from, name) = (entry.path(), entry.file_name());
+        let left = ["apt-", "kernel", "machine", "qemu"];
+        if left.iter().any(|l| name.to_string_lossy().starts_with(l)) {
+            continue;
+        }
+        // A link to what the machine at hand has installed is nothing in there.
+        let installed =
+            fs::read_link(&from).is_ok_and(|l| l.is_absolute() && !l.starts_with(tools::dir()));
+        let how = if installed { "-L" } else { "-al" };
+        execute(cmd("cp").arg(how).arg(&from).arg(to.join(&name)))?;
+    }
+    let sources = root().join("tests/tests");
+    let here = tree.join(sources.strip_prefix("/").context("the tests have no absolute path")?);
+    fs::create_dir_all(&here)?;
+    execute(cmd("cp").arg("-a").arg(sources.join(".")).arg(here))
 }
 
 /// The root file system of the image that the script makes.

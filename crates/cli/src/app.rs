@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 
 use crate::api::Client;
+use crate::cmdline::near::near;
 use crate::cmdline::parse::{self, Given};
 use crate::cmdline::{Verb, help, tree};
 use crate::conf::{Config, context};
@@ -194,10 +195,13 @@ fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
                 let path = format!("{first} {second}");
                 prepare(verb, path, (Given::default(), &rest[2..]), session)
             }
-            None => Err(Failure::new(format!(
-                "{name}: unknown command: {name} {first} {second}\n\n{}",
-                usage.replace(" COMMAND\n", "\n")
-            ))),
+            None => {
+                let meant = meant(&format!("{first} "), second);
+                Err(Failure::new(format!(
+                    "{name}: unknown command: {name} {first} {second}{meant}\n\n{}",
+                    usage.replace(" COMMAND\n", "\n")
+                )))
+            }
         };
     }
     if let Some(why) = tree::later(first) {
@@ -206,9 +210,22 @@ fn find(rest: &[String], session: Session) -> Result<Option<Call>, Failure> {
     match tree::verb(first) {
         Some(verb) => prepare(verb, first.to_owned(), (Given::default(), &rest[1..]), session),
         None => Err(Failure::new(format!(
-            "{0}: unknown command: {0} {first}\n\nRun '{0} --help' for more information",
-            prog()
+            "{0}: unknown command: {0} {first}{1}\n\nRun '{0} --help' for more information",
+            prog(),
+            meant("", first)
         ))),
+    }
+}
+
+/// A line that names the verb behind `group` which was probably meant.
+fn meant(group: &str, word: &str) -> String {
+    let known: Vec<&str> = match group {
+        "" => tree::top_verbs().into_iter().chain(tree::COMMON.iter().copied()).collect(),
+        _ => tree::verbs_of(group.trim_end()).into_iter().map(|(name, _)| name).collect(),
+    };
+    match near(word, known) {
+        Some(verb) => format!("\n\nDid you mean: {} {group}{verb}", prog()),
+        None => String::new(),
     }
 }
 
@@ -221,7 +238,8 @@ fn find_in_compose(words: &[String], session: Session) -> Result<Option<Call>, F
     let group = parse::parse(&tree::COMPOSE, words)
         .map_err(|why| Failure::new(format!("{why}\n\n{usage}")).with_status(16))?;
     let rest = group.args.clone();
-    let second = rest.first().map_or("", String::as_str);
+    let second = rest.first().cloned().unwrap_or_default();
+    let second = second.as_str();
     if group.on("version") {
         let Some(verb) = tree::verb("compose version") else { return Ok(None) };
         return prepare(verb, "compose version".to_owned(), (group, &[]), session);
@@ -258,7 +276,8 @@ fn find_in_compose(words: &[String], session: Session) -> Result<Option<Call>, F
             prepare(verb, shown, (group, &rest[taken..]), session)
         }
         None => {
-            Err(Failure::new(format!("unknown {name} command: \"{path}\"\n\n{usage}"))
+            let meant = meant("compose ", second);
+            Err(Failure::new(format!("unknown {name} command: \"{path}\"{meant}\n\n{usage}"))
                 .with_status(16))
         }
     }

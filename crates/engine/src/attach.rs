@@ -61,31 +61,46 @@ impl Inner {
         Ok(session)
     }
 
-    /// To the keeper if the container runs; otherwise the client waits for the start.
+    /// To the keeper if the container runs; otherwise the client waits for the start. A container that ends under our
+    /// hands is one that does not run.
     async fn connect(
         self: &Arc<Self>,
         c: &Arc<Container>,
         options: KeeperOptions,
         stream: OwnedFd,
     ) -> Result<()> {
-        // In turn, so that a start in progress either takes this client along or has finished.
-        let turn = c.turn.lock().await;
-        let Ok(keeper) = c.keeper() else {
-            match c.state() {
-                State::Created { .. } | State::Exited(_) => {
-                    c.with(|core| core.waiting.push(Waiting { options, stream }));
+        let mut news = c.subscribe();
+        loop {
+            // In turn, so that a start in progress either takes this client along or has finished.
+            let turn = c.turn.lock().await;
+            let Ok(keeper) = c.keeper() else {
+                match c.state() {
+                    State::Created { .. } | State::Exited(_) => {
+                        c.with(|core| core.waiting.push(Waiting { options, stream }));
+                        return Ok(());
+                    }
+                    _ => return Err(EngineError::not_running(c.id.as_str())),
+                }
+            };
+            drop(turn);
+            let copy = stream
+                .try_clone()
+                .map_err(|e| EngineError::system("use the socket of an attached client", e))?;
+            let error = match keeper.attach(options.clone(), copy).await {
+                Ok(attached) => {
+                    self.watch_attachment(c, attached);
                     return Ok(());
                 }
-                _ => return Err(EngineError::not_running(c.id.as_str())),
+                Err(error) => error,
+            };
+            if keeper.state().await.is_ok_and(|state| state.exit.is_none()) {
+                return Err(EngineError::system("attach to the container", error));
             }
-        };
-        drop(turn);
-        let attached = keeper
-            .attach(options, stream)
-            .await
-            .map_err(|e| EngineError::system("attach to the container", e))?;
-        self.watch_attachment(c, attached);
-        Ok(())
+            // Until its end is known here as well.
+            if news.changed().await.is_err() {
+                return Err(EngineError::not_running(c.id.as_str()));
+            }
+        }
     }
 
     pub(crate) async fn resize(&self, c: &Container, rows: u16, cols: u16) -> Result<()> {

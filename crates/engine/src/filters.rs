@@ -57,6 +57,8 @@ pub const EVENTS: &[&str] = &[
 pub const PRUNE: &[&str] = &["label", "label!", "until"];
 /// Names that `POST /images/prune` takes.
 pub const PRUNE_IMAGES: &[&str] = &["dangling", "label", "label!", "until"];
+/// Names that `GET /images/search` takes.
+pub const SEARCH: &[&str] = &["is-automated", "is-official", "stars"];
 /// Names that `POST /volumes/prune` takes.
 pub const PRUNE_VOLUMES: &[&str] = &["all", "label", "label!"];
 

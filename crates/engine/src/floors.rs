@@ -1,6 +1,8 @@
 //! Which answer the errors of the lower floors deserve.
 
-use wharf_image::{ArchiveError, LoginError, PullError, PushError, RegistryError, StoreError};
+use wharf_image::{
+    ArchiveError, LoginError, PullError, PushError, RegistryError, SearchError, StoreError,
+};
 use wharf_net::NetError;
 
 use crate::error::{EngineError, Kind};
@@ -31,6 +33,12 @@ impl From<ArchiveError> for EngineError {
 
 impl From<LoginError> for EngineError {
     fn from(e: LoginError) -> EngineError {
+        flat(image_kind(e.kind()), &e)
+    }
+}
+
+impl From<SearchError> for EngineError {
+    fn from(e: SearchError) -> EngineError {
         flat(image_kind(e.kind()), &e)
     }
 }

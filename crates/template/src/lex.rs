@@ -169,7 +169,7 @@ impl<'a> Lexer<'a> {
         let Some(first) = rest.chars().next() else { return Err("unclosed action".to_owned()) };
         let second = rest[first.len_utf8()..].chars().next();
         match first {
-            c if c.is_ascii_whitespace() => {
+            c if SPACE.contains(&c) => {
                 let length = rest.len() - rest.trim_start_matches(SPACE).len();
                 // The space before a trimming `-}}` belongs to it.
                 let length = if trims_right(&rest[length - 1..]) { length - 1 } else { length };

@@ -173,6 +173,9 @@ fn parse_errors_have_gos_words() {
     fails("{{@}}", "template: :1: unexpected \"@\" in command");
     fails("{{break}}", "template: :1: {{break}} outside {{range}}");
     fails("{{.A}", "template: :1: bad character U+007D '}'");
+    // Found by the fuzzer: ASCII's white space is not Go's.
+    fails("{{\x0c}}", "template: :1: unrecognized character in action: U+000C");
+    fails("{{$.\x0c{{$", "template: :1: bad character U+000C");
 }
 
 #[test]

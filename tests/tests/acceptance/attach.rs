@@ -1,5 +1,8 @@
 //! Terminals: `-it`, attach and detach, window sizes.
 
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
 use wharf_test::Host;
 
 #[test]
@@ -123,4 +126,49 @@ fn attach_refuses_what_does_not_run() {
     host.sleeper("paused");
     host.docker(["pause", "paused"]).ok();
     host.docker(["attach", "paused"]).fails("cannot attach to a paused container");
+}
+
+/// Asked for while the end is on its way to the engine, which takes the container for running.
+#[test]
+fn who_attaches_at_the_very_end_waits_for_the_next_start() {
+    let host = Host::with_busybox();
+    let script = "[ -e /once ] || { touch /once; echo first; exec sleep 1000; }; echo word";
+    // nsenter, the parent, stops with what it started.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon())).unwrap();
+    let parent = status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap();
+    let pids = [host.daemon().cast_signed(), parent.parse().unwrap()];
+    let signal = |signal| {
+        for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            kill_process(pid, signal).unwrap();
+        }
+    };
+    for n in 0..5 {
+        let name = format!("box{n}");
+        host.docker(["run", "-d", "--name", &name, "busybox", "sh", "-c", script]).ok();
+        wharf_test::eventually("its first word", || {
+            host.docker(["logs", &name]).ok().contains("first").then_some(())
+        });
+        let pid = host.inspect(&name, "{{.State.Pid}}");
+        signal(Signal::STOP);
+        let killed = host.enter("kill").args(["-9", &pid]).status();
+        let attach = format!("/containers/{name}/attach?stream=1&stdout=1");
+        std::thread::scope(|scope| {
+            let output = scope.spawn(|| host.api("POST", &attach, b""));
+            // The keeper has seen the end when the process is gone.
+            let gone = || host.enter("kill").args(["-0", &pid]).stderr(Stdio::null()).status();
+            wharf_test::eventually("the process is gone", || {
+                (!gone().unwrap().success()).then_some(())
+            });
+            signal(Signal::CONT);
+            let attached = format!("container={name}");
+            wharf_test::eventually("the client is attached", || {
+                let events = host.events(&attached, "{{.Action}}");
+                events.iter().any(|e| e == "attach").then_some(())
+            });
+            host.docker(["start", &name]).ok();
+            let output = output.join().unwrap().unwrap();
+            assert!(output.text().contains("word"), "{}: {}", output.status, output.text());
+        });
+        assert!(killed.unwrap().success());
+    }
 }

@@ -1,6 +1,7 @@
 //! Ladder step 2: pulling from a registry that behaves, and from some that do not.
 
 use wharf_test::registry::{Fault, Registry};
+use wharf_test::web::{Answer, Web};
 use wharf_test::{Host, image};
 
 /// A host and a registry on its loopback, where plain HTTP is allowed.
@@ -68,4 +69,36 @@ fn a_busy_registry_is_asked_again() {
 fn a_registry_that_is_not_there_is_named() {
     let host = Host::start();
     host.docker(["pull", "127.0.0.1:1/busybox"]).fails("127.0.0.1:1");
+}
+
+#[test]
+fn a_search_asks_the_index_that_the_term_names() {
+    let host = Host::start();
+    let index = Web::serve(host.init(), |asked| match asked.target.as_str() {
+        "/v1/_ping" => Answer::of("true"),
+        target if target.starts_with("/v1/search?") => Answer::of(
+            r#"{"query": "web", "num_results": 2, "results": [
+                {"name": "web", "description": "A server", "star_count": 70, "is_official": true, "is_automated": true},
+                {"name": "ann/web", "description": "Another", "star_count": 3, "is_official": false}]}"#,
+        ),
+        _ => Answer::status(404),
+    });
+    let term = format!("{}/web server", index.address);
+    let format = "{{.Name}} {{.StarCount}} {{.IsOfficial}}";
+    let all = host.docker(["search", "--limit", "7", "--format", format, &term]).ok();
+    assert_eq!(all, "web 70 [OK]\nann/web 3");
+    let asked = index.requests();
+    let search = asked.iter().find(|r| r.contains("/search?")).unwrap();
+    assert!(search.contains("n=7") && search.contains("q=web"), "{search}");
+    let some =
+        |filter: &str| host.docker(["search", "--format", "{{.Name}}", "-f", filter, &term]).ok();
+    assert_eq!(some("stars=10"), "web");
+    assert_eq!(some("is-official=false"), "ann/web");
+    host.docker(["search", "--limit", "101", &term])
+        .fails("limit 101 is outside the range of [1, 100]");
+    host.docker(["search", "-f", "stars=many", &term]).fails("invalid filter 'stars=many'");
+    host.docker(["search", "-f", "pulls=1", &term]).fails("invalid filter 'pulls'");
+    host.docker(["search", "https://example.com/web"]).fails("should not have a scheme");
+    let nobody = host.api("GET", "/images/search?term=x&limit=-1", b"").unwrap();
+    assert_eq!(nobody.status, 400, "{}", nobody.text());
 }

@@ -27,6 +27,7 @@ pub(crate) const LISTS: &[&str] = &[
     "images -q",
     "images --no-trunc",
     "images --digests",
+    "images --tree -q",
     "images busybox",
     "images nothing",
     "images --filter dangling=true",

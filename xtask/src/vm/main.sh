@@ -36,7 +36,7 @@ for kernel in /tests/*; do
     esac
     program "$kernel" --test-threads=2 ${FILTER:-$part}
 done
-program /acceptance --test-threads=2 $LADDER
+for suite in /suites/*; do program $suite --test-threads=2 $LADDER; done
 if [ -z "$FILTER" ]; then
     echo "vm: cargo xtask demo"
     if /xtask demo-of $WHARF_BIN 2>&1; then echo "test result: ok. 1 passed; 0 failed"

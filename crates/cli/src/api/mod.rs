@@ -139,7 +139,18 @@ impl Client {
 
     /// A request whose answer is JSON, or nothing.
     pub async fn call(&self, method: Method, path: &str, payload: Payload) -> Answer<Value> {
-        let response = self.send(method, path, payload, &[]).await?;
+        self.call_with(method, path, payload, &[]).await
+    }
+
+    /// The same, with headers.
+    pub async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        payload: Payload,
+        headers: &[(&'static str, String)],
+    ) -> Answer<Value> {
+        let response = self.send(method, path, payload, headers).await?;
         let bytes = collect(response).await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);

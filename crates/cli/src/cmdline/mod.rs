@@ -1,6 +1,7 @@
 //! What the command line looks like: flags, verbs, groups, all as data.
 
 pub mod help;
+pub mod near;
 pub mod parse;
 pub mod tree;
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::near::near;
 use super::{Args, Flag, Item, Kind, Verb};
 use crate::parse::{duration, size};
 
@@ -139,7 +140,9 @@ fn read_long(
             given.help = true;
             return Ok(());
         }
-        return Err(format!("unknown flag: --{name}"));
+        let meant = near(name, verb.flags.iter().flat_map(|f| f.iter()).map(|f| f.long));
+        let meant = meant.map(|m| format!(" (did you mean --{m}?)")).unwrap_or_default();
+        return Err(format!("unknown flag: --{name}{meant}"));
     };
     match (value, flag.kind) {
         (Some(value), _) => given.put(flag, value),

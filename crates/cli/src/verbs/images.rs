@@ -30,12 +30,12 @@ pub const KIND: &str = "*formatter.imageContext";
 /// `images [OPTIONS] [REPOSITORY[:TAG]]`
 pub async fn images(call: Call) -> Outcome {
     let given = &call.given;
-    if given.on("tree") {
-        return Err("--tree is experimental in docker and not supported by wharf".into());
-    }
     let mut wanted = given.all("filter").to_vec();
     wanted.extend(call.args().first().map(|name| format!("reference={name}")));
     let wanted = filters(&wanted);
+    if given.on("tree") {
+        return super::image_tree::tree(&call, &wanted).await;
+    }
     let all = if given.on("all") { "1" } else { "" };
     let digests = given.on("digests");
     let path = url("/images/json", &[("all", all), ("filters", &wanted)]);

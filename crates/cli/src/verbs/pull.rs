@@ -82,7 +82,13 @@ pub async fn search(call: Call) -> Outcome {
         ("limit", if limit == "0" { "" } else { &limit }),
         ("filters", &filters),
     ];
-    let found = call.client()?.get(&url("/images/search", &query)).await?;
+    let term = &call.args()[0];
+    // A term that begins with a host is asked there, with the credentials for it.
+    let host = term.split_once('/').map_or("", |(host, _)| host);
+    let domain = if host.contains(['.', ':']) || host == "localhost" { host } else { "docker.io" };
+    let auth = [("X-Registry-Auth", auth::header(call.session.config(), domain)?)];
+    let path = url("/images/search", &query);
+    let found = call.client()?.call_with(Method::GET, &path, Payload::Empty, &auth).await?;
     let full = given.on("no-trunc");
     let row = |hit: &Value| {
         let description = text(hit, "description").replace(['\n', '\r'], " ");

@@ -186,7 +186,7 @@ async fn fetch(
 }
 
 /// `key=value&…`, percent-encoded.
-fn encode(fields: &[(&str, &str)]) -> String {
+pub(crate) fn encode(fields: &[(&str, &str)]) -> String {
     let quote = |text: &str| -> String {
         text.bytes()
             .map(|b| match b {

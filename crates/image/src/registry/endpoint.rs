@@ -97,7 +97,7 @@ fn versioned(url: &str, exact: bool) -> Result<String, RegistryError> {
 }
 
 /// Whether `host` (with or without port) may be spoken to without TLS. Loopback always may.
-pub(super) fn is_insecure(host: &str, settings: &RegistrySettings) -> bool {
+pub(crate) fn is_insecure(host: &str, settings: &RegistrySettings) -> bool {
     let bare = bare_host(host);
     if bare == "localhost" {
         return true;

@@ -28,7 +28,8 @@ use wharf_spec::reference::Reference;
 use crate::settings::Settings;
 use crate::web::WebRequest;
 
-pub(crate) use endpoint::Endpoint;
+pub(crate) use auth::encode;
+pub(crate) use endpoint::{Endpoint, is_insecure};
 use payload::Payload;
 pub(crate) use upload::{Begun, Blob};
 

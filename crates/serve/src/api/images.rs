@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt as _};
 use http::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_engine::EngineError;
-use wharf_engine::filters::{IMAGES, PRUNE_IMAGES};
+use wharf_engine::filters::{IMAGES, PRUNE_IMAGES, SEARCH};
 use wharf_engine::images::{self as ops, Images, ListImages, RemoveImage};
 use wharf_image::{
     ImportOptions, LoadOptions, Loaded, PullError, PullOptions, Pulled, PushOptions, Pushed,
@@ -66,9 +66,7 @@ pub(super) async fn image(
         }
         Image::Remove(name) => remove(&door, name, &call).await,
         Image::Push(name) => push(&door, &name, &call).await,
-        Image::Search => Err(Fault::not_implemented(
-            "this version of wharf does not search Docker Hub; use https://hub.docker.com/search",
-        )),
+        Image::Search => search(&door, &call).await,
     }
 }
 
@@ -90,6 +88,34 @@ pub(super) async fn distribution(
         "Descriptor": found.descriptor,
         "Platforms": found.platforms,
     })))
+}
+
+async fn search(door: &Door, call: &Call) -> Result<Reply, Fault> {
+    let limit = call.query.number("limit").ok().map(Option::unwrap_or_default);
+    let limit = limit.filter(|n| *n >= 0);
+    let limit = limit.ok_or_else(|| Fault::invalid("invalid limit specified".to_owned()))?;
+    let filters = call.query.filters(SEARCH)?;
+    let (automated, official) = (filters.truth("is-automated")?, filters.truth("is-official")?);
+    let mut stars = 0;
+    for wanted in filters.values("stars") {
+        let wanted: i64 = wanted
+            .parse()
+            .map_err(|_| Fault::invalid(format!("invalid filter 'stars={wanted}'")))?;
+        stars = stars.max(wanted);
+    }
+    let auth = AuthConfig::from_header(call.header("X-Registry-Auth")).unwrap_or_default();
+    let found = door.images.store().search(&call.query.text("term"), limit, &auth).await;
+    let mut found = found.map_err(EngineError::from)?;
+    // Automated builds are no more, whatever the Hub says of them.
+    found.retain(|r| {
+        automated != Some(true)
+            && official.is_none_or(|o| r.is_official == o)
+            && r.star_count >= stars
+    });
+    for result in &mut found {
+        result.is_automated = false;
+    }
+    Ok(reply::ok(&found))
 }
 
 async fn list(door: &Door, call: &Call) -> Result<Reply, Fault> {

@@ -88,6 +88,17 @@ go_struct! {
     }
 }
 
+go_struct! {
+    /// A repository that a search has found. Docker Hub's index speaks the same.
+    SearchResult {
+        star_count: i64 = "star_count";
+        is_official: bool = "is_official";
+        name: String = "name";
+        is_automated: bool = "is_automated";
+        description: String = "description";
+    }
+}
+
 go_struct! { AuthResponse {
     status: String = "Status";
     identity_token: String = "IdentityToken", omitempty;

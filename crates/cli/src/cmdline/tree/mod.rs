@@ -101,8 +101,10 @@ pub const COMMON: &[&str] = &[
 /// What the binary can be besides a command line; a program named `docker` is only that.
 pub const PARTS: &[(&str, &str)] = &[
     ("daemon", "Run the engine that containers live in"),
-    ("man", "Write the manual pages into a directory"),
+    ("etcd", "Run a member with etcd's API"),
     ("image copy", "Copy an image from one registry to another"),
+    ("kube", "Serve the Kubernetes API"),
+    ("man", "Write the manual pages into a directory"),
     ("manifest", "Inspect images in registries, and make one of several"),
     ("oci", "Run one container without an engine, with runc's command line"),
     ("registry", "Serve a registry"),
@@ -110,6 +112,12 @@ pub const PARTS: &[(&str, &str)] = &[
 
 /// Docker's words that wharf does not have yet, and what to say about each.
 const LATER: &[(&str, &str)] = &[
+    ("buildx bake", "it reads bake files, which docker's own plugin does against wharf as well"),
+    ("buildx create", "the engine is its own builder, and there is no other"),
+    ("buildx history", "docker's own plugin shows it"),
+    ("buildx imagetools", "use wharf manifest"),
+    ("buildx rm", "the engine is its own builder, and stays"),
+    ("buildx stop", "the engine is its own builder, and stays"),
     ("checkpoint", "checkpoints are not implemented"),
     ("compose bridge", "it turns projects into other formats, which wharf does not do"),
     ("compose publish", "publishing projects to a registry is not implemented"),
