@@ -26,26 +26,29 @@ const IN_FLIGHT: usize = 8;
 impl Inner {
     pub(crate) async fn archive_stat(
         self: &Arc<Self>,
-        c: Arc<Container>,
+        name: &str,
         path: &str,
     ) -> Result<docker::PathStat> {
-        let path = path.to_owned();
-        self.blocking(move |inner| inner.confined(&c, Purpose::Read, |root| stat(root, &path, &c)))
-            .await
+        let c = self.find(name)?;
+        let (name, path) = (name.to_owned(), path.to_owned());
+        let look = move |root: &Root| stat(root, &path, &name);
+        self.blocking(move |inner| inner.confined(&c, Purpose::Read, look)).await
     }
 
     pub(crate) async fn archive_get(
         self: &Arc<Self>,
-        c: Arc<Container>,
+        name: &str,
         path: &str,
     ) -> Result<(docker::PathStat, ByteStream)> {
+        let c = self.find(name)?;
         let (told, tells) = oneshot::channel();
         let (chunks, mut source) = mpsc::channel(IN_FLIGHT);
-        let (inner, of, from) = (self.clone(), c.clone(), path.to_owned());
+        let (inner, of) = (self.clone(), c.clone());
+        let (name, from) = (name.to_owned(), path.to_owned());
         self.tasks.spawn_blocking(move || {
             let mut told = Some(told);
             let work = |root: &Root| {
-                let found = stat(root, &from, &of)?;
+                let found = stat(root, &from, &name)?;
                 if let Some(told) = told.take() {
                     drop(told.send(Ok(found)));
                 }
@@ -71,19 +74,20 @@ impl Inner {
 
     pub(crate) async fn archive_put(
         self: &Arc<Self>,
-        c: Arc<Container>,
+        name: &str,
         path: &str,
         options: ArchivePut,
         archive: ByteReader,
     ) -> Result<()> {
+        let c = self.find(name)?;
         // A container that does not run must not start on top of the same layer meanwhile.
         let turn = c.turn.lock().await;
         let (sink, chunks) = mpsc::channel(IN_FLIGHT);
-        let (of, to) = (c.clone(), path.to_owned());
+        let (of, name, to) = (c.clone(), name.to_owned(), path.to_owned());
         let unpack = self.blocking(move |inner| {
             let owner = inner.owner(&of, options)?;
             inner.confined(&of, Purpose::Write, |root| {
-                let target = directory(root, &to, &of)?;
+                let target = directory(root, &to, &name)?;
                 Unpack { root, target, owner, strict: options.no_overwrite_dir_non_dir }
                     .run(ChunkReader::new(chunks))
             })
@@ -137,17 +141,12 @@ fn absolute(path: &str) -> PathBuf {
     }
 }
 
-fn not_found(path: &str, c: &Container) -> EngineError {
-    EngineError::not_found(format!(
-        "Could not find the file {path} in container {}",
-        c.record().name
-    ))
-}
-
-fn looked(path: &str, c: &Container) -> impl FnOnce(io::Error) -> EngineError {
-    let (missing, path) = (not_found(path, c), path.to_owned());
+/// `container` is what the client called it.
+fn looked(path: &str, container: &str) -> impl FnOnce(io::Error) -> EngineError {
+    let missing = format!("Could not find the file {path} in container {container}");
+    let path = path.to_owned();
     move |e| match e.kind() {
-        io::ErrorKind::NotFound => missing,
+        io::ErrorKind::NotFound => EngineError::not_found(missing),
         io::ErrorKind::NotADirectory => {
             EngineError::invalid(format!("{path}: not a directory")).because(e)
         }
@@ -155,11 +154,11 @@ fn looked(path: &str, c: &Container) -> impl FnOnce(io::Error) -> EngineError {
     }
 }
 
-fn stat(root: &Root, path: &str, c: &Container) -> Result<docker::PathStat> {
+fn stat(root: &Root, path: &str, container: &str) -> Result<docker::PathStat> {
     let at = absolute(path);
     let follows = path.ends_with('/') || path.ends_with("/.");
     let found = if follows { root.stat(&at) } else { root.lstat(&at) };
-    let meta = found.map_err(looked(path, c))?;
+    let meta = found.map_err(looked(path, container))?;
     let link_target = match meta.kind {
         Kind::Symlink => resolved_link(root, &at),
         _ => String::new(),
@@ -203,9 +202,9 @@ pub(crate) fn go_mode(meta: &Metadata) -> u32 {
 }
 
 /// The existing directory that an archive goes into.
-fn directory(root: &Root, path: &str, c: &Container) -> Result<PathBuf> {
+fn directory(root: &Root, path: &str, container: &str) -> Result<PathBuf> {
     let at = absolute(path);
-    let meta = root.stat(&at).map_err(looked(path, c))?;
+    let meta = root.stat(&at).map_err(looked(path, container))?;
     match meta.kind {
         Kind::Dir => Ok(at),
         _ => Err(EngineError::invalid("extraction point is not a directory")),

@@ -30,6 +30,7 @@ impl Inner {
             merge::merge(&mut request.config, defaults);
         }
         self.complete(&mut request);
+        self.check_joined(&request.host_config)?;
         let mut warnings = validate::request(&request, &self.facts)?;
         crate::spec::env::arguments(&request.config)?;
         let id = Id::random();
@@ -69,17 +70,29 @@ impl Inner {
 
     /// Fills in what the daemon decides where the client leaves it open, as inspect then shows it.
     pub(crate) fn complete(&self, r: &mut CreateRequest) {
+        if !r.config.working_dir.is_empty() && r.config.working_dir.starts_with('/') {
+            r.config.working_dir = mount::clean_path(&r.config.working_dir);
+        }
         let h = &mut r.host_config;
-        if h.network_mode.is_empty() || h.network_mode == "default" {
+        if matches!(h.network_mode.as_str(), "" | "default") {
             h.network_mode = "bridge".into();
+        }
+        // Who asks for the default network of a daemon without one gets none, as from Docker.
+        if h.network_mode == "bridge" && self.net.network("bridge").is_err() {
+            h.network_mode = "none".into();
+            if let Some(endpoints) = &mut r.networking_config.endpoints_config {
+                endpoints.remove("bridge");
+            }
         }
         if h.ipc_mode.is_empty() {
             h.ipc_mode.clone_from(&self.config.ipc_mode);
         }
         if h.cgroupns_mode.is_empty() {
             h.cgroupns_mode = match (self.config.cgroupns.as_str(), self.facts.cgroup_v2) {
-                ("", true) if !h.privileged => "private".into(),
-                ("", _) => "host".into(),
+                // Whatever the daemon's default: there a privileged container manages the host's cgroups.
+                (_, false) if h.privileged => "host".into(),
+                ("", true) => "private".into(),
+                ("", false) => "host".into(),
                 (mode, _) => mode.into(),
             };
         }
@@ -187,7 +200,7 @@ impl Inner {
         Ok(Vec::new())
     }
 
-    /// The networks that the container is to be on, by name: the one of its mode, with the settings given for it.
+    /// The networks that the container is to be on, by name: those that settings are given for, else that of its mode.
     fn networks(&self, mode: &str, config: docker::NetworkingConfig) -> Map<EndpointSettings> {
         if mode.starts_with("container:") {
             return Map::new();
@@ -200,8 +213,16 @@ impl Inner {
         let given = config.endpoints_config.unwrap_or_default();
         let mut out: Map<EndpointSettings> =
             given.into_iter().map(|(name, s)| (full(&name), s.unwrap_or_default())).collect();
-        out.entry(full(mode)).or_default();
+        if out.is_empty() || matches!(mode, "host" | "none") {
+            out.entry(full(mode)).or_default();
+        }
         out
+    }
+
+    /// A process namespace must be there to be joined. Refused as a bad request: at 404 clients would pull the image.
+    fn check_joined(&self, h: &docker::HostConfig) -> Result<()> {
+        let Some(name) = h.pid_mode.strip_prefix("container:") else { return Ok(()) };
+        self.find(name).map(drop).map_err(|e| EngineError::invalid(e.message()))
     }
 
     /// Names of containers whose namespaces are joined become ids, so that a rename does not redirect.
@@ -224,25 +245,30 @@ impl Inner {
     ) -> Result<Vec<MountPoint>> {
         let mut own = Vec::new();
         for raw in host.binds.iter().flatten() {
-            let point = mount::parse_bind(raw)?;
+            let mut point = mount::parse_bind(raw)?;
             check_driver(&point, host)?;
+            let told = point.mode.split(',').any(|word| mount::PROPAGATIONS.contains(&word));
+            mount::under_data_root(&mut point, &self.config.root, told)?;
             own.push(point);
         }
         for m in host.mounts.iter().flatten() {
-            let point = mount::parse_mount(m)?;
+            let mut point = mount::parse_mount(m)?;
             check_source(&point)?;
+            let told = m.bind_options.as_ref().is_some_and(|o| !o.propagation.is_empty());
+            mount::under_data_root(&mut point, &self.config.root, told)?;
             own.push(point);
         }
         mount::no_duplicates(&own)?;
         for path in host.tmpfs.iter().flatten().map(|(path, _)| path) {
-            let at = mount::clean_path(path);
+            let at = mount::destination(path)?;
             if own.iter().any(|p| p.destination == at) {
                 return Err(EngineError::invalid(format!("Duplicate mount point: {at}")));
             }
         }
         for raw in host.volumes_from.iter().flatten() {
             let (from, read_only) = mount::parse_volumes_from(raw)?;
-            for mut point in self.find(from)?.record().mounts.clone() {
+            let from = self.find(from).map_err(|e| EngineError::invalid(e.message()))?;
+            for mut point in from.record().mounts.clone() {
                 if own.iter().any(|p| p.destination == point.destination) {
                     continue;
                 }
@@ -303,10 +329,27 @@ impl Inner {
         Ok(())
     }
 
+    /// Who has which image mounted.
+    pub(crate) fn mounted_images(&self) -> Vec<wharf_image::ImageUser> {
+        let mut users = Vec::new();
+        for c in self.all() {
+            let (record, running) = (c.record(), c.state().run().is_some());
+            for point in &record.mounts {
+                if let MountKind::Image { .. } = &point.kind
+                    && let Some(image) = self.images.pinned_image(&mount_pin(&record, point))
+                {
+                    let container = record.id.to_string();
+                    users.push(wharf_image::ImageUser { container, image, running });
+                }
+            }
+        }
+        users
+    }
+
     fn make_volumes(self: &Arc<Self>, record: &mut Record, undo: &mut Undo) -> Result<()> {
         let lowers = self.images.pinned_lowers(record.id.as_str()).unwrap_or_default();
         for point in &mut record.mounts {
-            let MountKind::Volume { name, no_copy, anonymous, labels, options, .. } =
+            let MountKind::Volume { name, subpath, no_copy, anonymous, labels, options } =
                 &mut point.kind
             else {
                 continue;
@@ -321,7 +364,7 @@ impl Inner {
                 });
             }
             if !*no_copy {
-                self.volumes.populate(&made.volume.name, &lowers, &point.destination)?;
+                self.volumes.populate(&made.volume.name, subpath, &lowers, &point.destination)?;
             }
         }
         Ok(())

@@ -229,6 +229,11 @@ impl Engine {
         self.0.update(&self.0.find(id)?, request).await
     }
 
+    /// Images that containers have mounted, beside those that they run on.
+    pub(crate) fn mounted_images(&self) -> Vec<wharf_image::ImageUser> {
+        self.0.mounted_images()
+    }
+
     /// Lists containers, newest first.
     pub async fn list(&self, options: ListOptions) -> Result<Vec<docker::ContainerSummary>> {
         self.0.blocking(move |inner| inner.list(&options)).await
@@ -346,7 +351,7 @@ impl Engine {
         id: &str,
         request: docker::ExecCreateRequest,
     ) -> Result<String> {
-        self.0.exec_create(&self.0.find(id)?, request)
+        self.0.exec_create(&self.0.find(id)?, request).await
     }
 
     /// Starts it. Attached (`Some`): the session is there before the process is, and a failure to
@@ -370,7 +375,7 @@ impl Engine {
 impl Engine {
     /// What is at `path`.
     pub async fn archive_stat(&self, id: &str, path: &str) -> Result<docker::PathStat> {
-        self.0.archive_stat(self.0.find(id)?, path).await
+        self.0.archive_stat(id, path).await
     }
 
     /// What is at `path`, and a tar of it.
@@ -379,7 +384,7 @@ impl Engine {
         id: &str,
         path: &str,
     ) -> Result<(docker::PathStat, ByteStream)> {
-        self.0.archive_get(self.0.find(id)?, path).await
+        self.0.archive_get(id, path).await
     }
 
     /// Unpacks `archive` (plain, gzip or zstd) into the directory `path`.
@@ -390,7 +395,7 @@ impl Engine {
         options: ArchivePut,
         archive: ByteReader,
     ) -> Result<()> {
-        self.0.archive_put(self.0.find(id)?, path, options, archive).await
+        self.0.archive_put(id, path, options, archive).await
     }
 }
 

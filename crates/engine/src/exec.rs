@@ -78,14 +78,19 @@ impl Execs {
 }
 
 impl Inner {
-    pub(crate) fn exec_create(
-        &self,
+    pub(crate) async fn exec_create(
+        self: &Arc<Self>,
         c: &Arc<Container>,
         request: docker::ExecCreateRequest,
     ) -> Result<String> {
         c.active_keeper().map_err(|e| not_running(c, e))?;
         if request.cmd.as_ref().is_none_or(Vec::is_empty) {
             return Err(EngineError::invalid("No exec command specified"));
+        }
+        if !request.user.is_empty() {
+            // The accounts may change before the start, which looks again; most mistakes are told here.
+            let (record, user) = (c.record(), request.user.clone());
+            self.blocking(move |inner| inner.user(&record, &user)).await?;
         }
         DetachKeys::parse(request.detach_keys.as_deref().unwrap_or_default())?;
         self.execs.collect(self.clock.instant());
@@ -126,7 +131,9 @@ impl Inner {
         Ok(Some(spoken(attached, options.tty)))
     }
 
-    /// The session is there at once; a process that cannot be started says so in it.
+    /// The session is there at once; a process that cannot be started says so in it. Nothing starts before the
+    /// output is asked for: by then the client has been told that its connection changes, and output in one packet
+    /// with that would be lost by clients that read the head through a buffer, such as docker-py.
     fn exec_attached(
         self: &Arc<Self>,
         exec: Arc<Exec>,
@@ -134,18 +141,22 @@ impl Inner {
         stream: OwnedFd,
         attached: Session,
     ) -> Session {
+        let (asked, begin) = tokio::sync::oneshot::channel::<()>();
         let (tx, rx) = tokio::sync::oneshot::channel();
         let inner = self.clone();
         let tty = exec.request.tty;
         self.spawn(async move {
+            _ = begin.await; // A client that is gone by now has started it all the same.
             let failed = inner.exec_run(&exec, size, Some(stream)).await.err();
             drop(tx.send(failed.map(|e| format!("OCI runtime exec failed: {}\r\n", e.message()))));
         });
+        let begun = futures_util::stream::once(async move { asked.send(()) });
         let failure = futures_util::stream::once(rx).filter_map(move |text| async move {
             let text = text.ok().flatten()?;
             Some(Ok(if tty { text.into() } else { frame(text.as_bytes()) }))
         });
-        Session { output: attached.output.chain(failure).boxed(), ..attached }
+        let output = begun.filter_map(|_| async { None }).chain(attached.output).chain(failure);
+        Session { output: output.boxed(), ..attached }
     }
 
     async fn exec_run(
@@ -304,7 +315,7 @@ impl Inner {
             cmd: Some(command.to_vec()),
             ..docker::ExecCreateRequest::default()
         };
-        let id = self.exec_create(c, request)?;
+        let id = self.exec_create(c, request).await?;
         let exec = self.execs.find(&id)?;
         exec.take_off()?;
         self.emit_exec(&exec, "exec_start", &[]);
@@ -408,8 +419,14 @@ impl Inner {
 
     pub(crate) async fn exec_resize(&self, id: &str, rows: u16, cols: u16) -> Result<()> {
         let exec = self.execs.find(id)?;
-        if !matches!(*exec.state.lock(), ExecState::Running { .. }) {
-            return Err(EngineError::conflict(format!("exec process is not started: {id}")));
+        match *exec.state.lock() {
+            ExecState::Running { .. } => (),
+            ExecState::Ended { .. } => {
+                return Err(EngineError::conflict(format!("exec {id} is not running")));
+            }
+            ExecState::Created | ExecState::Starting => {
+                return Err(EngineError::conflict(format!("exec process is not started: {id}")));
+            }
         }
         let keeper = exec.container.keeper()?;
         keeper

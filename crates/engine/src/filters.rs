@@ -182,6 +182,12 @@ impl Filters {
         moment(first, now).map(Some).ok_or_else(|| self.bad_value("until"))
     }
 
+    /// The earliest of the points in time that `key` names, seen from `now`; `None` if absent.
+    pub fn earliest(&self, key: &str, now: SystemTime) -> Result<Option<SystemTime>, FilterError> {
+        let times: Option<Vec<SystemTime>> = self.values(key).map(|v| moment(v, now)).collect();
+        Ok(times.ok_or_else(|| self.bad_value(key))?.into_iter().min())
+    }
+
     /// The error that names `key` together with what was given for it.
     pub fn bad_value(&self, key: &str) -> FilterError {
         let value = self.values(key).collect::<Vec<_>>().join(" ");

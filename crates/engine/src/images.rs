@@ -67,7 +67,7 @@ impl Images {
         });
         Ok(rows
             .map(|summary| {
-                let mut row = row(summary, users);
+                let mut row = row(&pick.names(summary), users);
                 if let Some(shared) = &shared {
                     row.shared_size = signed(shared.get(summary.image.id()).copied().unwrap_or(0));
                 }
@@ -197,7 +197,9 @@ pub async fn users(engine: &Engine) -> Result<Vec<ImageUser>> {
         let running = matches!(c.state.as_str(), "running" | "paused" | "restarting");
         Some(ImageUser { container: c.id, image, running })
     };
-    Ok(all.into_iter().filter_map(user).collect())
+    let mut users: Vec<ImageUser> = all.into_iter().filter_map(user).collect();
+    users.extend(engine.mounted_images());
+    Ok(users)
 }
 
 /// The name that `repo` and `tag` parameters give; `None` without a repository.
@@ -260,7 +262,7 @@ impl<'a> Pick<'a> {
         let created = |key: &str| -> Result<Option<i64>> {
             let times: Vec<i64> = filters
                 .values(key)
-                .map(|name| store.resolve(name).map(|i| i.created()))
+                .map(|name| store.resolve(name).map(|i| i.created_nanos()))
                 .collect::<std::result::Result<_, _>>()?;
             Ok(if key == "before" { times.into_iter().min() } else { times.into_iter().max() })
         };
@@ -269,12 +271,22 @@ impl<'a> Pick<'a> {
             dangling: filters.truth("dangling").map_err(invalid)?,
             before: created("before")?,
             since: created("since")?,
-            until: filters.until(SystemTime::now()).map_err(invalid)?.map(unix),
+            until: filters.earliest("until", SystemTime::now()).map_err(invalid)?.map(nanos),
         })
     }
 
+    /// The image with the names that were asked for.
+    fn names(&self, summary: &Summary) -> Summary {
+        let mut summary = summary.clone();
+        let patterns: Vec<&str> = self.filters.values("reference").collect();
+        if !patterns.is_empty() {
+            summary.retain_references(patterns.iter().copied());
+        }
+        summary
+    }
+
     fn takes(&self, summary: &Summary) -> bool {
-        let created = summary.image.created();
+        let created = summary.image.created_nanos();
         let mut references = self.filters.values("reference").peekable();
         self.dangling.is_none_or(|want| want == summary.is_dangling())
             && self.before.is_none_or(|t| created < t)
@@ -387,6 +399,11 @@ fn signed(size: u64) -> i64 {
 fn unix(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn nanos(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn invalid(e: FilterError) -> EngineError {

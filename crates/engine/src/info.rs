@@ -143,6 +143,9 @@ pub async fn info(system: &System, engine: &Engine, images: &Images) -> Result<d
         ipv4_forwarding: proc_line("/proc/sys/net/ipv4/ip_forward") == "1",
         debug: system.debug,
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |d| number(d.count())),
+        // What a goroutine is to dockerd.
+        n_goroutines: tokio::runtime::Handle::try_current()
+            .map_or(0, |h| number(h.metrics().num_alive_tasks()).max(1)),
         n_events_listener: number(engine.events().listeners()),
         system_time: docker::rfc3339(now()),
         logging_driver: system.log_driver.clone(),
@@ -255,6 +258,11 @@ fn plugins() -> docker::PluginsInfo {
     }
 }
 
+/// With the slash at the end that Docker gives them.
+fn mirrors(system: &System) -> Vec<String> {
+    system.registry_mirrors.iter().map(|m| format!("{}/", m.trim_end_matches('/'))).collect()
+}
+
 fn registries(system: &System) -> docker::RegistryConfig {
     let is_block = |r: &&String| r.contains('/');
     let mut blocks: Vec<String> =
@@ -262,7 +270,7 @@ fn registries(system: &System) -> docker::RegistryConfig {
     blocks.extend(["::1/128".into(), "127.0.0.0/8".into()]);
     let hub = docker::IndexConfig {
         name: "docker.io".into(),
-        mirrors: system.registry_mirrors.clone(),
+        mirrors: mirrors(system),
         secure: true,
         official: true,
     };
@@ -274,7 +282,7 @@ fn registries(system: &System) -> docker::RegistryConfig {
     docker::RegistryConfig {
         insecure_registry_cidrs: blocks,
         index_configs: indexes,
-        mirrors: (!system.registry_mirrors.is_empty()).then(|| system.registry_mirrors.clone()),
+        mirrors: (!system.registry_mirrors.is_empty()).then(|| mirrors(system)),
         ..Default::default()
     }
 }

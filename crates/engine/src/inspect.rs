@@ -10,7 +10,7 @@ use crate::inner::Inner;
 use crate::mount::{MountKind, MountPoint};
 use crate::ports;
 use crate::record::{Life, Record};
-use crate::state::State;
+use crate::state::{Run, State};
 
 impl Inner {
     pub(crate) fn inspect(&self, c: &Container) -> docker::ContainerInspect {
@@ -49,7 +49,7 @@ impl Inner {
             size_root_fs: None,
             mounts: self.mount_points_of(&record),
             config: record.config.clone(),
-            network_settings: network_settings(&record, &endpoints),
+            network_settings: network_settings(&record, &endpoints, life.state.run()),
             image_manifest_descriptor: None,
         }
     }
@@ -170,7 +170,11 @@ fn command_line(path: &str, args: &[String]) -> String {
     std::iter::once(path.to_owned()).chain(args.iter().map(quoted)).collect::<Vec<_>>().join(" ")
 }
 
-fn network_settings(record: &Record, endpoints: &[Endpoint]) -> docker::NetworkSettings {
+fn network_settings(
+    record: &Record,
+    endpoints: &[Endpoint],
+    run: Option<Run>,
+) -> docker::NetworkSettings {
     let bound: Vec<_> = endpoints.iter().flat_map(|e| e.ports.clone()).collect();
     let networks = networks(record, endpoints);
     let ports =
@@ -178,6 +182,8 @@ fn network_settings(record: &Record, endpoints: &[Endpoint]) -> docker::NetworkS
     let mut out = docker::NetworkSettings { ports, ..docker::NetworkSettings::default() };
     if !endpoints.is_empty() {
         out.sandbox_id = record.id.to_string();
+        // The namespace has no file of its own; this one leads to it as long as the container runs.
+        out.sandbox_key = run.map(|r| format!("/proc/{}/ns/net", r.pid)).unwrap_or_default();
     }
     // The flat fields are those of the default bridge alone.
     if let Some(b) = networks.get("bridge") {

@@ -43,7 +43,7 @@ pub(crate) fn parse(text: &str) -> Result<(&str, &str)> {
         Some((_, alias)) if alias.contains(':') => return Err(wrong()),
         Some((name, alias)) => match name.strip_prefix('/') {
             Some(name) => (name, alias.rsplit('/').next().unwrap_or(alias)),
-            None => (name, alias),
+            None => (name, alias.strip_prefix('/').unwrap_or(alias)),
         },
     };
     if name.is_empty() || alias.is_empty() { Err(wrong()) } else { Ok((name, alias)) }

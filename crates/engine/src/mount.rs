@@ -2,6 +2,8 @@
 //!
 //! Parsing looks at nothing but its input. What needs the host (does a bind source exist?) is asked later.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use wharf_spec::docker;
 
@@ -87,7 +89,8 @@ impl Access {
     }
 }
 
-const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+/// Words for how mounts spread.
+pub const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// Reads one element of `HostConfig.Binds`.
 pub fn parse_bind(raw: &str) -> Result<MountPoint> {
@@ -128,6 +131,9 @@ pub fn parse_mount(m: &docker::Mount) -> Result<MountPoint> {
     }
     let destination = destination(&m.target).map_err(|e| wrong(e.message()))?;
     only_own_options(m).map_err(|field| wrong(format!("field {field} must not be specified")))?;
+    if let Some(driver) = m.volume_options.as_ref().and_then(|o| o.driver_config.as_ref()) {
+        crate::volume::check_driver(&driver.name)?;
+    }
     let (kind, access, propagation) = match m.kind.as_str() {
         "bind" => bind_mount(m).map_err(wrong)?,
         "volume" => volume_mount(m).map_err(wrong)?,
@@ -162,6 +168,28 @@ pub fn parse_volumes_from(raw: &str) -> Result<(&str, bool)> {
     }
 }
 
+/// A bind of the data root, of a part of it, or of what it lies in, is a slave of the host's mounts, as in Docker: a
+/// private copy would keep alive what the engine mounts and unmounts there. `told`: the propagation was asked for.
+pub fn under_data_root(point: &mut MountPoint, root: &Path, told: bool) -> Result<()> {
+    let MountKind::Bind { source, non_recursive: false, .. } = &point.kind else { return Ok(()) };
+    if !Path::new(source).starts_with(root) && !root.starts_with(source) {
+        return Ok(());
+    }
+    match point.propagation.as_str() {
+        _ if !told => point.propagation = "rslave".into(),
+        "rslave" | "rshared" => (),
+        other => {
+            return Err(EngineError::invalid(format!(
+                "invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when mount \
+                 source is within the daemon root, daemon root: {:?}, bind mount source: {source:?}, \
+                 propagation: {other:?}",
+                root.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses two mounts at one place.
 pub fn no_duplicates(points: &[MountPoint]) -> Result<()> {
     let mut seen = std::collections::HashSet::new();
@@ -190,7 +218,7 @@ pub fn bad_volume_name(name: &str) -> EngineError {
 }
 
 /// Makes a container path absolute and lexically clean; `/` itself cannot be mounted on.
-fn destination(path: &str) -> Result<String> {
+pub fn destination(path: &str) -> Result<String> {
     if !path.starts_with('/') {
         return Err(EngineError::invalid(format!(
             "invalid mount path: '{path}' mount path must be absolute"
@@ -355,9 +383,6 @@ fn volume_mount(m: &docker::Mount) -> Parsed {
     }
     check_subpath(&o.subpath)?;
     let driver = o.driver_config.unwrap_or_default();
-    if !matches!(driver.name.as_str(), "" | "local") {
-        return Err(format!("volume driver {:?} is not there: wharf has \"local\"", driver.name));
-    }
     let kind = MountKind::Volume {
         name: m.source.clone(),
         subpath: o.subpath,
@@ -488,6 +513,22 @@ mod tests {
         m.volume_options =
             Some(docker::VolumeOptions { subpath: "../up".into(), ..Default::default() });
         assert!(parse_mount(&m).unwrap_err().message().contains("subpath must be"));
+    }
+
+    #[test]
+    fn binds_around_the_data_root_are_slaves() {
+        let root = Path::new("/var/lib/wharf");
+        for source in ["/", "/var/lib", "/var/lib/wharf", "/var/lib/wharf/volumes"] {
+            let mut point = parse_bind(&format!("{source}:/t")).unwrap();
+            under_data_root(&mut point, root, false).unwrap();
+            assert_eq!(point.propagation, "rslave", "{source}");
+            let mut point = parse_bind(&format!("{source}:/t:rprivate")).unwrap();
+            let e = under_data_root(&mut point, root, true).unwrap_err().message();
+            assert!(e.contains("must use either propagation mode"), "{e}");
+        }
+        let mut point = parse_bind("/var/lib/wharfs:/t").unwrap();
+        under_data_root(&mut point, root, false).unwrap();
+        assert_eq!(point.propagation, "rprivate");
     }
 
     #[test]

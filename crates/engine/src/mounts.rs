@@ -104,15 +104,25 @@ impl Inner {
         Ok(Source::Path { path, recursive: true })
     }
 
-    /// One layer can be bound below its root; a merged directory of several cannot, so the layer that
-    /// has it must be the only one that does.
+    /// A file, or the directory of the one layer that has it, can be bound; a directory of several layers is merged
+    /// again. Links are followed inside their own layer.
     fn image_subpath(&self, lowers: &[PathBuf], sub: &str) -> Result<Source> {
-        let having: Vec<PathBuf> = lowers.iter().filter_map(|l| below(l, sub).ok()).collect();
+        let wrong = |why| {
+            EngineError::invalid(format!("cannot access path {sub} of the image")).because(why)
+        };
+        let mut having = Vec::new();
+        for lower in lowers {
+            match below(lower, sub) {
+                Ok(path) => having.push(path),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => (),
+                Err(e) => return Err(wrong(e)),
+            }
+        }
         match having.as_slice() {
-            [one] => Ok(Source::Path { path: one.clone(), recursive: true }),
-            [] => Err(EngineError::invalid(format!(
-                "cannot access path {sub} of the image: it is not there"
-            ))),
+            [] => Err(wrong(std::io::ErrorKind::NotFound.into())),
+            [top, ..] if having.len() == 1 || !top.is_dir() => {
+                Ok(Source::Path { path: top.clone(), recursive: true })
+            }
             many => Ok(Source::Layers(many.to_vec())),
         }
     }
@@ -147,10 +157,15 @@ fn bind_source(source: &str, create: bool) -> Result<()> {
     }
 }
 
-/// A directory below `root`, with no link on the way out of it.
+/// What is at `sub` below `root`, by a path without links. Links on the way may lead anywhere inside.
 fn below(root: &Path, sub: &str) -> std::io::Result<PathBuf> {
-    wharf_sys::root::Root::open(root)?.dir_without_symlinks(Path::new(sub))?;
-    Ok(root.join(sub))
+    let found = wharf_sys::root::Root::open(root)?.real_path(Path::new(sub));
+    found.map_err(|e| match e.kind() {
+        std::io::ErrorKind::CrossesDevices => {
+            std::io::Error::other("path concatenation escapes the base directory")
+        }
+        _ => e,
+    })
 }
 
 fn mount_tmpfs(size: i64, mode: u32, options: &[Vec<String>]) -> Result<Vec<String>> {

@@ -169,6 +169,12 @@ impl Inner {
             return Ok(hostname);
         }
         let mut extra = self.extra_hosts(record, network)?;
+        if matches!(network, Joined::Host) {
+            files::write(&dir, "hosts", &hosts_of_host(&extra))?;
+            let text = self.resolv_conf(record, &[], true)?;
+            files::write(&dir, "resolv.conf", &text)?;
+            return Ok(hostname);
+        }
         extra.extend(self.linked(record)?.iter().map(crate::links::Linked::host));
         let hosts = Hosts {
             own_names: own_names(&hostname, &record.config.domainname),
@@ -177,8 +183,7 @@ impl Inner {
             host: self.gateways(network),
         };
         files::write(&dir, "hosts", &hosts.render())?;
-        let text =
-            self.resolv_conf(record, network.endpoints(), matches!(network, Joined::Host))?;
+        let text = self.resolv_conf(record, network.endpoints(), false)?;
         files::write(&dir, "resolv.conf", &text)?;
         Ok(hostname)
     }
@@ -259,6 +264,18 @@ impl Inner {
             }
         }
     }
+}
+
+/// Who uses the host's network knows the names that the host knows, and those that were added for it.
+fn hosts_of_host(extra: &[(String, Vec<IpAddr>)]) -> String {
+    let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    for (name, ips) in extra {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.extend(ips.iter().map(|ip| format!("{ip}\t{name}\n")));
+    }
+    text
 }
 
 /// What a container calls itself in `/etc/hosts`.

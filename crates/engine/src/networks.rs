@@ -16,12 +16,21 @@ use crate::filters::{self, FilterError, Filters};
 pub struct Networks {
     net: Arc<Net>,
     events: Events,
+    /// Options of every new network, by driver.
+    defaults: Arc<BTreeMap<String, BTreeMap<String, String>>>,
 }
 
 impl Networks {
     /// Over the network layer.
     pub fn new(net: Arc<Net>, events: Events) -> Networks {
-        Networks { net, events }
+        Networks { net, events, defaults: Arc::default() }
+    }
+
+    /// The same, with options that every new network of a driver gets unless its request or the network that it
+    /// takes its settings from says otherwise.
+    #[must_use]
+    pub fn with_defaults(self, by_driver: BTreeMap<String, BTreeMap<String, String>>) -> Networks {
+        Networks { defaults: Arc::new(by_driver), ..self }
     }
 
     /// Lists networks by name, without who is on them.
@@ -46,7 +55,16 @@ impl Networks {
         &self,
         request: docker::NetworkCreateRequest,
     ) -> Result<docker::NetworkCreateResponse> {
-        let info = self.net.create_network(read(request)?)?;
+        let mut spec = read(request)?;
+        let driver = if spec.driver.is_empty() { "bridge" } else { &spec.driver };
+        if spec.config_from.is_empty()
+            && let Some(defaults) = self.defaults.get(driver)
+        {
+            for (key, value) in defaults {
+                spec.options.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        let info = self.net.create_network(spec)?;
         self.tell("create", &info, BTreeMap::new());
         Ok(docker::NetworkCreateResponse { id: info.id.to_string(), warning: String::new() })
     }

@@ -11,10 +11,24 @@ use crate::error::{EngineError, Result};
 use crate::volume::Volumes;
 
 impl Volumes {
-    /// Fills an empty volume with what the image has at `destination`: files, owners, modes. A volume
-    /// that has anything in it is left as it is.
-    pub(crate) fn populate(&self, name: &str, layers: &[PathBuf], destination: &str) -> Result<()> {
-        let data = self.data(name);
+    /// Fills an empty volume, or an empty directory `subpath` of it, with what the image has at `destination`: files,
+    /// owners, modes. What has anything in it is left as it is, and what is not there is left to the start.
+    pub(crate) fn populate(
+        &self,
+        name: &str,
+        subpath: &str,
+        layers: &[PathBuf],
+        destination: &str,
+    ) -> Result<()> {
+        let volume = self.data(name);
+        let within = |root: Root| root.real_path(Path::new(subpath));
+        let data = match subpath {
+            "" => volume,
+            _ => match Root::open(&volume).and_then(within) {
+                Ok(path) if path.is_dir() => path,
+                _ => return Ok(()),
+            },
+        };
         let failed = |e| {
             EngineError::system(format!("fill volume {name} from {destination} of the image"), e)
         };
@@ -155,21 +169,21 @@ mod tests {
         std::fs::set_permissions(layer.join("srv/data"), PermissionsExt::from_mode(0o1770))
             .unwrap();
         // Through an absolute link of the image, which must lead nowhere else.
-        v.populate("vol", std::slice::from_ref(&layer), "/link").unwrap();
+        v.populate("vol", "", std::slice::from_ref(&layer), "/link").unwrap();
         let data = v.data("vol");
         assert_eq!(std::fs::read(data.join("sub/a")).unwrap(), b"hello");
         assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o7777, 0o1770);
         assert_eq!(std::fs::metadata(data.join("b")).unwrap().nlink(), 2);
         std::fs::write(layer.join("srv/data/new"), "").unwrap();
-        v.populate("vol", std::slice::from_ref(&layer), "/srv/data").unwrap();
+        v.populate("vol", "", std::slice::from_ref(&layer), "/srv/data").unwrap();
         assert!(!data.join("new").exists());
         std::fs::write(v.mark("vol"), "").unwrap();
-        v.populate("vol", std::slice::from_ref(&layer), "/srv/data").unwrap();
+        v.populate("vol", "", std::slice::from_ref(&layer), "/srv/data").unwrap();
         assert!(data.join("new").exists(), "a fill that was cut short is begun anew");
         std::fs::write(v.mark("vol"), "").unwrap();
         v.collect_garbage().unwrap();
         assert!(std::fs::read_dir(&data).unwrap().next().is_none() && !v.mark("vol").exists());
         v.provide("other", false, &Map::new(), &Map::new()).unwrap();
-        assert!(v.populate("other", &[layer], "/srv/data/sub/a").is_err());
+        assert!(v.populate("other", "", &[layer], "/srv/data/sub/a").is_err());
     }
 }

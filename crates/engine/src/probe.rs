@@ -67,14 +67,16 @@ impl Inner {
         let end = async move { running.ended().await };
         let done = async { tokio::join!(collect(session, &mut output), end).1 };
         let ended = tokio::time::timeout(check.timeout, done).await;
+        let printed = String::from_utf8_lossy(&output);
         let (code, text) = match ended {
-            Ok(Ok(exit)) => (exit.code, String::from_utf8_lossy(&output).into_owned()),
+            Ok(Ok(exit)) => (exit.code, printed.into_owned()),
             Ok(Err(e)) => (-1, e.to_string()),
             Err(_) => {
                 if let Ok(keeper) = c.keeper() {
                     drop(keeper.exec_signal(&id, 9).await);
                 }
-                (-1, format!("Health check exceeded timeout ({:?})", check.timeout))
+                let late = format!("Health check exceeded timeout ({:?})", check.timeout);
+                (-1, if printed.is_empty() { late } else { format!("{late}: {printed}") })
             }
         };
         self.probe_ended(&id, pid, code);

@@ -180,7 +180,11 @@ impl Inner {
                 drop(std::fs::remove_dir_all(dir));
             }
         });
-        let network = self.join_network(&record, &mut undo)?;
+        let network =
+            self.join_network(&record, &mut undo).map_err(|e| match record.network_mode() {
+                NetworkMode::Container(_) => e,
+                _ => EngineError::new(e.kind(), "failed to set up container networking").because(e),
+            })?;
         let lowers = self.lowers(&record)?;
         let dir = self.dir(&record.id);
         let (upper, work) = (dir.join("upper"), dir.join("work"));
@@ -329,15 +333,20 @@ impl Inner {
 
     /// A namespace of another container, which must run.
     pub(crate) fn namespace_of(&self, id: &str, kind: &str) -> Result<PathBuf> {
-        let other = self.find(id).map_err(|e| {
-            EngineError::conflict(format!("joining {kind} namespace of container")).because(e)
-        })?;
+        // Docker's answers: a network is in conflict, and the rest fails as part of the start.
+        let failed = |why: EngineError| match kind {
+            "net" | "uts" => {
+                EngineError::conflict(format!("cannot join {kind} namespace")).because(why)
+            }
+            _ => EngineError::system(
+                format!("failed to join {} namespace", kind.to_uppercase()),
+                why,
+            ),
+        };
+        let other = self.find(id).map_err(failed)?;
         match other.state().run() {
             Some(run) => Ok(format!("/proc/{}/ns/{kind}", run.pid).into()),
-            None => Err(EngineError::conflict(format!(
-                "cannot join {kind} namespace of a non running container: {}",
-                other.id
-            ))),
+            None => Err(failed(EngineError::not_running(other.id.as_str()))),
         }
     }
 

@@ -17,10 +17,11 @@ use crate::validate;
 
 const TERM: i32 = 15;
 const KILL: i32 = 9;
-/// Seconds between the stop signal and SIGKILL where nobody says.
-const GRACE: i64 = 10;
+/// Between the stop signal and SIGKILL where nobody says.
+const GRACE: Duration = Duration::from_secs(10);
 /// A first process of a pid namespace never sees a signal that it does not handle. Programs install
-/// their handlers in their first moments; who has none after this long is not waited for.
+/// their handlers in their first moments; who has none after this long is not waited for, unless somebody
+/// has said for how long: the program may be about to end by itself.
 const HANDLER_GRACE: Duration = Duration::from_secs(1);
 
 impl Inner {
@@ -57,7 +58,7 @@ impl Inner {
             Some(text) => validate::signal(text)?,
             None => stop_signal(&record)?,
         };
-        let timeout = o.timeout.or(record.config.stop_timeout).unwrap_or(GRACE);
+        let told = o.timeout.or(record.config.stop_timeout);
         self.remember_stop(c)?;
         let mut news = c.subscribe();
         self.send(c, signal).await?;
@@ -68,7 +69,7 @@ impl Inner {
         tokio::pin!(ended);
         let given_up = tokio::select! {
             () = &mut ended => false,
-            () = self.patience(c, signal, timeout) => true,
+            () = self.patience(c, signal, told) => true,
         };
         if given_up {
             self.send(c, KILL).await?;
@@ -78,19 +79,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Returns when it is time for SIGKILL.
-    async fn patience(&self, c: &Container, signal: i32, timeout: i64) {
-        let Ok(seconds) = u64::try_from(timeout) else {
-            return std::future::pending().await;
-        };
-        let timeout = Duration::from_secs(seconds);
-        let first = HANDLER_GRACE.min(timeout);
-        tokio::time::sleep(first).await;
+    /// Returns when it is time for SIGKILL: after `told` seconds, never if that is negative.
+    async fn patience(&self, c: &Container, signal: i32, told: Option<i64>) {
+        if let Some(told) = told {
+            return match u64::try_from(told) {
+                Ok(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                Err(_) => std::future::pending().await,
+            };
+        }
+        tokio::time::sleep(HANDLER_GRACE).await;
         if c.state().run().is_some_and(|run| ignores(run.pid, signal)) {
             tracing::info!(container = %c.id, signal, "first process does not handle the stop signal, killing it");
             return;
         }
-        tokio::time::sleep(timeout - first).await;
+        tokio::time::sleep(GRACE - HANDLER_GRACE).await;
     }
 
     /// `docker kill`: SIGKILL waits for the end, other signals do not.

@@ -26,12 +26,13 @@ impl Inner {
         }
         let mut record = Record::clone(&c.record());
         merge(&mut record.host.resources, &request.resources)?;
+        let unlimited_pids = request.resources.pids_limit.is_some_and(|n| n <= 0);
         let warnings = resources::validate(&record.host.resources, self.facts.cgroup_v2)?;
         let policy = &request.restart_policy;
         if !policy.name.is_empty() {
             let parsed = Policy::parse(&policy.name, policy.maximum_retry_count)?;
             if record.host.auto_remove && parsed.is_active() {
-                return Err(EngineError::invalid(
+                return Err(EngineError::conflict(
                     "Restart policy cannot be updated because AutoRemove is enabled for the container",
                 ));
             }
@@ -39,7 +40,7 @@ impl Inner {
         }
         if c.state().run().is_some() {
             let of = record.clone();
-            self.blocking(move |inner| inner.apply_limits(&of)).await?;
+            self.blocking(move |inner| inner.apply_limits(&of, unlimited_pids)).await?;
         }
         record::store(&self.db, &record, &c.life())?;
         c.with(|core| core.record = Arc::new(record));
@@ -47,9 +48,13 @@ impl Inner {
         Ok(warnings)
     }
 
-    /// To the running container's cgroup; its device rules stay.
-    fn apply_limits(&self, record: &Record) -> Result<()> {
-        let r = resources::resources(&record.host.resources, Vec::new(), &devices::block_number)?;
+    /// To the running container's cgroup; its device rules stay. `unlimited_pids`: a limit that there may be goes.
+    fn apply_limits(&self, record: &Record, unlimited_pids: bool) -> Result<()> {
+        let mut host = record.host.resources.clone();
+        if unlimited_pids {
+            host.pids_limit = Some(-1);
+        }
+        let r = resources::resources(&host, Vec::new(), &devices::block_number)?;
         self.cgroup(record).apply(&r).map_err(|e| {
             EngineError::invalid(format!("Cannot update container {}", record.id)).because(e)
         })
@@ -86,8 +91,8 @@ fn merge(own: &mut Resources, new: &Resources) -> Result<()> {
     if new.blkio_weight != 0 {
         own.blkio_weight = new.blkio_weight;
     }
-    if new.pids_limit.is_some() {
-        own.pids_limit = new.pids_limit;
+    if let Some(limit) = new.pids_limit {
+        own.pids_limit = Some(limit.max(0));
     }
     for (mine, theirs) in
         [(&mut own.cpuset_cpus, &new.cpuset_cpus), (&mut own.cpuset_mems, &new.cpuset_mems)]

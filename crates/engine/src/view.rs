@@ -84,7 +84,7 @@ pub(crate) fn merged<'a>(layers: impl Iterator<Item = &'a PathBuf>) -> Result<Ro
 }
 
 fn overlay(layers: &[&PathBuf]) -> io::Result<OwnedFd> {
-    let fs = Fs::open("overlay")?;
+    let mut fs = Fs::open("overlay")?;
     fs.set("source", "overlay")?;
     fs.set_lowers(layers.iter().map(|l| l.as_path()))?;
     fs.mount(wharf_sys::mount::attr::RDONLY | wharf_sys::mount::attr::NODEV)

@@ -206,6 +206,11 @@ impl ImageStore {
         Ok(body::stream(move |out| save::write(&plan, out)))
     }
 
+    /// The images that `text` names for [`ImageStore::save`]: a repository is all its tags.
+    pub fn to_save(&self, text: &str) -> Result<Vec<Image>, ArchiveError> {
+        Ok(save::select(self, text)?.into_iter().map(|(image, _)| image).collect())
+    }
+
     /// One image as such a tar, with these names whatever names it has here.
     pub fn archive(&self, image: &Image, names: &[Reference]) -> Result<ByteStream, ArchiveError> {
         let chosen = vec![(image.clone(), names.iter().cloned().collect())];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use wharf_spec::dockerfile::expand::Lexer;
 use wharf_spec::image::{HealthCheck, RunConfig};
 
 /// Why an instruction is refused.
@@ -48,29 +49,39 @@ fn one(config: &mut RunConfig, command: &str, rest: &str) -> Result<(), ChangeEr
             config.cmd = None;
         }
         "ENV" => {
-            for (key, value) in pairs(rest).ok_or_else(|| wrong("must have the form name=value"))? {
+            let pairs =
+                pairs(rest, &config.env).ok_or_else(|| wrong("must have the form name=value"))?;
+            for (key, value) in pairs {
                 config.env.retain(|e| e.split('=').next() != Some(&key));
                 config.env.push(format!("{key}={value}"));
             }
         }
         "LABEL" => {
-            let pairs = pairs(rest).ok_or_else(|| wrong("must have the form name=value"))?;
+            let pairs =
+                pairs(rest, &config.env).ok_or_else(|| wrong("must have the form name=value"))?;
             config.labels.get_or_insert_default().extend(pairs);
         }
         "EXPOSE" => {
-            for port in rest.split_whitespace() {
+            let ports = words(rest, &config.env).ok_or_else(|| wrong("has a bad substitution"))?;
+            for port in &ports {
                 let port = expose(port).ok_or_else(|| wrong("needs ports such as 80 or 53/udp"))?;
                 config.exposed_ports.get_or_insert_default().insert(port, json!({}));
             }
         }
         "VOLUME" => {
-            let paths = exec_form(rest).unwrap_or_else(|| words(rest));
+            let paths = exec_form(rest).or_else(|| words(rest, &config.env));
+            let paths = paths.ok_or_else(|| wrong("has a bad substitution"))?;
             let volumes = config.volumes.get_or_insert_default();
             volumes.extend(paths.into_iter().map(|p| (p, json!({}))));
         }
-        "USER" => config.user = unquoted(rest),
-        "WORKDIR" => config.working_dir = absolute(&config.working_dir, &unquoted(rest)),
-        "STOPSIGNAL" => config.stop_signal = unquoted(rest),
+        "USER" | "WORKDIR" | "STOPSIGNAL" => {
+            let text = word(rest, &config.env).ok_or_else(|| wrong("has a bad substitution"))?;
+            match command {
+                "USER" => config.user = text,
+                "WORKDIR" => config.working_dir = absolute(&config.working_dir, &text),
+                _ => config.stop_signal = text,
+            }
+        }
         "ONBUILD" => config.on_build.get_or_insert_default().push(rest.to_owned()),
         "HEALTHCHECK" => {
             let check =
@@ -115,43 +126,31 @@ fn exec_form(text: &str) -> Option<Vec<String>> {
 }
 
 /// `a=b "c d"="e f"`, or the old form `name the rest`.
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let words = words(text);
-    if !words.first()?.contains('=') {
+fn pairs(text: &str, env: &[String]) -> Option<Vec<(String, String)>> {
+    let raw = Lexer::new('\\').split(text);
+    if !raw.first()?.contains('=') {
         let (key, value) = text.split_once(char::is_whitespace)?;
-        return Some(vec![(key.to_owned(), value.trim().to_owned())]);
+        return Some(vec![(key.to_owned(), word(value.trim(), env)?)]);
     }
-    let pair = |word: String| -> Option<(String, String)> {
-        let (key, value) = word.split_once('=')?;
+    let pair = |both: String| -> Option<(String, String)> {
+        let both = word(&both, env)?;
+        let (key, value) = both.split_once('=')?;
         (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
     };
-    words.into_iter().map(pair).collect()
+    raw.into_iter().map(pair).collect()
 }
 
-/// Splits at blanks outside quotes; `\` quotes one character.
-fn words(text: &str) -> Vec<String> {
-    let (mut all, mut word, mut open) = (Vec::new(), None::<String>, None);
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match (c, open) {
-            ('\\', q) if q != Some('\'') => {
-                word.get_or_insert_default().extend(chars.next());
-            }
-            ('"' | '\'', None) => {
-                open = Some(c);
-                word.get_or_insert_default();
-            }
-            (c, Some(q)) if c == q => open = None,
-            (c, None) if c.is_whitespace() => all.extend(word.take()),
-            (c, _) => word.get_or_insert_default().push(c),
-        }
-    }
-    all.extend(word);
-    all
+/// Words apart by blanks outside quotes, with the variables of `env` in them.
+fn words(text: &str, env: &[String]) -> Option<Vec<String>> {
+    Lexer::new('\\').split(text).iter().map(|w| word(w, env)).collect()
 }
 
-fn unquoted(text: &str) -> String {
-    words(text).join(" ")
+fn word(text: &str, env: &[String]) -> Option<String> {
+    let value = |name: &str| {
+        let mut pairs = env.iter().filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+    };
+    Lexer::new('\\').word(text, &value).ok().map(|expanded| expanded.text)
 }
 
 fn absolute(base: &str, path: &str) -> String {
@@ -264,6 +263,13 @@ mod tests {
         let health = config.healthcheck.unwrap();
         assert_eq!((health.interval, health.retries), (90_000_000_000, 2));
         assert_eq!(health.test, ["CMD-SHELL", "curl -f /"]);
+    }
+
+    #[test]
+    fn variables_of_the_image_are_known() {
+        let config = applied(&["ENV PATH=/usr/bin:$PATH Q='$PATH'", "WORKDIR ${PATH}/x"]).unwrap();
+        assert_eq!(config.env, ["PATH=/usr/bin:/bin", "Q=$PATH"]);
+        assert_eq!(config.working_dir, "/usr/bin:/bin/x");
     }
 
     #[test]

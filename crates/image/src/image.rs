@@ -119,6 +119,12 @@ impl Image {
         self.0.config.created_at().map_or(0, jiff_seconds)
     }
 
+    /// As [`Image::created`], in nanoseconds.
+    pub fn created_nanos(&self) -> i64 {
+        let nanos = self.0.config.created_at().map_or(0, jiff::Timestamp::as_nanosecond);
+        i64::try_from(nanos).unwrap_or(0)
+    }
+
     /// The image it was committed from, if that is known.
     pub fn parent(&self) -> Option<&Digest> {
         self.0.record.parent.as_ref()

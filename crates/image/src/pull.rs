@@ -287,10 +287,8 @@ impl Pull<'_> {
         // Asking what the tag means is free; fetching counts against pull limits.
         let head = self.remote.head(&what).await.map_err(|e| explain(e, self.name))?;
         self.tell(Progress::PullingFrom {
-            repository: match self.name.domain() {
-                wharf_spec::reference::DOCKER_HUB => self.name.path().to_owned(),
-                _ => self.name.name(),
-            },
+            // Without the registry, as Docker says it.
+            repository: self.name.path().to_owned(),
             tag: what.clone(),
         });
         if let Some(digest) = &head

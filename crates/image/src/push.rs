@@ -214,6 +214,9 @@ impl ImageStore {
         let image = match found {
             Some(image) => image,
             None if crate::builtin::knows(name) => self.resolve(&name.familiar())?,
+            None if self.0.index.lock().tags_of(name).is_empty() => {
+                return Err(PushError::NoTags(name.familiar_name()));
+            }
             None => return Err(PushError::NoTag { name: name.familiar() }),
         };
         match &options.platform {

@@ -82,7 +82,9 @@ impl ImageStore {
         let before = sizes(self);
         for summary in self.list() {
             let used = users.iter().any(|u| u.image == *summary.image.id());
-            if used || !(all || summary.is_dangling()) || !wanted(&summary) {
+            // One name stays with what is in use; further ones go, as with Docker.
+            let spared = used && (!all || summary.repo_tags.len() < 2);
+            if spared || !(all || summary.is_dangling()) || !wanted(&summary) {
                 continue;
             }
             pruned.removed.extend(self.prune_one(&summary, users)?);

@@ -150,7 +150,10 @@ fn copy(file: &mut File, out: &mut impl Write, size: u64) -> io::Result<()> {
 }
 
 /// The images that `text` means, and the name each goes by: a repository is all its tags.
-fn select(store: &ImageStore, text: &str) -> Result<Vec<(Image, Option<Reference>)>, ArchiveError> {
+pub(crate) fn select(
+    store: &ImageStore,
+    text: &str,
+) -> Result<Vec<(Image, Option<Reference>)>, ArchiveError> {
     if let Ok(name) = Reference::parse(text)
         && name.is_name_only()
     {

@@ -107,13 +107,21 @@ impl Summary {
     /// Whether the `reference` filter `pattern` fits one of its names: a shell pattern over the
     /// familiar name, with or without tag, in which `*` stops at a slash.
     pub fn matches_reference(&self, pattern: &str) -> bool {
-        let names = self.repo_tags.iter().chain(&self.repo_digests);
-        names.into_iter().any(|name| {
-            let repository = Reference::parse(name).map(|r| r.familiar_name());
-            crate::glob::matches(pattern, name)
-                || repository.is_ok_and(|r| crate::glob::matches(pattern, &r))
-        })
+        self.repo_tags.iter().chain(&self.repo_digests).any(|name| fits(pattern, name))
     }
+
+    /// Leaves the names that one of `patterns` fits.
+    pub fn retain_references<'a>(&mut self, patterns: impl Iterator<Item = &'a str> + Clone) {
+        for names in [&mut self.repo_tags, &mut self.repo_digests] {
+            names.retain(|name| patterns.clone().any(|pattern| fits(pattern, name)));
+        }
+    }
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    let repository = Reference::parse(name).map(|r| r.familiar_name());
+    crate::glob::matches(pattern, name)
+        || repository.is_ok_and(|r| crate::glob::matches(pattern, &r))
 }
 
 /// Bytes on disk, for `docker system df`.
@@ -268,6 +276,11 @@ impl ImageStore {
     pub fn pinned_lowers(&self, owner: &str) -> Option<Vec<PathBuf>> {
         let chain = self.0.index.lock().pins.get(owner)?.chain.clone();
         Some(self.0.lower_dirs(chain.iter()))
+    }
+
+    /// The image that `owner` pinned.
+    pub fn pinned_image(&self, owner: &str) -> Option<Digest> {
+        Some(self.0.index.lock().pins.get(owner)?.image.clone())
     }
 
     /// Keeps the layers of `chain` (chain ids, base first) until [`ImageStore::unpin`], across restarts, without

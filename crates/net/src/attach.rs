@@ -554,7 +554,9 @@ fn free_ifname(
     if let Some(name) = config.ifname.as_ref().or(options.ifname.as_ref()) {
         let name = crate::options::interface_name("interface name", name)?;
         if used(&name) {
-            let why = format!("the container has an interface {name} already");
+            let why = format!(
+                "error renaming interface to {name:?}: file exists: the container has one of that name"
+            );
             return Err(NetError::invalid("interface name", why));
         }
         return Ok(name);

@@ -241,8 +241,9 @@ impl Net {
 impl State {
     /// The id of a network by name, id or unambiguous prefix.
     pub(crate) fn find(&self, name_or_id: &str) -> Result<Id, NetError> {
-        let by_name = self.networks.values().find(|n| n.record.name == name_or_id);
-        if let Some(n) = by_name {
+        let whole = self.networks.values().find(|n| n.record.id.as_str() == name_or_id);
+        let by_name = || self.networks.values().find(|n| n.record.name == name_or_id);
+        if let Some(n) = whole.or_else(by_name) {
             return Ok(n.record.id.clone());
         }
         let matches: Vec<&Id> = self

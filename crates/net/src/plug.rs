@@ -249,7 +249,9 @@ fn free_name(ns: &Namespace, wanted: Option<&str>) -> Result<String, NetError> {
     let used = |name: &str| links.iter().any(|l| l.name == name);
     match wanted {
         Some(name) if used(name) => {
-            let why = format!("the container has an interface {name} already");
+            let why = format!(
+                "error renaming interface to {name:?}: file exists: the container has one of that name"
+            );
             Err(NetError::invalid("interface name", why))
         }
         Some(name) => interface_name("interface name", name),

@@ -540,7 +540,7 @@ pub(crate) fn new_fs(
     label: Option<&str>,
     attrs: u64,
 ) -> io::Result<OwnedFd> {
-    let fs = Fs::open(kind)?;
+    let mut fs = Fs::open(kind)?;
     if let Some(source) = source.filter(|s| !s.is_empty()) {
         fs.set("source", source)?;
     }
@@ -550,6 +550,9 @@ pub(crate) fn new_fs(
         match key.as_str() {
             "lowerdir" if kind == "overlay" => lowers.extend(lower_dirs(text)),
             "lowerdir+" if kind == "overlay" => lowers.push(text.into()),
+            "upperdir" | "workdir" if kind == "overlay" => {
+                fs.set_dir(key, Path::new(text)).map_err(|e| explain(e, &fs, key))?;
+            }
             _ => set_option(&fs, key, value.as_deref()).map_err(|e| explain(e, &fs, key))?,
         }
     }

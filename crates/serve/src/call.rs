@@ -128,7 +128,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
         if e.is_eof() && bytes.iter().all(u8::is_ascii_whitespace) {
             return Fault::invalid("invalid JSON: got EOF while reading request body");
         }
-        Fault::invalid(format!("invalid JSON: {e}"))
+        // A text that is JSON has a value of the wrong type.
+        let why = crate::syntax::mistake(bytes).unwrap_or_else(|| e.to_string());
+        Fault::invalid(format!("invalid JSON: {why}"))
     })?;
     match reader.end() {
         Ok(()) => Ok(value),

@@ -19,6 +19,7 @@ mod route;
 mod server;
 mod socket;
 mod structured;
+mod syntax;
 pub mod tls;
 mod version;
 

@@ -64,6 +64,8 @@ impl FromStr for Address {
             "fd" => Ok(Address::Inherited(rest.into())),
             "tcp" => tcp(rest).map_err(wrong),
             _ if text.starts_with('/') => Ok(Address::Unix(text.into())),
+            // As dockerd: what names no scheme is an address of TCP.
+            "" if text.contains(':') => tcp(text).map_err(wrong),
             _ => Err(AddressError::Scheme(text.into())),
         }
     }

@@ -27,10 +27,32 @@ pub struct Platform {
     pub other: Map<String, Value>,
 }
 
-/// Why a text is not a platform.
+/// Why a text is not a platform. Clients match the beginnings, which are those of containerd.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a platform: expected os[/architecture[/variant]], such as linux/arm64")]
-pub struct PlatformError(pub String);
+pub enum PlatformError {
+    /// A part of it is no word.
+    #[error(
+        "{part:?} is an invalid {what} of {text:?}: expected os[/architecture[/variant]], such as linux/arm64"
+    )]
+    Part {
+        /// The part.
+        part: String,
+        /// Which part.
+        what: &'static str,
+        /// The whole text.
+        text: String,
+    },
+    /// A single word that names neither.
+    #[error(
+        "{0:?}: unknown operating system or architecture: expected os[/architecture[/variant]], such as linux/arm64"
+    )]
+    Unknown(String),
+    /// More than three parts.
+    #[error(
+        "{0:?}: cannot parse platform specifier: expected os[/architecture[/variant]], such as linux/arm64"
+    )]
+    Form(String),
+}
 
 impl Platform {
     /// A platform from its parts, normalised.
@@ -104,21 +126,22 @@ impl FromStr for Platform {
 
     /// `linux`, `arm64`, `linux/arm/v7`.
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let wrong = || PlatformError(text.to_owned());
         let parts: Vec<&str> = text.split('/').collect();
-        let word = |p: &&str| {
+        let word = |p: &str| {
             !p.is_empty()
                 && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         };
-        if !parts.iter().all(word) {
-            return Err(wrong());
+        if let Some(at) = parts.iter().position(|p| !word(p)) {
+            let what = if at == 0 { "OS component" } else { "component" };
+            return Err(PlatformError::Part { part: parts[at].into(), what, text: text.into() });
         }
         match parts[..] {
             [one] if is_os(one) => Ok(Self::new(one, std::env::consts::ARCH, "")),
             [one] if is_architecture(one) => Ok(Self::new("linux", one, "")),
             [os, arch] => Ok(Self::new(os, arch, "")),
             [os, arch, variant] => Ok(Self::new(os, arch, variant)),
-            _ => Err(wrong()),
+            [one] => Err(PlatformError::Unknown(one.into())),
+            _ => Err(PlatformError::Form(text.into())),
         }
     }
 }

@@ -4,7 +4,6 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
@@ -68,14 +67,16 @@ const LONGEST: usize = 255;
 pub struct Fs {
     fd: OwnedFd,
     /// An overlay's lower layers, top first, as long as they are not named to the kernel.
-    lowers: OnceLock<Vec<OwnedFd>>,
+    lowers: Option<Vec<OwnedFd>>,
+    /// Directories that the kernel was told of by their descriptors.
+    named: Vec<OwnedFd>,
 }
 
 impl Fs {
     /// Begins a new instance of a file system type.
     pub fn open(kind: &str) -> io::Result<Self> {
         let fd = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        Ok(Self { fd, lowers: OnceLock::new() })
+        Ok(Self { fd, lowers: None, named: Vec::new() })
     }
 
     /// Sets a string option.
@@ -83,23 +84,32 @@ impl Fs {
         Ok(rustix::mount::fsconfig_set_string(self.fd.as_fd(), key, value)?)
     }
 
+    /// Sets an option to a directory, whose path may be longer than a value: then it is named by a descriptor.
+    pub fn set_dir(&mut self, key: &str, dir: &Path) -> io::Result<()> {
+        if dir.as_os_str().len() <= LONGEST {
+            return self.set(key, dir);
+        }
+        let fd = open_dir(dir)?;
+        self.set(key, format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        self.named.push(fd); // Kernels before 6.5 look at the name only when they mount.
+        Ok(())
+    }
+
     /// Names the lower layers of an overlay, top first.
     ///
     /// From Linux 6.7 on, one by one, whatever their number and names. Before, all in one string that must not be
     /// longer than 255 bytes, so [`Fs::mount`] calls them by the numbers of their descriptors. That kernel takes any
     /// option and refuses it only when it mounts, so its version decides and not its answer.
-    pub fn set_lowers<'a>(&self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    pub fn set_lowers<'a>(&mut self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
         if crate::host::kernel_version() >= (6, 7) {
-            return lowers.into_iter().try_for_each(|lower| self.set("lowerdir+", lower));
+            return lowers.into_iter().try_for_each(|lower| self.set_dir("lowerdir+", lower));
         }
         self.keep_lowers(lowers)
     }
 
-    fn keep_lowers<'a>(&self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
-        let opened: Result<Vec<_>, _> = lowers.map(open).collect();
-        self.lowers.set(opened?).map_err(|_| io::Error::other("lower layers were named before"))
+    fn keep_lowers<'a>(&mut self, lowers: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        self.lowers = Some(lowers.map(open_dir).collect::<io::Result<_>>()?);
+        Ok(())
     }
 
     /// Sets an option without a value.
@@ -114,7 +124,7 @@ impl Fs {
 
     /// Makes the instance and a detached mount of it.
     pub fn mount(&self, attrs: u64) -> io::Result<OwnedFd> {
-        match self.lowers.get() {
+        match &self.lowers {
             Some(lowers) => self.create_on(lowers)?,
             None => rustix::mount::fsconfig_create(self.fd.as_fd())?,
         }
@@ -139,8 +149,7 @@ impl Fs {
             Ok(rustix::mount::fsconfig_create(self.fd.as_fd())?)
         };
         if crate::process::is_single_threaded() {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let here = rustix::fs::open(".", flags, Mode::empty())?;
+            let here = open_dir(Path::new("."))?;
             rustix::process::chdir("/proc/self/fd")?;
             let created = create();
             rustix::process::fchdir(here)?;
@@ -173,6 +182,11 @@ impl Fs {
     }
 }
 
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
 /// What takes the changes to an overlay.
 #[derive(Clone, Copy, Debug)]
 pub struct Upper<'a> {
@@ -192,12 +206,12 @@ pub fn overlay(
     upper: Option<Upper<'_>>,
     label: Option<&str>,
 ) -> io::Result<OwnedFd> {
-    let fs = Fs::open("overlay")?;
-    let set = || {
+    let mut fs = Fs::open("overlay")?;
+    let mut set = || {
         fs.set("source", "overlay")?;
         fs.set_lowers(lowers.iter().map(PathBuf::as_path))?;
         if let Some(upper) = &upper {
-            set_upper(&fs, upper)?;
+            set_upper(&mut fs, upper)?;
         }
         label.map_or(Ok(()), |label| fs.set("context", label))
     };
@@ -207,7 +221,7 @@ pub fn overlay(
     })
 }
 
-fn set_upper(fs: &Fs, upper: &Upper<'_>) -> io::Result<()> {
+fn set_upper(fs: &mut Fs, upper: &Upper<'_>) -> io::Result<()> {
     if upper.volatile {
         // The kernel refuses what an earlier volatile mount wrote to, since it cannot know that no crash came between.
         match std::fs::remove_dir_all(upper.work.join("work/incompat")) {
@@ -215,8 +229,8 @@ fn set_upper(fs: &Fs, upper: &Upper<'_>) -> io::Result<()> {
             _ => fs.flag("volatile")?,
         }
     }
-    fs.set("upperdir", upper.dir)?;
-    fs.set("workdir", upper.work)?;
+    fs.set_dir("upperdir", upper.dir)?;
+    fs.set_dir("workdir", upper.work)?;
     // Where the kernel's default is to use them: a layer must not need its neighbours' attributes, and
     // a mount that is on its way out must not keep the next one away.
     ["redirect_dir", "metacopy", "index"].iter().try_for_each(|key| fs.set(key, "off"))
@@ -304,13 +318,32 @@ mod tests {
             std::fs::create_dir(layer.join(format!("only-{n}"))).unwrap();
         }
         let here = std::env::current_dir().unwrap();
-        let fs = Fs::open("overlay").unwrap();
+        let mut fs = Fs::open("overlay").unwrap();
         fs.keep_lowers(layers.iter().map(PathBuf::as_path)).unwrap();
         let mount = fs.mount(attr::RDONLY).unwrap();
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         assert_eq!(std::fs::read_link(root.join("top")).unwrap(), Path::new("0"));
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 41);
         assert_eq!(std::env::current_dir().unwrap(), here);
+        drop(mount);
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
+
+    #[test]
+    fn directories_may_have_names_longer_than_an_option() {
+        let scratch = std::env::temp_dir().join(format!("wharf-deep-{}", std::process::id()));
+        let deep = scratch.join("d".repeat(200)).join("e".repeat(200));
+        let (lower, dir, work) = (deep.join("lower"), deep.join("upper"), deep.join("work"));
+        for made in [&lower, &dir, &work] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        std::fs::create_dir(lower.join("below")).unwrap();
+        let upper = Upper { dir: &dir, work: &work, volatile: false };
+        let mount = overlay(&[lower], Some(upper), None).unwrap();
+        let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+        assert!(root.join("below").is_dir());
+        std::fs::create_dir(root.join("above")).unwrap();
+        assert!(dir.join("above").is_dir());
         drop(mount);
         std::fs::remove_dir_all(&scratch).unwrap();
     }

@@ -115,6 +115,15 @@ impl Root {
         self.resolve(path, OFlags::PATH | OFlags::DIRECTORY).map(Dir)
     }
 
+    /// The absolute path, without links, of what is at `path`. Symlinks are followed; one that leads out of the tree is
+    /// an error ([`io::ErrorKind::CrossesDevices`]), as is `..` that does.
+    pub fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = open2(self.0.as_fd(), rooted(path), flags, Mode::empty(), how)?;
+        std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+    }
+
     /// The directory at `path`, which must be reached without any symlink (`ELOOP` otherwise).
     pub fn dir_without_symlinks(&self, path: &Path) -> io::Result<Dir> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -105,7 +105,7 @@ fn answers_have_dockers_shapes() {
         "Ostype: linux",
         "Docker-Experimental: false",
         "Swarm: inactive",
-        "Builder-Version: 1",
+        "Builder-Version: 2",
     ] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
     }

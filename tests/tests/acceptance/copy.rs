@@ -180,3 +180,14 @@ fn export_and_import_keep_the_tree() {
         "1"
     );
 }
+
+#[test]
+fn a_missing_file_is_told_with_the_name_that_the_container_was_called_by() {
+    let host = Host::with_busybox();
+    host.docker(["create", "--name", "box", "busybox"]).ok();
+    let id = host.inspect("box", "{{.Id}}");
+    for name in ["box", &id] {
+        let text = format!("Could not find the file /none in container {name}");
+        host.docker(["cp", &format!("{name}:/none"), "-"]).fails(&text);
+    }
+}

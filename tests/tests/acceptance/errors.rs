@@ -79,3 +79,36 @@ fn mounts_that_make_no_sense_are_refused() {
     refuse(&["--security-opt", "nonsense=1"], "nonsense");
     refuse(&["--rm", "--restart", "always"], "--restart and --rm");
 }
+
+#[test]
+fn broken_json_is_told_as_dockerd_tells_it() {
+    let host = Host::start();
+    for (body, text) in [
+        (
+            "{invalid",
+            "invalid JSON: invalid character 'i' looking for beginning of object key string",
+        ),
+        (r#"{"Image""#, "invalid JSON: unexpected EOF"),
+        ("", "invalid JSON: got EOF while reading request body"),
+    ] {
+        let answer = host.api("POST", "/containers/create", body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.text().contains(text), "{}", answer.text());
+    }
+}
+
+#[test]
+fn places_that_cannot_be_mounted_on_are_refused() {
+    let host = Host::with_busybox();
+    for (at, text) in
+        [("relative", "mount path must be absolute"), ("//", "destination can't be '/'")]
+    {
+        let body = format!(r#"{{"Image":"busybox","HostConfig":{{"Tmpfs":{{"{at}":""}}}}}}"#);
+        let answer = host.api("POST", "/containers/create", body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 400, "{at}");
+        assert!(answer.text().contains(text), "{}", answer.text());
+    }
+    let body = br#"{"Image":"busybox","WorkingDir":"/tmp/"}"#;
+    host.api("POST", "/containers/create?name=box", body).unwrap();
+    assert_eq!(host.inspect("box", "{{.Config.WorkingDir}}"), "/tmp");
+}

@@ -91,3 +91,23 @@ fn exec_gets_the_limits_and_capabilities_of_the_container() {
         host.docker(["exec", "--privileged", "box", "grep", "CapEff", "/proc/self/status"]).ok();
     assert!(!full.ends_with("0000000000000000"), "{full}");
 }
+
+#[test]
+fn an_exec_as_somebody_unknown_is_not_made() {
+    let host = Host::with_busybox();
+    host.sleeper("box");
+    for (user, text) in
+        [("nobody-knows", "unable to find user"), ("0:none", "unable to find group")]
+    {
+        let body = format!(r#"{{"User":"{user}","Cmd":["id"]}}"#);
+        let made = host.api("POST", "/containers/box/exec", body.as_bytes()).unwrap();
+        assert_eq!(made.status, 400);
+        assert!(made.text().contains(text), "{}", made.text());
+    }
+    let made = host.api("POST", "/containers/box/exec", br#"{"Cmd":["true"],"Tty":true}"#).unwrap();
+    let id = made.json()["Id"].as_str().unwrap().to_owned();
+    host.api("POST", &format!("/exec/{id}/start"), br#"{"Detach":true}"#).unwrap();
+    host.docker(["rm", "-f", "box"]).ok();
+    let resized = host.api("POST", &format!("/exec/{id}/resize?h=10&w=10"), b"").unwrap();
+    assert!([404, 409].contains(&resized.status), "{}", resized.text());
+}

@@ -99,3 +99,17 @@ fn checks_of_the_image_apply_and_can_be_switched_off() {
     .ok();
     assert_eq!(host.inspect("off", "{{if .State.Health}}yes{{else}}no{{end}}"), "no");
 }
+
+#[test]
+fn a_probe_that_takes_too_long_shows_what_it_printed() {
+    let host = Host::with_busybox();
+    let probe = "echo this far; sleep 60";
+    let health = ["--health-cmd", probe, "--health-interval", "50ms", "--health-timeout", "200ms"];
+    let run = ["run", "-d", "--name", "box", "--stop-timeout", "0"];
+    let rest = ["--health-retries", "1", "busybox", "sleep", "1000"];
+    host.docker(run.iter().chain(&health).chain(&rest)).ok();
+    let told = "Health check exceeded timeout (200ms): this far";
+    eventually("a late probe", || {
+        host.inspect("box", "{{json .State.Health.Log}}").contains(told).then_some(())
+    });
+}

@@ -146,3 +146,75 @@ const HOSTILE: &[fn(&mut image::Tar, &str)] = &[
         tar.file("door/x", 0o644, b"x");
     },
 ];
+
+#[test]
+fn a_list_by_reference_shows_only_the_names_that_fit() {
+    let host = Host::with_busybox();
+    for name in ["a:1", "a:2", "b:1"] {
+        host.docker(["tag", "busybox", name]).ok();
+    }
+    let list = host.api("GET", "/images/json?filters=%7B%22reference%22%3A%5B%22a%22%5D%7D", b"");
+    let list = list.unwrap().json();
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_eq!(list[0]["RepoTags"], serde_json::json!(["a:1", "a:2"]));
+}
+
+#[test]
+fn images_of_one_second_have_an_order() {
+    let host = Host::with_busybox();
+    host.docker(["create", "--name", "box", "busybox"]).ok();
+    for name in ["c:1", "c:2", "c:3"] {
+        host.docker(["commit", "box", name]).ok();
+    }
+    let list = ["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter"];
+    let between = list.iter().chain(&["since=c:1", "--filter", "before=c:3"]);
+    assert_eq!(host.docker(between).lines(), ["c:2"]);
+}
+
+#[test]
+fn a_repository_is_saved_with_all_its_tags() {
+    let host = Host::with_busybox();
+    host.docker(["create", "--name", "box", "busybox"]).ok();
+    host.docker(["commit", "box", "kept:1"]).ok();
+    host.docker(["commit", "-m", "other", "box", "kept:2"]).ok();
+    host.docker(["save", "-o", "kept.tar", "kept"]).ok();
+    host.docker(["rmi", "kept:1", "kept:2"]).ok();
+    host.docker(["load", "-i", "kept.tar"]).says("kept:2");
+    host.docker(["image", "inspect", "kept:1", "kept:2"]).ok();
+}
+
+#[test]
+fn pruning_leaves_one_name_to_an_image_in_use() {
+    let host = Host::with_busybox();
+    host.docker(["tag", "busybox", "busybox:a"]).ok();
+    host.docker(["create", "--name", "box", "busybox"]).ok();
+    host.docker(["image", "prune", "-af"]).says("untagged: busybox:a");
+    host.docker(["image", "inspect", "busybox:latest"]).ok();
+    host.docker(["image", "inspect", "busybox:a"]).fails("No such image");
+}
+
+#[test]
+fn changes_of_a_commit_know_the_variables_of_the_image() {
+    let host = Host::with_busybox();
+    host.docker(["create", "--name", "box", "-e", "PATH=/bin", "busybox"]).ok();
+    host.docker(["commit", "-c", "ENV PATH=/opt:$PATH", "box", "wide"]).ok();
+    assert!(host.inspect("wide", "{{.Config.Env}}").contains("PATH=/opt:/bin"));
+}
+
+#[test]
+fn an_import_for_another_system_is_refused() {
+    let host = Host::start();
+    let import = |platform: &str| {
+        let target = format!("/images/create?fromSrc=-&repo=x&platform={platform}");
+        host.api("POST", &target, b"").unwrap()
+    };
+    for (platform, text) in [
+        ("macos", "operating system is not supported"),
+        ("nintendo64", "unknown operating system or architecture"),
+        ("%2F", "is an invalid OS component"),
+    ] {
+        let answer = import(platform);
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.text().contains(text), "{}", answer.text());
+    }
+}

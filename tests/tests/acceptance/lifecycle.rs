@@ -290,3 +290,31 @@ fn commit_keeps_files_and_changes_configuration() {
     assert!(env.ok().contains("A=b] why who"), "{env}");
     assert_eq!(host.docker(["history", "-q", "kept:1"]).lines().len(), 2);
 }
+
+#[test]
+fn a_stop_with_a_time_waits_for_a_program_that_ends_by_itself() {
+    let host = Host::with_busybox();
+    let script = "sleep 2; exit 42";
+    host.docker(["run", "-d", "--name", "box", "busybox", "sh", "-c", script]).ok();
+    host.docker(["stop", "-t", "30", "box"]).ok();
+    assert_eq!(host.inspect("box", "{{.State.ExitCode}}"), "42");
+}
+
+#[test]
+fn a_namespace_to_join_must_be_there_and_run() {
+    let host = Host::with_busybox();
+    let missing = br#"{"Image":"busybox","HostConfig":{"PidMode":"container:gone"}}"#;
+    let answer = host.api("POST", "/containers/create", missing).unwrap();
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("No such container: gone"), "{}", answer.text());
+    let from = br#"{"Image":"busybox","HostConfig":{"VolumesFrom":["gone"]}}"#;
+    assert_eq!(host.api("POST", "/containers/create", from).unwrap().status, 400);
+    host.docker(["create", "--name", "off", "busybox"]).ok();
+    host.docker(["create", "--name", "box", "--pid", "container:off", "busybox"]).ok();
+    let answer = host.api("POST", "/containers/box/start", b"").unwrap();
+    assert_eq!(answer.status, 500);
+    let id = host.inspect("off", "{{.Id}}");
+    let text = answer.text();
+    assert!(text.contains("failed to join PID namespace"), "{text}");
+    assert!(text.contains(&format!("container {id} is not running")), "{text}");
+}

@@ -172,3 +172,35 @@ fn a_fork_bomb_dies_with_its_container() {
         (host.inspect("box", "{{.State.Status}}") == "exited").then_some(())
     });
 }
+
+#[test]
+fn a_limit_of_processes_can_be_lifted_again() {
+    let host = Host::with_busybox();
+    let run = ["run", "-d", "--name", "box", "--stop-timeout", "0", "--pids-limit", "32"];
+    host.docker(run.iter().chain(&["busybox", "sleep", "1000"])).ok();
+    let max = || {
+        let script =
+            "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null | head -1";
+        host.docker(["exec", "box", "sh", "-c", script]).ok()
+    };
+    assert_eq!(max(), "32");
+    let update = br#"{"PidsLimit":0}"#;
+    assert_eq!(host.api("POST", "/containers/box/update", update).unwrap().status, 200);
+    assert_eq!(max(), "max");
+    host.docker([
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        "gone",
+        "--stop-timeout",
+        "0",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    let policy = br#"{"RestartPolicy":{"Name":"always"}}"#;
+    assert_eq!(host.api("POST", "/containers/gone/update", policy).unwrap().status, 409);
+    host.docker(["rm", "-f", "gone"]).ok();
+}

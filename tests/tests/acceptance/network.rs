@@ -327,3 +327,13 @@ fn udp_is_published_too() {
     let (n, from) = client.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..n], from), (&b"pong"[..], "127.0.0.1:9".parse().unwrap()));
 }
+
+#[test]
+fn who_uses_the_hosts_network_knows_its_names() {
+    let host = Host::with_busybox();
+    let run = ["run", "--rm", "--network", "host", "--add-host", "more:10.9.8.7", "busybox"];
+    let hosts = host.docker(run.iter().chain(&["cat", "/etc/hosts"])).ok();
+    let own = std::fs::read_to_string("/etc/hosts").unwrap();
+    assert!(hosts.starts_with(own.trim_end()), "{hosts}");
+    assert!(hosts.contains("10.9.8.7\tmore"), "{hosts}");
+}

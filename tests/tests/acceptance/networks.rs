@@ -254,3 +254,44 @@ fn an_interface_is_added_to_a_running_container() {
     host.docker(["rm", "-f", "box"]).ok();
     assert!(host.enter(&busybox).args(["ip", "link", "del", "br1"]).status().unwrap().success());
 }
+
+#[test]
+fn a_full_id_means_its_network_whatever_others_are_called() {
+    let host = Host::start();
+    let id = host.docker(["network", "create", "first"]).ok();
+    host.docker(["network", "create", &id]).ok();
+    host.docker(["network", "rm", &id]).ok();
+    let names = host.docker(["network", "ls", "--format", "{{.Name}}"]).lines();
+    assert!(names.contains(&id) && !names.contains(&"first".into()), "{names:?}");
+    host.docker(["network", "rm", &id]).ok();
+}
+
+#[test]
+fn a_container_is_on_the_networks_that_it_names() {
+    let host = Host::with_busybox();
+    host.docker(["network", "create", "mine"]).ok();
+    let body = br#"{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"mine":{}}}}"#;
+    assert_eq!(host.api("POST", "/containers/create?name=box", body).unwrap().status, 201);
+    let names =
+        host.inspect("box", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}");
+    assert_eq!(names.trim(), "mine");
+}
+
+#[test]
+fn without_a_default_bridge_the_default_is_no_network() {
+    let host = Host::with_flags(&["--bridge=none"]);
+    host.load(wharf_test::image::busybox());
+    let out = host.docker(["run", "--rm", "busybox", "ls", "/sys/class/net"]).ok();
+    assert_eq!(out.trim(), "lo");
+}
+
+#[test]
+fn new_networks_have_the_options_that_the_daemon_gives_their_driver() {
+    let host =
+        Host::with_flags(&["--default-network-opt=bridge=com.docker.network.driver.mtu=1234"]);
+    let mtu = "com.docker.network.driver.mtu";
+    host.docker(["network", "create", "plain"]).ok();
+    host.docker(["network", "create", "-o", &format!("{mtu}=1400"), "own"]).ok();
+    let told = |name| host.inspect(name, &format!("{{{{index .Options \"{mtu}\"}}}}"));
+    assert_eq!((told("plain").as_str(), told("own").as_str()), ("1234", "1400"));
+}

@@ -224,3 +224,34 @@ fn a_volume_driver_matters_only_for_volumes_that_it_would_make() {
     run(&["-v", "named:/v"]).exits(125).fails("plugin \"nfs\" not found");
     run(&["-v", "/anonymous"]).exits(125).fails("plugin \"nfs\" not found");
 }
+
+#[test]
+fn a_subpath_may_go_through_links_that_stay_inside() {
+    let host = Host::with_busybox();
+    let fill = "mkdir /v/dir /v/empty; echo in > /v/dir/f; echo file > /v/g; ln -s dir /v/good; ln -s / /v/bad";
+    host.docker(["run", "--rm", "-v", "data:/v", "busybox", "sh", "-c", fill]).ok();
+    let run = |sub: &str, at: &str, cmd: [&str; 2]| {
+        let mount = format!("type=volume,src=data,dst={at},volume-subpath={sub}");
+        host.docker(["run", "--rm", "--mount", &mount, "busybox"].iter().chain(&cmd))
+    };
+    run("good", "/m", ["cat", "/m/f"]).says("in");
+    run("g", "/m", ["cat", "/m"]).says("file");
+    run("bad", "/m", ["ls", "/m"]).fails("path concatenation escapes the base directory");
+    run("none", "/m", ["ls", "/m"]).fails("cannot access path");
+    // An empty directory gets what the image has at its place.
+    run("empty", "/etc", ["cat", "/etc/passwd"]).says("alice");
+}
+
+#[test]
+fn a_mounted_image_may_be_a_part_and_stays() {
+    let host = Host::with_busybox();
+    host.write("img/Dockerfile", b"FROM scratch\nCOPY tree /tree\n");
+    host.write("img/tree/f", b"in the image");
+    host.docker(["build", "-q", "-t", "img", "img"]).ok();
+    let mount = "type=image,src=img,dst=/m,image-subpath=tree/f";
+    host.docker(["run", "--name", "box", "--mount", mount, "busybox", "cat", "/m"])
+        .says("in the image");
+    host.docker(["rmi", "img"]).fails("is using its referenced image");
+    host.docker(["rm", "box"]).ok();
+    host.docker(["rmi", "img"]).ok();
+}

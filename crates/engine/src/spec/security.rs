@@ -28,18 +28,18 @@ pub const DEFAULT_CAPABILITIES: &[Capability] = &[
 
 /// Covered, because they tell about the host or change it.
 pub const MASKED_PATHS: &[&str] = &[
-    "/proc/acpi",
     "/proc/asound",
+    "/proc/acpi",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
+    "/proc/sched_debug",
+    "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 
 /// Read-only, because programs read them and must not change the host through them.
@@ -94,6 +94,10 @@ impl SecurityOptions {
         let wrong = |n| EngineError::invalid(format!("invalid --security-opt {n}: {option:?}"));
         if option == "no-new-privileges" {
             self.no_new_privileges = Some(true);
+            return Ok(());
+        }
+        if option == "writable-cgroups" {
+            self.writable_cgroups = true;
             return Ok(());
         }
         if option == "disable" {

@@ -21,7 +21,7 @@ use crate::process::execs::{Execs, no_log};
 use crate::process::logging::Log;
 use crate::process::pump::{self, Ended, Pump};
 use crate::process::token::Token;
-use crate::protocol::{EXIT_FILE, Exit, Fault, MAX_CONNECTIONS, Reply, SOCKET, Started};
+use crate::protocol::{EXIT_FILE, Exit, Fault, MAX_CONNECTIONS, Reply, Started};
 use crate::{record, remains};
 
 /// How long after a burst its memory is kept for the next one.
@@ -120,7 +120,7 @@ impl Keep {
                 }
             }
         }
-        drop(std::fs::remove_file(self.dir.join(SOCKET))); // Its directory may be gone already.
+        // The socket's file stays: by now it may be that of the container's next keeper, and nobody answers at ours.
         ExitCode::SUCCESS
     }
 

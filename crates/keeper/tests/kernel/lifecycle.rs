@@ -1,10 +1,13 @@
 //! From launch to acknowledged end.
 
+use std::os::fd::AsFd as _;
+
 use serde_json::json;
 use wharf_keeper::LaunchError;
 use wharf_keeper::client::{Event, KeeperError, exit_on_file};
 use wharf_keeper::log::LogFormat;
 use wharf_keeper::protocol::FaultKind;
+use wharf_sys::process::pidfd_signal;
 
 use crate::host::{Host, cgroup_exists, finish, gone, log_of, parent, pidfd};
 
@@ -108,4 +111,26 @@ pub(crate) async fn an_init_reaps_and_passes_signals_on(host: Host) {
     missing.plan.reaper = true;
     let Err(LaunchError::Fault(fault)) = host.launch(missing).await else { panic!() };
     assert_eq!(fault.kind, FaultKind::NotFound);
+}
+
+/// Who starts a container again waits for its keeper's word, not for its keeper's end.
+pub(crate) async fn a_keeper_that_ends_late_leaves_the_next_one_alone(host: Host) {
+    const STOP: i32 = 19;
+    const CONT: i32 = 18;
+    let mut first = host.launch(host.container(&["sleep", "1000"])).await.unwrap();
+    let late = pidfd(parent(first.started.pid).unwrap()).unwrap();
+    first.keeper.signal(9).await.unwrap();
+    assert_eq!(first.watch.exit().await.unwrap().code, 137);
+    pidfd_signal(late.as_fd(), STOP).unwrap();
+    drop(first.watch);
+    let dir = first.keeper.dir().to_owned();
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    let mut again = host.container(&["sleep", "1000"]);
+    again.dir = dir;
+    let next = host.launch(again).await.unwrap();
+    pidfd_signal(late.as_fd(), CONT).unwrap();
+    gone(&late);
+    next.keeper.signal(9).await.unwrap();
+    assert_eq!(finish(next).await.code, 137);
 }

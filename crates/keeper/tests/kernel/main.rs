@@ -31,6 +31,7 @@ const TESTS: &[Test] = tests![
     lifecycle::signals_give_their_exit_status,
     lifecycle::out_of_memory_is_told,
     lifecycle::an_init_reaps_and_passes_signals_on,
+    lifecycle::a_keeper_that_ends_late_leaves_the_next_one_alone,
     lifecycle::everything_written_before_the_end_is_logged,
     streams::the_first_byte_reaches_an_early_client,
     streams::the_end_of_input_ends_the_program,

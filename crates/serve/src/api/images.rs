@@ -288,19 +288,18 @@ fn say_loaded(loaded: &Loaded, out: &UnboundedSender<Bytes>) {
 async fn save(door: &Door, names: Vec<String>, call: &Call) -> Result<Reply, Fault> {
     let wanted = platforms(&call.query, "platform", call.version >= v(48))?;
     if call.version < v(52) && wanted.len() > 1 {
-        return Err(Fault::invalid(
-            "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
-        ));
+        return Err(Fault::invalid("multiple platform parameters not supported"));
     }
     let images = door.images.clone();
     let tar = blocking(move || {
         let mut found = Vec::with_capacity(names.len());
         for name in &names {
-            let image = images.store().resolve(name)?;
-            for one in &wanted {
-                check_platform(name, Some(one), &image.platform())?;
+            for image in images.store().to_save(name)? {
+                for one in &wanted {
+                    check_platform(name, Some(one), &image.platform())?;
+                }
+                found.push(image);
             }
-            found.push(image);
         }
         let tar = images.store().save(&names)?;
         for image in &found {
@@ -321,7 +320,7 @@ async fn import(door: &Door, call: Call) -> Result<Reply, Fault> {
         message: query.some("message").unwrap_or_else(|| format!("Imported from {source}")),
         changes: query.all("changes").map(std::borrow::Cow::into_owned).collect(),
         platform: match query.some("platform").filter(|_| call.version >= v(32)) {
-            Some(text) => Some(parse_platform(&text)?),
+            Some(text) => Some(own_system(parse_platform(&text)?)?),
             None => None,
         },
     };
@@ -345,6 +344,14 @@ async fn import(door: &Door, call: Call) -> Result<Reply, Fault> {
         Ok(())
     };
     Ok(reply::stream("application/json", progress::run(work, lines).await?))
+}
+
+/// An image for another operating system cannot be made here.
+fn own_system(platform: Platform) -> Result<Platform, Fault> {
+    match platform.os.as_str() {
+        "linux" => Ok(platform),
+        _ => Err(Fault::invalid("operating system is not supported")),
+    }
 }
 
 /// docker-py sends several names as one list with blanks encoded away.

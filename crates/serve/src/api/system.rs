@@ -27,7 +27,7 @@ pub(super) async fn ping() -> Result<Reply, Fault> {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-    headers.insert("Builder-Version", HeaderValue::from_static("1"));
+    headers.insert("Builder-Version", HeaderValue::from_static("2"));
     headers.insert("Swarm", HeaderValue::from_static("inactive"));
     Ok(response)
 }

@@ -92,6 +92,11 @@ impl Lexer {
         self
     }
 
+    /// The words of a text, apart by blanks outside quotes, with their quotes and variables as they are.
+    pub fn split(&self, text: &str) -> Vec<String> {
+        super::form::words(text, self.escape)
+    }
+
     /// One word: blanks do not split it.
     pub fn word(&self, text: &str, variables: &dyn Variables) -> Result<Expanded, ExpandError> {
         let mut reader = Reader::new(self, text, Some(variables));

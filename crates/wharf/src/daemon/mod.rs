@@ -202,7 +202,8 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let engine = Engine::open(settings.engine.clone(), parts).await?;
     let images = Images::new(images, events.clone());
     let builder = Builder::open(engine.clone(), images.clone(), db, settings.build.clone())?;
-    let networks = Networks::new(net, events.clone());
+    let networks =
+        Networks::new(net, events.clone()).with_defaults(settings.network_options.clone());
     let buildkit = buildkit::Settings {
         dir: settings.root.join("buildkit"),
         id: system.id.clone(),

@@ -1,5 +1,6 @@
 //! The daemon's settings as resolved: typed, checked, with defaults, ready for the floors below.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -33,6 +34,8 @@ pub(super) struct Settings {
     pub(super) shutdown_timeout: Duration,
     pub(super) engine: wharf_engine::Config,
     pub(super) net: NetConfig,
+    /// Options of every new network, by driver.
+    pub(super) network_options: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) images: wharf_image::Settings,
     pub(super) build: wharf_build::Settings,
     /// A registry over the engine's images, if one is asked for.
@@ -84,6 +87,7 @@ pub(super) fn resolve(written: Written) -> Result<Settings, ConfigError> {
         ),
         engine: engine(&written, &root, &exec_root)?,
         net: net(&written, &root)?,
+        network_options: written.default_network_opts.clone(),
         images: images(&written)?,
         build: build(&written)?,
         registry: registry(&written)?,

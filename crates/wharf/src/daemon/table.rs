@@ -34,6 +34,8 @@ pub(super) enum Form {
     Ulimits,
     /// `base=CIDR,size=N`, repeatable; an array of objects in the file.
     Pools,
+    /// `driver=key=value`, repeatable; an object of objects in the file.
+    DriverPairs,
     /// In the file only.
     FileOnly,
 }
@@ -67,7 +69,7 @@ const fn short(mut setting: Setting, letter: char) -> Setting {
 }
 
 use Fate::{Moot, Only, Refused, Used};
-use Form::{FileOnly, List, Number, Pairs, Pools, Text, Truth, Ulimits};
+use Form::{DriverPairs, FileOnly, List, Number, Pairs, Pools, Text, Truth, Ulimits};
 
 const SWARM: Fate = Refused("wharf has no swarm mode");
 const CONTAINERD: Fate = Refused("wharf needs no containerd");
@@ -435,9 +437,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     s(
         "default-network-opts",
         "default-network-opt",
-        Pairs,
-        Refused("give options to each network: docker network create -o"),
-        "Not supported",
+        DriverPairs,
+        Used,
+        "Option of every new network of a driver, driver=key=value",
     ),
     s(
         "default-stop-timeout",

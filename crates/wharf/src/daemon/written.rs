@@ -59,6 +59,7 @@ pub(super) struct Written {
     pub(super) ip: Option<String>,
     pub(super) mtu: Option<i64>,
     pub(super) default_address_pools: Vec<WrittenPool>,
+    pub(super) default_network_opts: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) dns: Vec<String>,
     pub(super) dns_opts: Vec<String>,
     pub(super) dns_search: Vec<String>,
@@ -196,6 +197,7 @@ pub(super) struct Read {
 pub(super) fn command() -> Command {
     let fixed = [
         Arg::new("config-file")
+            .overrides_with("config-file")
             .long("config-file")
             .help(format!("Configuration file (default: {CONFIG_FILE})")),
         Arg::new("validate")
@@ -212,15 +214,21 @@ pub(super) fn command() -> Command {
 fn arg(setting: &'static table::Setting) -> Arg {
     let arg = Arg::new(setting.key).long(setting.flag).help(setting.help).short(setting.short);
     let arg = arg.hide(matches!(setting.fate, Fate::Refused(_)));
+    // As dockerd: of a setting that has one value, the last counts.
+    let last = |arg: Arg| arg.overrides_with(setting.key);
     match setting.form {
-        Form::Truth => arg
+        Form::Truth => last(arg)
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("true")
             .value_parser(clap::value_parser!(bool)),
-        Form::Number => arg.value_parser(clap::value_parser!(i64)).allow_negative_numbers(true),
-        Form::Text | Form::FileOnly => arg,
-        Form::List | Form::Pairs | Form::Ulimits | Form::Pools => arg.action(ArgAction::Append),
+        Form::Number => {
+            last(arg).value_parser(clap::value_parser!(i64)).allow_negative_numbers(true)
+        }
+        Form::Text | Form::FileOnly => last(arg),
+        Form::List | Form::Pairs | Form::Ulimits | Form::Pools | Form::DriverPairs => {
+            arg.action(ArgAction::Append)
+        }
     }
 }
 
@@ -310,7 +318,7 @@ fn from_flags(matches: &ArgMatches) -> Result<Map<String, Value>, ConfigError> {
             Form::Truth => matches.get_one::<bool>(setting.key).copied().into(),
             Form::Number => matches.get_one::<i64>(setting.key).copied().into(),
             Form::Text | Form::FileOnly => matches.get_one::<String>(setting.key).cloned().into(),
-            Form::List | Form::Pairs | Form::Ulimits | Form::Pools => {
+            Form::List | Form::Pairs | Form::Ulimits | Form::Pools | Form::DriverPairs => {
                 let texts = matches.get_many::<String>(setting.key).into_iter().flatten();
                 collect(setting, texts.map(String::as_str))?
             }
@@ -346,6 +354,16 @@ fn collect<'a>(
             })
             .collect::<Result<Map<_, _>, _>>()
             .map(Value::Object),
+        Form::DriverPairs => {
+            let mut drivers: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+            for text in texts {
+                let why = "want driver=key=value";
+                let (driver, option) = pair(text, why)?;
+                let (key, value) = option.split_once('=').ok_or_else(|| wrong(text, why))?;
+                drivers.entry(driver).or_default().insert(key.into(), value.into());
+            }
+            Ok(json!(drivers))
+        }
         Form::Pools => texts
             .map(|t| {
                 let why = "want base=CIDR,size=PREFIX";
@@ -393,6 +411,8 @@ mod tests {
             "max-size=5m",
             "--default-ulimit=nofile=1:2",
             "--default-address-pool=base=10.0.0.0/8,size=24",
+            "--default-network-opt=bridge=com.docker.network.driver.mtu=1400",
+            "--mtu=1300",
             "--mtu=1400",
         ]);
         assert_eq!(
@@ -404,6 +424,7 @@ mod tests {
                 "log-opts": {"max-size": "5m"},
                 "mtu": 1400,
                 "default-address-pools": [{"base": "10.0.0.0/8", "size": 24}],
+                "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
                 "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}},
             })
         );
