@@ -213,6 +213,35 @@ mod tests {
     }
 
     #[test]
+    fn corners_of_the_language() {
+        check("{6: 'six', 7: 'seven'}.exists_one(k, k % 5 == 2)", "true");
+        check("has({'foo': optional.none()}.foo)", "true");
+        assert_eq!(run("-(-9223372036854775808)").unwrap_err(), "integer overflow");
+        assert_eq!(run("int(-9223372036854775808.0)").unwrap_err(), "integer overflow");
+        assert_eq!(run("{1.0: 5}[1.0]").unwrap_err(), "unsupported key type: double");
+        check("google.protobuf.Duration == type(duration('1s'))", "true");
+        check(
+            "'%.3e %e %d'.format([1052.03, 2, double('Infinity')])",
+            "\"1.052e+03 2.000000e+00 Infinity\"",
+        );
+        check("'%s %s'.format([duration('1h45m47s'), [double('NaN')]])", "\"6347s [NaN]\"");
+        check("strings.quote('a\\a\\v\\n') == '\"a\\\\a\\\\v\\\\n\"'", "true");
+        for wrong in
+            ["'%d'.format([duration('1s')])", "'hello'.substring(1, 2, 3)", "'42'.split('2', 1, 1)"]
+        {
+            assert_eq!(run(wrong).unwrap_err(), "no such overload", "{wrong}");
+        }
+        for wrong in [
+            "timestamp(253402300800)",
+            "timestamp('0001-01-01T00:00:00Z') - duration('1s')",
+            "duration('320000000000s')",
+        ] {
+            assert!(run(wrong).is_err(), "{wrong}");
+        }
+        check("timestamp('2026-07-01T12:00:00Z').getHours('America/New_York')", "8");
+    }
+
+    #[test]
     fn collections() {
         check("self.list.sum() + self.list.max() + self.list.min()", "10");
         check("self.list.isSorted() && !self.names.isSorted()", "true");

@@ -335,11 +335,13 @@ impl<'a> Walk<'_, '_, 'a> {
                 Ok(Known::List(Box::new(ty.unwrap_or(Known::Dyn))))
             }
             Expr::Map(entries) => {
+                let mut texts = true;
                 for (k, v, _) in entries {
-                    self.node(k)?;
+                    texts &= self.node(k)? == Known::Str;
                     self.node(v)?;
                 }
-                Ok(Known::Map(Box::new(Known::Dyn)))
+                // Of keys that are no texts nothing is known here.
+                Ok(if texts { Known::Map(Box::new(Known::Dyn)) } else { Known::Dyn })
             }
             Expr::Object { name, fields } => {
                 let root = name.split('.').next().unwrap_or_default();

@@ -173,12 +173,18 @@ impl Parser<'_> {
         };
         self.enter()?;
         self.next += 1;
+        // The sign is part of a number that stands right behind it, and of nothing in brackets.
+        let number = matches!(self.peek(), Token::Int(_) | Token::Double(_));
         let of = self.unary()?;
         self.depth -= 1;
         let (inner, height) = (of.at, of.height);
         let expr = match (op, of.expr) {
-            (Unary::Minus, Expr::Literal(Val::Int(n))) => Expr::Literal(Val::Int(n.wrapping_neg())),
-            (Unary::Minus, Expr::Literal(Val::Double(n))) => Expr::Literal(Val::Double(-n)),
+            (Unary::Minus, Expr::Literal(Val::Int(n))) if number => {
+                Expr::Literal(Val::Int(n.wrapping_neg()))
+            }
+            (Unary::Minus, Expr::Literal(Val::Double(n))) if number => {
+                Expr::Literal(Val::Double(-n))
+            }
             (op, expr) => Expr::Unary(op, Box::new(Node { expr, at: inner, height })),
         };
         self.node(expr, at)
