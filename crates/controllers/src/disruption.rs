@@ -88,9 +88,10 @@ fn count(cx: &Context, budget: &Value, own: &[Object]) -> (Value, Option<u64>) {
     }
     let spec = &budget["spec"];
     let expected = expected(&cx.world, spec, own);
+    let bound = |v: &Value| pods::share(v, expected, true).unwrap_or(0);
     let desired = match (spec.get("maxUnavailable"), spec.get("minAvailable")) {
-        (Some(n), _) => expected - bound(n, expected).min(expected),
-        (None, Some(n)) => bound(n, expected),
+        (Some(n), _) => expected - bound(n).min(expected),
+        (None, Some(n)) => bound(n),
         (None, None) => expected - 1,
     };
     let healthy = |p: &&Object| {
@@ -121,12 +122,6 @@ fn count(cx: &Context, budget: &Value, own: &[Object]) -> (Value, Option<u64>) {
     status["conditions"] = json!([{"type": "DisruptionAllowed", "status": word, "observedGeneration": generation,
         "lastTransitionTime": since, "reason": reason, "message": ""}]);
     (status, next)
-}
-
-/// A number, or a percentage rounded up.
-fn bound(v: &Value, total: i64) -> i64 {
-    let percent = || v.as_str()?.strip_suffix('%')?.parse::<i64>().ok();
-    v.as_i64().or_else(|| percent().map(|p| (p * total + 99) / 100)).unwrap_or(0)
 }
 
 /// How many pods there should be: those that are there, or where a share is asked for, what their owners say.

@@ -66,6 +66,8 @@ fn is_kept(resource: &Resource, object: &Value) -> bool {
         r::QUOTAS,
         r::CLAIMS,
         r::VOLUMES,
+        r::CLASSES,
+        r::AUTOSCALERS,
         r::REPLICATION_CONTROLLERS,
         r::DEPLOYMENTS,
         r::REPLICA_SETS,
