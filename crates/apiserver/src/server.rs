@@ -277,7 +277,7 @@ impl Server {
         attributes.path = &r.path;
         attributes.selector = &q.field_selector;
         self.authorize(user, &attributes, &t.gv.version, trace).await?;
-        let _turn = self.flow.enter(user, verb)?;
+        let (_turn, sorted) = self.flow.enter(&self.api, user, &attributes).await?;
         let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
         if kind.resource.namespaced
             && t.namespace.is_none()
@@ -318,6 +318,8 @@ impl Server {
         }
         let warnings = std::mem::take(&mut *call.warnings.lock());
         warnings.iter().for_each(|w| answer.warn(w));
+        answer.header("x-kubernetes-pf-flowschema-uid", &sorted.schema);
+        answer.header("x-kubernetes-pf-prioritylevel-uid", &sorted.level);
         Ok(answer)
     }
 
