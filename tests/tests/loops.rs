@@ -526,3 +526,29 @@ async fn owners_in_a_circle_go_together() {
         c.gone(&format!("{all}/{name}")).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_are_told_of_mistakes_in_their_expressions() {
+    let c = Cluster::start().await;
+    let all = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let rules = json!([{"operations": ["CREATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}]);
+    for (name, expression) in [
+        (
+            "good",
+            "object.spec.replicas < 5 && object.metadata.labels['a'] == 'b' && object.metadata.creationTimestamp > timestamp('2020-01-01T00:00:00Z')",
+        ),
+        ("bad", "object.spec.replicaz < 5"),
+    ] {
+        let policy = json!({"metadata": {"name": name}, "spec": {"matchConstraints": {"resourceRules": rules},
+            "validations": [{"expression": expression}]}});
+        c.create(all, policy).await;
+    }
+    let seen = |o: &Value| o["status"]["observedGeneration"] == 1;
+    let good = c.until(&format!("{all}/good"), seen).await;
+    assert_eq!(good["status"]["typeChecking"], json!({}), "{good}");
+    let bad = c.until(&format!("{all}/bad"), seen).await;
+    let warning = &bad["status"]["typeChecking"]["expressionWarnings"][0];
+    assert_eq!(warning["fieldRef"], "spec.validations[0].expression");
+    let why = "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'replicaz'";
+    assert!(warning["warning"].as_str().unwrap().starts_with(why), "{bad}");
+}

@@ -215,6 +215,7 @@ pub mod resources {
         CLAIMS "v1" "persistentvolumeclaims";
         VOLUMES "v1" "persistentvolumes";
         CLASSES "storage.k8s.io/v1" "storageclasses";
+        POLICIES "admissionregistration.k8s.io/v1" "validatingadmissionpolicies";
         AUTOSCALERS "autoscaling/v2" "horizontalpodautoscalers";
         REPLICATION_CONTROLLERS "v1" "replicationcontrollers";
         DEPLOYMENTS "apps/v1" "deployments";

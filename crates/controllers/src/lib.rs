@@ -24,6 +24,7 @@ pub mod nodes;
 pub mod object;
 pub mod podgc;
 mod pods;
+pub mod policies;
 pub mod protection;
 pub mod quotas;
 pub mod replicas;
@@ -68,6 +69,7 @@ pub fn start(cluster: &Arc<dyn Cluster>, settings: &Settings) -> JoinSet<()> {
         Arc::new(certificates::Certificates::new(settings.authority.clone())),
         Arc::new(nodes::Nodes),
         Arc::new(flows::Flows),
+        Arc::new(policies::Policies),
         Arc::new(protection::Claims),
         Arc::new(protection::Volumes),
         Arc::new(protection::Ephemeral),

@@ -68,6 +68,7 @@ fn is_kept(resource: &Resource, object: &Value) -> bool {
         r::VOLUMES,
         r::CLASSES,
         r::AUTOSCALERS,
+        r::POLICIES,
         r::REPLICATION_CONTROLLERS,
         r::DEPLOYMENTS,
         r::REPLICA_SETS,

@@ -72,6 +72,14 @@ impl<'a> Declared<'a> {
         self
     }
 
+    /// What another declares as well; of a name that both declare, this one's type counts.
+    #[must_use]
+    pub fn with(mut self, other: &Declared<'a>) -> Declared<'a> {
+        self.names.extend(other.names.iter().cloned());
+        self.objects.extend(&other.objects);
+        self
+    }
+
     /// Lets expressions make objects whose type name begins so.
     #[must_use]
     pub fn object(mut self, name: &'static str) -> Declared<'a> {
