@@ -341,3 +341,17 @@ async fn a_policy_may_ask_what_the_user_may() {
         w.send(Method::POST, CONFIGS, &headers, config("b", "{k: v}").into_bytes(), &jane).await;
     assert_eq!(got.status, 422, "{}", got.text());
 }
+
+#[tokio::test]
+async fn answers_name_the_flow_schema_and_its_level() {
+    let w = World::new().await;
+    let got = w.get("/api/v1/namespaces/default").await;
+    for (header, kind) in [
+        ("x-kubernetes-pf-flowschema-uid", "flowschemas"),
+        ("x-kubernetes-pf-prioritylevel-uid", "prioritylevelconfigurations"),
+    ] {
+        let path = format!("/apis/flowcontrol.apiserver.k8s.io/v1/{kind}/exempt");
+        let of = w.get(&path).await.json();
+        assert_eq!(got.headers[header].to_str().unwrap(), of["metadata"]["uid"], "{kind}");
+    }
+}

@@ -39,18 +39,20 @@ impl Loop for Jobs {
 
     fn wake(&self, world: &World, change: &Change, before: &Before) -> Vec<Key> {
         match &*change.resource {
-            r if *r == JOBS => vec![Key::of(&change.object)],
+            r if *r == JOBS => {
+                let mut keys = vec![Key::of(&change.object)];
+                if change.gone {
+                    let own = world.managed(&PODS, meta(&change.object, "uid"));
+                    keys.extend(own.iter().filter(|p| is_held(p)).map(|p| alone(p)));
+                }
+                keys
+            }
             r if *r == PODS => {
                 let pod = &change.object;
                 let mut keys = pods::managers("Job", pod, before.object.as_ref());
                 if !change.gone {
                     keys.extend(pods::takers(world, &JOBS, pod, selector));
-                    if is_held(pod) && manager(pod).is_none() {
-                        keys.push(Key::new(
-                            meta(pod, "namespace"),
-                            format!("/{}", meta(pod, "name")),
-                        ));
-                    }
+                    keys.extend((is_held(pod) && is_lost(world, pod)).then(|| alone(pod)));
                 }
                 keys
             }
@@ -62,12 +64,11 @@ impl Loop for Jobs {
         Box::pin(async move {
             if let Some(name) = key.name.strip_prefix('/') {
                 let pod = cx.world.get(&PODS, &Key::new(&*key.namespace, name));
-                let alone: Vec<Object> = pod.into_iter().filter(|p| manager(p).is_none()).collect();
-                release(cx, &alone).await?;
+                let lost = pod.into_iter().filter(|p| is_lost(&cx.world, p));
+                release(cx, &lost.collect::<Vec<Object>>()).await?;
                 return Ok(Next::Change);
             }
             let job = cx.world.get(&JOBS, key);
-            release(cx, &left_behind(cx, key, job.as_deref())).await?;
             let Some(job) = job else { return Ok(Next::Change) };
             if job["spec"].get("managedBy").is_some_and(|m| m != "kubernetes.io/job-controller") {
                 return Ok(Next::Change);
@@ -104,14 +105,16 @@ fn is_held(pod: &Value) -> bool {
     finalizers(pod).any(|f| f == MARK)
 }
 
-/// Held pods of a job that was called so and is gone.
-fn left_behind(cx: &Context, key: &Key, job: Option<&Value>) -> Vec<Object> {
-    let uid = job.map_or("", |j| meta(j, "uid"));
-    let stale = |p: &Object| {
-        let owner = manager(p).filter(|m| m["kind"] == "Job" && text(m, "/name") == key.name);
-        is_held(p) && owner.is_some_and(|m| text(m, "/uid") != uid)
-    };
-    cx.world.inside(&PODS, &key.namespace).into_iter().filter(stale).collect()
+/// The key of a pod that no Job has.
+fn alone(pod: &Value) -> Key {
+    Key::new(meta(pod, "namespace"), format!("/{}", meta(pod, "name")))
+}
+
+/// Whether nobody manages a pod, or a Job that is gone.
+fn is_lost(world: &World, pod: &Value) -> bool {
+    let Some(owner) = manager(pod) else { return true };
+    let job = || world.get(&JOBS, &Key::new(meta(pod, "namespace"), text(owner, "/name")));
+    owner["kind"] == "Job" && job().is_none_or(|j| meta(&j, "uid") != text(owner, "/uid"))
 }
 
 async fn act(cx: &Context, key: &Key, job: &Value, mut plan: Plan) -> Result<Next, Fault> {

@@ -8,6 +8,7 @@
 mod ast;
 mod cost;
 mod eval;
+mod functions;
 mod infer;
 mod lex;
 mod library;
