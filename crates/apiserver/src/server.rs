@@ -90,7 +90,7 @@ impl Server {
         let (trace, began) = (Trace::default(), self.api.clock.unix_nanos() / 1000);
         let q = Query::parse(&r.query);
         let pretty = is_pretty(q.as_ref().ok().and_then(|q| q.pretty), r.agent());
-        let outcome = self.route(&r, q, pretty, &trace).await;
+        let outcome = trace.noting(self.route(&r, q, pretty, &trace)).await;
         let mut answer = outcome.unwrap_or_else(|f| {
             let accept = media::accept(r.header("accept"), true, true).ok();
             Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
