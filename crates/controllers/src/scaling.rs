@@ -193,12 +193,22 @@ impl Report {
     fn limited(&mut self, limit: &Limit, wanted: i64, current: i64) {
         match limit.stable {
             Some(reason) => {
-                let (than, which) =
-                    if reason == "ScaleDownStabilized" { ("higher", "highest") } else { ("lower", "lowest") };
-                let why = format!("recent recommendations were {than} than current one, applying the {which} recent recommendation");
+                let (than, which) = if reason == "ScaleDownStabilized" {
+                    ("higher", "highest")
+                } else {
+                    ("lower", "lowest")
+                };
+                let why = format!(
+                    "recent recommendations were {than} than current one, applying the {which} recent recommendation"
+                );
                 self.say("AbleToScale", true, reason, &why);
             }
-            None if wanted == current => self.say("AbleToScale", true, "ReadyForNewScale", "recommended size matches current size"),
+            None if wanted == current => self.say(
+                "AbleToScale",
+                true,
+                "ReadyForNewScale",
+                "recommended size matches current size",
+            ),
             None => {}
         }
         match limit.bound {
