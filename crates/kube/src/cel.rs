@@ -217,6 +217,7 @@ mod tests {
     fn corners_of_the_language() {
         check("{6: 'six', 7: 'seven'}.exists_one(k, k % 5 == 2)", "true");
         check("has({'foo': optional.none()}.foo)", "true");
+        check("[1].exists(self, .self.n == 3 && self == 1)", "true");
         assert_eq!(run("-(-9223372036854775808)").unwrap_err(), "integer overflow");
         assert_eq!(run("int(-9223372036854775808.0)").unwrap_err(), "integer overflow");
         assert_eq!(run("{1.0: 5}[1.0]").unwrap_err(), "unsupported key type: double");

@@ -139,6 +139,7 @@ impl<'a> Machine<'_, 'a> {
 
     fn name(&self, name: &str) -> Outcome<'a> {
         let local = self.local.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v);
+        let name = name.strip_prefix('.').unwrap_or(name);
         match local.or_else(|| self.scope.names.get(name)) {
             Some(v) => Ok(v.clone()),
             None => match type_of_name(name) {

@@ -252,6 +252,7 @@ impl<'a> Walk<'_, '_, 'a> {
 
     fn name(&self, name: &str, at: usize) -> Found<'a> {
         let local = self.local.iter().rev().find(|(n, _)| n == name);
+        let name = name.strip_prefix('.').unwrap_or(name);
         if let Some((_, ty)) = local.or_else(|| self.declared.names.iter().find(|(n, _)| n == name))
         {
             return Ok(match ty {

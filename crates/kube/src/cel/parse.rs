@@ -268,7 +268,13 @@ impl Parser<'_> {
             Token::Symbol("{") => self.entries(at),
             Token::Symbol(".") => {
                 let name = self.name()?;
-                self.named(name, at)
+                match self.named(name, at)? {
+                    // The dot leaves out the variables of macros.
+                    Node { expr: Expr::Name(n), at, .. } => {
+                        self.node(Expr::Name(format!(".{n}")), at)
+                    }
+                    node => Ok(node),
+                }
             }
             Token::Name(n) => match n.as_str() {
                 "true" => literal(Val::Bool(true)),
