@@ -329,3 +329,226 @@ async fn budgets_bound_evictions() {
         (429, &json!("DisruptionBudget"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_deleted_job_are_let_go() {
+    let c = Cluster::start().await;
+    c.until("/api/v1/namespaces/default/serviceaccounts/default", |_| true).await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let template =
+        json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let job = json!({"metadata": {"name": "j"}, "spec": {"parallelism": 2, "template": template}});
+    c.create(jobs, job).await;
+    let all = "/api/v1/namespaces/default/pods";
+    let held = |n: usize| {
+        move |l: &Value| {
+            let list = l["items"].as_array().unwrap();
+            list.len() == n
+                && list
+                    .iter()
+                    .all(|p| p["metadata"]["finalizers"][0] == "batch.kubernetes.io/job-tracking")
+        }
+    };
+    c.until(all, held(2)).await;
+    c.send("DELETE", &format!("{jobs}/j?propagationPolicy=Background"), Value::Null).await;
+    c.until(all, held(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_indexes_ends_when_its_policy_is_met() {
+    let c = with_nodes(1).await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let template =
+        json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let rules = json!([{"succeededIndexes": "0-1", "succeededCount": 1}]);
+    let spec = json!({"completions": 40, "parallelism": 2, "completionMode": "Indexed", "template": template,
+        "successPolicy": {"rules": rules}});
+    c.create(jobs, json!({"metadata": {"name": "j"}, "spec": spec})).await;
+    let done = |j: &Value| {
+        let list = j["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        list.iter().any(|c| c["type"] == "Complete" && c["reason"] == "SuccessPolicy")
+    };
+    let j = c.until(&format!("{jobs}/j"), done).await;
+    assert_eq!(j["status"]["conditions"][0]["type"], "SuccessCriteriaMet", "{j}");
+    assert!(j["status"].get("failed").is_none() && j["status"].get("active").is_none(), "{j}");
+    assert_eq!(j["status"]["uncountedTerminatedPods"], json!({}), "{j}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_starts_jobs_and_tells_so() {
+    let c = Cluster::start().await;
+    let crons = "/apis/batch/v1/namespaces/default/cronjobs";
+    let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    let cron = |name: &str, schedule: &str, zone: &str| json!({"metadata": {"name": name}, "spec": {"schedule": schedule, "timeZone": zone, "jobTemplate": template}});
+    let (status, answer) = c.send("POST", crons, cron("bad", "* * * * *", "Mars/Base")).await;
+    assert_eq!(status, 422, "{answer}");
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .contains("spec.timeZone: Invalid value: \"Mars/Base\": unknown time zone Mars/Base"),
+        "{answer}"
+    );
+    c.create(crons, cron("c", "@every 1s", "Europe/Berlin")).await;
+    let cron =
+        c.until(&format!("{crons}/c"), |o| o["status"]["active"][0]["name"].is_string()).await;
+    let job = format!(
+        "/apis/batch/v1/namespaces/default/jobs/{}",
+        cron["status"]["active"][0]["name"].as_str().unwrap()
+    );
+    let (_, job) = c.send("GET", &job, Value::Null).await;
+    assert_eq!(job["metadata"]["ownerReferences"][0]["name"], "c", "{job}");
+    has_event(&c, "CronJob", "SuccessfulCreate").await;
+}
+
+async fn has_event(c: &Cluster, kind: &str, reason: &str) {
+    let fits = |e: &Value| e["involvedObject"]["kind"] == kind && e["reason"] == reason;
+    let told = |l: &Value| l["items"].as_array().unwrap().iter().any(fits);
+    c.until("/api/v1/namespaces/default/events", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_bound_to_a_volume_that_serves_it() {
+    let c = Cluster::start().await;
+    let volume = |name: &str, size: &str| {
+        json!({"metadata": {"name": name}, "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "manual", "hostPath": {"path": "/tmp/v"}}})
+    };
+    let volumes = "/api/v1/persistentvolumes";
+    c.create(volumes, volume("large", "10Gi")).await;
+    c.create(volumes, volume("small", "2Gi")).await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"storageClassName": "manual", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    c.create(claims, claim).await;
+    let bound = c.until(&format!("{claims}/c"), |o| o["status"]["phase"] == "Bound").await;
+    assert_eq!(
+        (&bound["spec"]["volumeName"], &bound["status"]["capacity"]["storage"]),
+        (&json!("small"), &json!("2Gi"))
+    );
+    c.until(&format!("{volumes}/small"), |o| o["status"]["phase"] == "Bound").await;
+    c.until(&format!("{volumes}/large"), |o| o["status"]["phase"] == "Available").await;
+    c.send("DELETE", &format!("{claims}/c"), Value::Null).await;
+    c.until(&format!("{volumes}/small"), |o| o["status"]["phase"] == "Released").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_get_the_tokens_that_they_ask_for() {
+    let c = Cluster::start().await;
+    c.until("/api/v1/namespaces/default/serviceaccounts/default", |_| true).await;
+    let secret = json!({"metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "default"}},
+        "type": "kubernetes.io/service-account-token"});
+    c.create("/api/v1/namespaces/default/secrets", secret).await;
+    let path = "/api/v1/namespaces/default/secrets/t";
+    let filled =
+        c.until(path, |o| o["data"]["token"].is_string() && o["data"]["ca.crt"].is_string()).await;
+    use base64::Engine as _;
+    let token = base64::engine::general_purpose::STANDARD
+        .decode(filled["data"]["token"].as_str().unwrap())
+        .unwrap();
+    let review = json!({"spec": {"token": String::from_utf8(token).unwrap()}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (_, told) = c.send("POST", reviews, review.clone()).await;
+    assert_eq!(
+        told["status"]["user"]["username"], "system:serviceaccount:default:default",
+        "{told}"
+    );
+    c.send("DELETE", path, Value::Null).await;
+    let (_, told) = c.send("POST", reviews, review).await;
+    assert_ne!(told["status"]["authenticated"], true, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_autoscaler_without_metrics_says_so_and_keeps_its_bounds() {
+    let c = Cluster::start().await;
+    c.until("/api/v1/namespaces/default/serviceaccounts/default", |_| true).await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec =
+        json!({"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    c.create(deployments, json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let scaler = json!({"metadata": {"name": "h"}, "spec": {"scaleTargetRef": target, "minReplicas": 3, "maxReplicas": 5}});
+    c.create("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", scaler).await;
+    c.until(&format!("{deployments}/d"), |o| o["spec"]["replicas"] == 3).await;
+    has_event(&c, "HorizontalPodAutoscaler", "SuccessfulRescale").await;
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h";
+    let has = |o: &Value, kind: &str, status: &str, reason: &str| {
+        let list = o["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        list.iter().any(|c| c["type"] == kind && c["status"] == status && c["reason"] == reason)
+    };
+    // The next look is after fifteen seconds.
+    let o = c.until(path, |o| has(o, "ScalingActive", "False", "FailedGetResourceMetric")).await;
+    assert!(has(&o, "AbleToScale", "True", "SucceededGetScale"), "{o}");
+    assert_eq!(o["status"]["desiredReplicas"], 3, "{o}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_numbered_set_that_is_replaced_takes_over_what_is_there() {
+    let c = with_nodes(1).await;
+    let sets = "/apis/apps/v1/namespaces/default/statefulsets";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 2, "serviceName": "s", "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let set = json!({"metadata": {"name": "w"}, "spec": spec});
+    let ready = |o: &Value| o["status"]["readyReplicas"] == 2;
+    c.create(sets, set.clone()).await;
+    let first = c.until(&format!("{sets}/w"), ready).await;
+    let (_, pod) = c.send("GET", "/api/v1/namespaces/default/pods/w-1", Value::Null).await;
+    c.send("DELETE", &format!("{sets}/w?propagationPolicy=Orphan"), Value::Null).await;
+    c.gone(&format!("{sets}/w")).await;
+    c.create(sets, set).await;
+    let second = c.until(&format!("{sets}/w"), ready).await;
+    assert_eq!(first["status"]["updateRevision"], second["status"]["updateRevision"]);
+    let (_, now) = c.send("GET", "/api/v1/namespaces/default/pods/w-1", Value::Null).await;
+    assert_eq!(pod["metadata"]["uid"], now["metadata"]["uid"]);
+    assert_eq!(now["metadata"]["ownerReferences"][0]["uid"], second["metadata"]["uid"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_in_a_circle_go_together() {
+    let c = Cluster::start().await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    let mut uids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let made = c.create(all, json!({"metadata": {"name": name}})).await;
+        uids.push(made["metadata"]["uid"].clone());
+    }
+    for (i, name) in ["a", "b", "c"].iter().enumerate() {
+        let before = (i + 2) % 3;
+        let named = ["a", "b", "c"][before];
+        let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": named,
+            "uid": uids[before], "blockOwnerDeletion": true}]);
+        let patch = json!({"metadata": {"ownerReferences": owner}});
+        c.send("PATCH", &format!("{all}/{name}"), patch).await;
+    }
+    c.send("DELETE", &format!("{all}/a?propagationPolicy=Foreground"), Value::Null).await;
+    for name in ["a", "b", "c"] {
+        c.gone(&format!("{all}/{name}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_are_told_of_mistakes_in_their_expressions() {
+    let c = Cluster::start().await;
+    let all = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let rules = json!([{"operations": ["CREATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}]);
+    for (name, expression) in [
+        (
+            "good",
+            "object.spec.replicas < 5 && object.metadata.labels['a'] == 'b' && object.metadata.creationTimestamp > timestamp('2020-01-01T00:00:00Z')",
+        ),
+        ("bad", "object.spec.replicaz < 5"),
+    ] {
+        let policy = json!({"metadata": {"name": name}, "spec": {"matchConstraints": {"resourceRules": rules},
+            "validations": [{"expression": expression}]}});
+        c.create(all, policy).await;
+    }
+    let seen = |o: &Value| o["status"]["observedGeneration"] == 1;
+    let good = c.until(&format!("{all}/good"), seen).await;
+    assert_eq!(good["status"]["typeChecking"], json!({}), "{good}");
+    let bad = c.until(&format!("{all}/bad"), seen).await;
+    let warning = &bad["status"]["typeChecking"]["expressionWarnings"][0];
+    assert_eq!(warning["fieldRef"], "spec.validations[0].expression");
+    let why = "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'replicaz'";
+    assert!(warning["warning"].as_str().unwrap().starts_with(why), "{bad}");
+}

@@ -4,7 +4,6 @@ mod limits;
 mod nodes;
 mod pods;
 pub mod quota;
-mod unserved;
 
 use crate::api::{Api, Call, finalizers, is_deleting, meta, set_meta};
 use serde_json::{Value, json};
@@ -45,7 +44,6 @@ pub async fn mutate(
         (("certificates.k8s.io", "certificatesigningrequests"), None) => requested_by(call, object),
         _ => {}
     }
-    unserved::warn(call, object, old);
     Ok(())
 }
 

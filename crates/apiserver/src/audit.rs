@@ -11,6 +11,7 @@ use crate::user::User;
 use policy::{Asked, Matched};
 use serde_json::{Map, Value, json};
 use std::io::Write;
+use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_kube::time;
 
@@ -24,6 +25,41 @@ pub struct Audit {
 #[derive(Debug, Default)]
 pub struct Trace {
     known: Mutex<Known>,
+    notes: Notes,
+}
+
+/// What parts of the server note of a request, by keys; lists are written as one text.
+type Notes = Arc<Mutex<Map<String, Value>>>;
+
+tokio::task_local! {
+    /// The notes of the request that is being answered.
+    static NOTES: Notes;
+}
+
+/// Notes something of the request that is being answered; values of one key are joined.
+pub fn note(key: &str, value: &str) {
+    let add = |notes: &Notes| {
+        let mut notes = notes.lock();
+        let next = match notes.get(key).and_then(Value::as_str) {
+            Some(old) if old != value => format!("{old}, {value}"),
+            _ => value.to_owned(),
+        };
+        notes.insert(key.to_owned(), json!(next));
+    };
+    // Outside of a request there is nobody who would read it.
+    _ = NOTES.try_with(add);
+}
+
+/// Adds to a list of the request that is being answered.
+pub fn list(key: &str, value: Value) {
+    let add = |notes: &Notes| {
+        let mut notes = notes.lock();
+        let list = notes.entry(key).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(value);
+        }
+    };
+    _ = NOTES.try_with(add);
 }
 
 #[derive(Debug, Default, Clone)]
@@ -36,6 +72,11 @@ struct Known {
 }
 
 impl Trace {
+    /// Answers a request; what is noted meanwhile is kept here.
+    pub async fn noting<T>(&self, answer: impl Future<Output = T>) -> T {
+        NOTES.scope(Arc::clone(&self.notes), answer).await
+    }
+
     /// The request comes from this user.
     pub fn user(&self, user: &User) {
         self.known.lock().user = Some(user.clone());
@@ -118,6 +159,10 @@ impl Audit {
             event["stageTimestamp"] = json!(time::format_micros(at));
             if stage != "RequestReceived" {
                 complete(&mut event, r, answer, &known, &matched);
+                for (key, v) in &*trace.notes.lock() {
+                    let text = v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+                    event["annotations"][key] = json!(text);
+                }
             }
             self.write(&event);
         }

@@ -98,6 +98,9 @@ impl Authenticator {
             return of(user);
         }
         let claims = self.keys.verify(token, api.now_seconds())?;
+        if claims["iss"] == jwt::LEGACY {
+            return of(legacy_account(api, &claims, token).await?);
+        }
         if claims["iss"] != json!(self.issuer) {
             return None;
         }
@@ -116,6 +119,13 @@ impl Authenticator {
         }
         let user = service_account(api, &claims).await?;
         Some(Verified { user, audiences: shared })
+    }
+
+    /// A token without an end, which is good as long as the Secret that its claims name holds it.
+    pub fn legacy(&self, claims: &Value) -> Option<String> {
+        let mut claims = claims.clone();
+        claims["iss"] = json!(jwt::LEGACY);
+        self.keys.sign(&claims)
     }
 
     /// The documents by which others verify tokens.
@@ -202,6 +212,29 @@ async fn service_account(api: &Api, claims: &Value) -> Option<User> {
     user.uid = uid.to_owned();
     user.extra = extra;
     Some(user)
+}
+
+/// The account of a token of the old kind: it and the Secret are there, and the Secret holds the token.
+async fn legacy_account(api: &Api, claims: &Value, token: &str) -> Option<User> {
+    use base64::Engine as _;
+    let claim = |name: &str| claims[format!("kubernetes.io/serviceaccount/{name}")].as_str();
+    let (ns, name, uid) =
+        (claim("namespace")?, claim("service-account.name")?, claim("service-account.uid")?);
+    let kind = api.kinds.core("serviceaccounts")?;
+    let account = api.object(&kind, Some(ns), name).await.ok()??;
+    let kind = api.kinds.core("secrets")?;
+    let secret = api.object(&kind, Some(ns), claim("secret.name")?).await.ok()??;
+    let held = secret["data"]["token"].as_str()?;
+    let held = base64::engine::general_purpose::STANDARD.decode(held).ok()?;
+    let lives = crate::api::meta(&account, "uid") == uid
+        && !crate::api::is_deleting(&account)
+        && !crate::api::is_deleting(&secret)
+        && jwt::equal(&held, token.as_bytes());
+    lives.then(|| {
+        let mut user = account_user(ns, name);
+        uid.clone_into(&mut user.uid);
+        user
+    })
 }
 
 /// The identity of a service account.

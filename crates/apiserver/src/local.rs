@@ -4,10 +4,12 @@ use crate::api::{Api, Call};
 use crate::authz::{Attributes, Decision};
 use crate::kinds::Kind;
 use crate::request::{self, Query};
-use crate::server::Server;
+use crate::respond::Content;
+use crate::server::{Incoming, Server};
 use crate::user::User;
 use crate::write::Change as Edit;
 use crate::{authn, delete, subresource};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -161,6 +163,7 @@ impl Cluster for Local {
             self.allowed(&call, "delete").await?;
             let options = delete::Options {
                 uid: how.uid,
+                resource_version: how.revision.map(|r| r.to_string()),
                 grace_period: how.grace,
                 propagation: how.propagation.map(|p| match p {
                     Propagation::Background => request::Propagation::Background,
@@ -189,6 +192,60 @@ impl Cluster for Local {
         })
     }
 
+    fn lookup(&self, api_version: &str, kind: &str) -> Option<(Resource, bool)> {
+        let gv = GroupVersion::parse(api_version);
+        let all = self.server.api.kinds.all();
+        // An object is known by the version in which it is kept; a reference may name another.
+        let mut group = all.iter().filter(|k| k.resource.gv.group == gv.group && k.name() == kind);
+        let found = group.find(|k| k.resource.stored())?;
+        let (version, plural) = (found.api_version.clone(), found.resource.plural.to_owned());
+        let resource = Resource { api_version: version.into(), plural: plural.into() };
+        Some((resource, found.resource.namespaced))
+    }
+
+    fn ask<'a>(
+        &'a self,
+        method: &'a str,
+        path: &'a str,
+        query: &'a [(&'a str, &'a str)],
+        body: Value,
+    ) -> BoxFuture<'a, Result<Value, Fault>> {
+        Box::pin(async move {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("content-type", http::HeaderValue::from_static("application/json"));
+            if let Ok(agent) = http::HeaderValue::from_str(&self.agent) {
+                headers.insert("user-agent", agent);
+            }
+            let pairs = query.iter().map(|(k, v)| format!("{k}={}", encoded(v)));
+            let incoming = Incoming {
+                method: method.parse().map_err(Fault::internal)?,
+                path: path.to_owned(),
+                query: pairs.collect::<Vec<_>>().join("&"),
+                headers,
+                body: if body.is_null() { Bytes::new() } else { body.to_string().into() },
+                certificate: Some(self.user.clone()),
+                peer: None,
+            };
+            let answer = self.server.handle(incoming).await;
+            let Content::Whole(bytes) = answer.body else {
+                return Err(Fault::internal("a stream is no document"));
+            };
+            let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            if answer.status.is_success() {
+                return Ok(document);
+            }
+            let told = document["message"].as_str().map(str::to_owned);
+            let told = told.unwrap_or_else(|| answer.status.to_string());
+            Err(Fault::answered(answer.status.as_u16(), told))
+        })
+    }
+
+    fn account_token(&self, claims: &Value) -> Option<String> {
+        // Whoever can write a Secret's token could be anybody: that is for the server's own parts.
+        let own = self.user.name == "system:kube-controller-manager";
+        own.then(|| self.server.authenticator.legacy(claims)).flatten()
+    }
+
     fn may<'a>(&'a self, q: Question<'a>) -> BoxFuture<'a, Result<bool, Fault>> {
         Box::pin(async move {
             let asked = Attributes {
@@ -212,6 +269,13 @@ impl Cluster for Local {
             Ok(matches!(self.decide(&user, &a).await, Decision::Allow(_)))
         })
     }
+}
+
+/// A text as it stands in a query.
+fn encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let one = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    text.bytes().map(one).collect()
 }
 
 /// Every object's prefix and the kind that it is stored as.

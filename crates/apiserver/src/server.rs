@@ -90,7 +90,7 @@ impl Server {
         let (trace, began) = (Trace::default(), self.api.clock.unix_nanos() / 1000);
         let q = Query::parse(&r.query);
         let pretty = is_pretty(q.as_ref().ok().and_then(|q| q.pretty), r.agent());
-        let outcome = self.route(&r, q, pretty, &trace).await;
+        let outcome = trace.noting(self.route(&r, q, pretty, &trace)).await;
         let mut answer = outcome.unwrap_or_else(|f| {
             let accept = media::accept(r.header("accept"), true, true).ok();
             Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
@@ -277,7 +277,7 @@ impl Server {
         attributes.path = &r.path;
         attributes.selector = &q.field_selector;
         self.authorize(user, &attributes, &t.gv.version, trace).await?;
-        let _turn = self.flow.enter(user, verb)?;
+        let (_turn, sorted) = self.flow.enter(&self.api, user, &attributes).await?;
         let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
         if kind.resource.namespaced
             && t.namespace.is_none()
@@ -318,6 +318,8 @@ impl Server {
         }
         let warnings = std::mem::take(&mut *call.warnings.lock());
         warnings.iter().for_each(|w| answer.warn(w));
+        answer.header("x-kubernetes-pf-flowschema-uid", &sorted.schema);
+        answer.header("x-kubernetes-pf-prioritylevel-uid", &sorted.level);
         Ok(answer)
     }
 

@@ -296,7 +296,29 @@ async fn evict(server: &Server, call: &Call<'_>, eviction: &Value) -> Result<(),
     let pods = server.api.kinds.core("pods").ok_or_else(Fault::no_route)?;
     let options = crate::delete::Options::read(call, eviction.get("deleteOptions"))?;
     let one = on_pod(call, name, &pods);
+    if !options.dry_run {
+        disrupted(server, &one, &pod).await?;
+    }
     server.api.delete(&one, &options).await.map(drop)
+}
+
+/// Notes on a pod that its end is none of its own doing, which Jobs go by.
+async fn disrupted(server: &Server, call: &Call<'_>, pod: &Value) -> Result<(), Fault> {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": server.api.now()});
+    let change =
+        json!({"metadata": {"uid": meta(pod, "uid")}, "status": {"conditions": [condition]}});
+    let below = Call {
+        user: call.user,
+        kind: call.kind,
+        namespace: call.namespace,
+        name: call.name,
+        subresource: Some("status"),
+        query: call.query,
+        agent: call.agent,
+        warnings: wharf_base::sync::Mutex::default(),
+    };
+    server.api.change(&below, &Change::StrategicPatch(&change)).await.map(drop)
 }
 
 /// Takes one disruption from the budget that covers a pod.

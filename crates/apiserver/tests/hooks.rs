@@ -341,3 +341,53 @@ async fn a_policy_may_ask_what_the_user_may() {
         w.send(Method::POST, CONFIGS, &headers, config("b", "{k: v}").into_bytes(), &jane).await;
     assert_eq!(got.status, 422, "{}", got.text());
 }
+
+#[tokio::test]
+async fn answers_name_the_flow_schema_and_its_level() {
+    let w = World::new().await;
+    let got = w.get("/api/v1/namespaces/default").await;
+    for (header, kind) in [
+        ("x-kubernetes-pf-flowschema-uid", "flowschemas"),
+        ("x-kubernetes-pf-prioritylevel-uid", "prioritylevelconfigurations"),
+    ] {
+        let path = format!("/apis/flowcontrol.apiserver.k8s.io/v1/{kind}/exempt");
+        let of = w.get(&path).await.json();
+        assert_eq!(got.headers[header].to_str().unwrap(), of["metadata"]["uid"], "{kind}");
+    }
+}
+
+/// A log that a test reads.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn policies_note_in_the_audit_log() {
+    use wharf_apiserver::audit::{Audit, Policy};
+    let (mut w, log) = (World::new().await, Log::default());
+    let rules = b"apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n";
+    w.server.audit = Some(Audit::new(Policy::parse(rules).unwrap(), Box::new(log.clone())));
+    w.create(POLICIES, &policy("  validations:\n  - expression: 'object.data.size() <= 1'\n  auditAnnotations:\n  - {key: count, valueExpression: 'string(object.data.size())'}\n")).await;
+    w.create(BINDINGS, &binding("validationActions: [Audit]")).await;
+    let got = w.write(Method::POST, CONFIGS, "", &config("a", "{a: '1', b: '2'}")).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let notes = &last["annotations"];
+    assert_eq!(notes["small/count"], "2", "{last}");
+    let failure = notes["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
+    let failure: Value = serde_json::from_str(failure).unwrap();
+    let expected = json!([{"message": "failed expression: object.data.size() <= 1", "policy": "small",
+        "binding": "all", "expressionIndex": 0, "validationActions": ["Audit"]}]);
+    assert_eq!(failure, expected);
+}

@@ -71,6 +71,8 @@ pub enum Propagation {
 pub struct Deletion {
     /// Only if it still has this uid.
     pub uid: Option<String>,
+    /// Only if it still has this revision.
+    pub revision: Option<i64>,
     /// Seconds that it may take; nothing leaves it to the object.
     pub grace: Option<i64>,
     /// What becomes of what it owns; nothing leaves it to the kind.
@@ -168,6 +170,21 @@ pub trait Cluster: Send + Sync + 'static {
         node: &'a str,
     ) -> BoxFuture<'a, Result<i64, Fault>>;
 
+    /// The resource of a kind that is kept here, and whether its objects have namespaces.
+    fn lookup(&self, api_version: &str, kind: &str) -> Option<(Resource, bool)>;
+
+    /// Sends any request; gives the document that it is answered with.
+    fn ask<'a>(
+        &'a self,
+        method: &'a str,
+        path: &'a str,
+        query: &'a [(&'a str, &'a str)],
+        body: Value,
+    ) -> BoxFuture<'a, Result<Value, Fault>>;
+
+    /// A token without an end for a service account, good as long as the Secret that holds it (the old kind).
+    fn account_token(&self, claims: &Value) -> Option<String>;
+
     /// Whether somebody may do something.
     fn may<'a>(&'a self, question: Question<'a>) -> BoxFuture<'a, Result<bool, Fault>>;
 }
@@ -197,6 +214,9 @@ pub mod resources {
         QUOTAS "v1" "resourcequotas";
         CLAIMS "v1" "persistentvolumeclaims";
         VOLUMES "v1" "persistentvolumes";
+        CLASSES "storage.k8s.io/v1" "storageclasses";
+        POLICIES "admissionregistration.k8s.io/v1" "validatingadmissionpolicies";
+        AUTOSCALERS "autoscaling/v2" "horizontalpodautoscalers";
         REPLICATION_CONTROLLERS "v1" "replicationcontrollers";
         DEPLOYMENTS "apps/v1" "deployments";
         REPLICA_SETS "apps/v1" "replicasets";

@@ -46,12 +46,7 @@ impl Loop for Accounts {
 /// A namespace that vanished meanwhile needs nothing, and what is there already is there.
 pub(crate) fn tolerate(outcome: Result<(), Fault>) -> Result<(), Fault> {
     match outcome {
-        Err(f) if f.reason == "AlreadyExists" || f.code == 404 => Ok(()),
-        Err(f)
-            if f.details
-                .as_ref()
-                .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")) =>
-        {
+        Err(f) if f.reason == "AlreadyExists" || f.code == 404 || f.is_of_ending_namespace() => {
             Ok(())
         }
         other => other,

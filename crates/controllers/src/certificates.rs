@@ -15,7 +15,7 @@ use wharf_client::resources::CERTIFICATE_REQUESTS;
 use wharf_client::{At, Change, Deletion, Question, Write};
 use wharf_kube::status::Fault;
 use wharf_kube::time;
-use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
+use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509CertificationRequest};
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -199,7 +199,59 @@ fn is_node_client(request: &Value) -> bool {
     usages.sort_unstable();
     let fits = usages == ["client auth", "digital signature"]
         || usages == ["client auth", "digital signature", "key encipherment"];
-    groups == ["system:nodes"] && named.is_some_and(|n| n.starts_with("system:node:")) && fits
+    !names_anything(&csr)
+        && groups == ["system:nodes"]
+        && named.is_some_and(|n| n.starts_with("system:node:"))
+        && fits
+}
+
+/// The other names that a request asks for.
+fn other_names<'r>(
+    csr: &'r X509CertificationRequest<'_>,
+) -> impl Iterator<Item = &'r GeneralName<'r>> {
+    let extensions = csr.requested_extensions().into_iter().flatten();
+    extensions.flat_map(|e| match e {
+        ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
+        _ => &[],
+    })
+}
+
+fn names_anything(csr: &X509CertificationRequest<'_>) -> bool {
+    other_names(csr).next().is_some()
+}
+
+/// What keeps a request from being one for a node's server.
+fn node_server(request: &Value) -> Result<(), SignError> {
+    let der = der(request).unwrap_or_default();
+    let Ok((_, csr)) = X509CertificationRequest::from_der(&der) else {
+        return Err(SignError::Shape("the request cannot be read"));
+    };
+    let subject = &csr.certification_request_info.subject;
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    let named = subject.iter_common_name().next().and_then(|n| n.as_str().ok());
+    let hosts =
+        |n: &GeneralName<'_>| matches!(n, GeneralName::DNSName(_) | GeneralName::IPAddress(_));
+    match () {
+        () if groups != ["system:nodes"] => {
+            Err(SignError::Shape("organization is not system:nodes"))
+        }
+        () if !named.is_some_and(|n| n.starts_with("system:node:")) => {
+            Err(SignError::Shape("subject common name does not begin with system:node:"))
+        }
+        () if !names_anything(&csr) => {
+            Err(SignError::Shape("DNS or IP subjectAltName is required"))
+        }
+        () if !other_names(&csr).all(hosts) => {
+            Err(SignError::Shape("URI and email subjectAltNames are not allowed"))
+        }
+        () => Ok(()),
+    }
+}
+
+/// When a certificate ends, in seconds since 1970.
+fn end_of(pem: &str) -> Option<i64> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    Some(block.parse_x509().ok()?.validity().not_after.timestamp())
 }
 
 /// Signs a request, or says in its status why it cannot be.
@@ -234,7 +286,9 @@ fn sign(request: &Value, authority: &Authority, now: i64) -> Result<String, Sign
         ::time::OffsetDateTime::from_unix_timestamp(t).unwrap_or(::time::OffsetDateTime::UNIX_EPOCH)
     };
     csr.params.not_before = date(now - BACK);
-    csr.params.not_after = date(now + asked.clamp(600, LONGEST));
+    // No certificate outlives its authority.
+    let end = end_of(&authority.certificate).unwrap_or(i64::MAX);
+    csr.params.not_after = date((now + asked.clamp(600, LONGEST)).min(end));
     csr.params.use_authority_key_identifier_extension = true;
     csr.params.is_ca = rcgen::IsCa::NoCa;
     csr.params.key_usages = usages(request).into_iter().filter_map(key_usage).collect();
@@ -284,9 +338,7 @@ fn check(request: &Value) -> Result<(), SignError> {
         KUBELET_SERVING if !needs("server auth") || !within(&[base[0], base[1], "server auth"]) => {
             Err(SignError::Shape("invalid usage for server certificate"))
         }
-        KUBELET_SERVING if common_name(request).is_none_or(|n| !n.starts_with("system:node:")) => {
-            Err(SignError::Shape("subject common name does not begin with system:node:"))
-        }
+        KUBELET_SERVING => node_server(request),
         _ => Ok(()),
     }
 }
@@ -333,5 +385,11 @@ mod tests {
         assert!(sign(&wrong, &authority(), 0).is_err());
         let right = request("system:node:a", "system:nodes", KUBELET_CLIENT, &node);
         assert!(sign(&right, &authority(), 0).is_ok());
+        let serves = ["digital signature", "server auth"];
+        let bare = request("system:node:a", "system:nodes", KUBELET_SERVING, &serves);
+        let why = sign(&bare, &authority(), 0).unwrap_err().to_string();
+        assert_eq!(why, "DNS or IP subjectAltName is required");
+        let stranger = request("system:node:a", "devs", KUBELET_SERVING, &serves);
+        assert!(sign(&stranger, &authority(), 0).is_err());
     }
 }

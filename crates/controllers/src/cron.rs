@@ -1,16 +1,22 @@
 //! CronJobs: a Job each time that their schedule says.
 
+use crate::jobs::outcome;
 use crate::object::{is_deleting, meta, number, text};
 use crate::pods::reference;
 use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
+use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use std::time::Duration;
 use wharf_client::resources::{CRON_JOBS, JOBS};
 use wharf_client::{At, Change, Deletion, Object, Propagation, Write};
+use wharf_kube::cron::{self, Schedule};
 use wharf_kube::status::Fault;
 use wharf_kube::time;
+
+/// More missed times than this are worth a warning.
+const MANY: i64 = 100;
 
 /// The loop; its keys are CronJobs.
 pub struct CronJobs;
@@ -36,32 +42,42 @@ impl Loop for CronJobs {
             let Some(cron) = cron else { return Ok(Next::Change) };
             let jobs = cx.world.managed(&JOBS, meta(&cron, "uid"));
             trim(cx, &cron, &jobs).await?;
-            let Some(schedule) = Schedule::parse(text(&cron, "/spec/schedule")) else {
-                return Ok(Next::Change);
+            let (started, wait) = match timetable(&cron) {
+                Ok(table) => begin(cx, key, &cron, &jobs, &table).await?,
+                Err((reason, message)) => {
+                    cx.tell(&cron, true, reason, &message).await;
+                    (None, Next::Change)
+                }
             };
-            if !matches!(text(&cron, "/spec/timeZone"), "" | "UTC" | "Etc/UTC") {
-                // The zones of the world are not known here: nothing is started at a wrong hour.
-                return Ok(Next::Change);
-            }
-            let started = begin(cx, key, &cron, &jobs, &schedule).await?;
             report(cx, key, &cron, &jobs, started).await?;
-            let next = schedule.after(cx.now()).unwrap_or(i64::MAX);
-            let wait = u64::try_from(next.saturating_sub(cx.now()).max(1)).unwrap_or(1);
-            Ok(Next::After(Duration::from_secs(wait)))
+            Ok(wait)
         })
+    }
+}
+
+/// A schedule and where it is read.
+struct Timetable {
+    schedule: Schedule,
+    zone: TimeZone,
+}
+
+/// What a CronJob goes by, or the reason and message of a warning.
+fn timetable(cron: &Value) -> Result<Timetable, (&'static str, String)> {
+    let name = text(cron, "/spec/timeZone");
+    let zone = cron::zone(name).ok_or_else(|| {
+        ("UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}"))
+    })?;
+    let source = text(cron, "/spec/schedule");
+    match Schedule::parse(source) {
+        Ok(schedule) => Ok(Timetable { schedule, zone }),
+        Err(why) => {
+            Err(("UnparseableSchedule", format!("unparseable schedule: {source:?} : {why}")))
+        }
     }
 }
 
 fn is_active(job: &Value) -> bool {
     outcome(job).is_none() && !is_deleting(job)
-}
-
-fn outcome(job: &Value) -> Option<&str> {
-    let list = job.pointer("/status/conditions")?.as_array()?;
-    let ended = list
-        .iter()
-        .find(|c| c["status"] == "True" && matches!(text(c, "/type"), "Complete" | "Failed"))?;
-    ended["type"].as_str()
 }
 
 /// Deletes the oldest jobs beyond the history's limits.
@@ -70,53 +86,118 @@ async fn trim(cx: &Context, cron: &Value, jobs: &[Object]) -> Result<(), Fault> 
         [("Complete", "successfulJobsHistoryLimit", 3), ("Failed", "failedJobsHistoryLimit", 1)]
     {
         let limit = number(cron, &format!("/spec/{field}")).unwrap_or(usual);
-        let mut old: Vec<&Object> = jobs.iter().filter(|j| outcome(j) == Some(kind)).collect();
-        old.sort_by_key(|j| text(j, "/status/startTime").to_owned());
+        let ended = jobs.iter().filter(|j| outcome(j) == Some(kind) && !is_deleting(j));
+        let mut old: Vec<&Object> = ended.collect();
+        old.sort_by_key(|j| (text(j, "/status/startTime").to_owned(), meta(j, "name").to_owned()));
         let excess = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         for job in &old[..excess] {
-            remove(cx, job).await?;
+            remove(cx, cron, job).await?;
         }
     }
     Ok(())
 }
 
-async fn remove(cx: &Context, job: &Value) -> Result<(), Fault> {
+async fn remove(cx: &Context, cron: &Value, job: &Value) -> Result<(), Fault> {
     let at = At { resource: &JOBS, namespace: meta(job, "namespace"), name: meta(job, "name") };
     let uid = Some(meta(job, "uid").to_owned());
-    cx.delete(at, Deletion { uid, propagation: Some(Propagation::Background), grace: None }).await
+    let how = Deletion { uid, propagation: Some(Propagation::Background), ..Deletion::default() };
+    cx.delete(at, how).await?;
+    cx.tell(cron, false, "SuccessfulDelete", &format!("Deleted job {}", meta(job, "name"))).await;
+    Ok(())
 }
 
-/// Starts the job whose time has come; gives that time.
+fn seconds(t: &str) -> Option<i64> {
+    time::parse_micros(t).map(|t| t.div_euclid(1_000_000))
+}
+
+/// What the clock says about a CronJob.
+#[derive(Debug, PartialEq, Eq)]
+struct Due {
+    /// The last time that has come and was not used; nothing if there is none.
+    at: Option<i64>,
+    /// How many have come, about.
+    missed: i64,
+    /// The next one after now.
+    next: Option<i64>,
+}
+
+fn due(cron: &Value, table: &Timetable, now: i64) -> Due {
+    let last = seconds(text(cron, "/status/lastScheduleTime"));
+    let since = last.or_else(|| seconds(meta(cron, "creationTimestamp"))).unwrap_or(now);
+    let deadline = number(cron, "/spec/startingDeadlineSeconds");
+    let earliest = deadline.map_or(since, |d| since.max(now.saturating_sub(d)));
+    let (s, zone) = (&table.schedule, &table.zone);
+    let at = match s {
+        // An interval is counted from the time before, whatever the deadline is.
+        Schedule::Every(_) => {
+            s.last(since, now, zone).filter(|t| *t > earliest || deadline.is_none())
+        }
+        Schedule::Minutes(_) => s.last(earliest, now, zone),
+    };
+    let next = match s {
+        Schedule::Every(_) => s.next(s.last(since, now, zone).unwrap_or(since), zone),
+        Schedule::Minutes(_) => s.next(now, zone),
+    };
+    Due { at, missed: s.times(earliest, now, zone), next }
+}
+
+/// Starts the job whose time has come; gives that time, and when to look again.
 async fn begin(
     cx: &Context,
     key: &Key,
     cron: &Value,
     jobs: &[Object],
-    schedule: &Schedule,
-) -> Result<Option<i64>, Fault> {
+    table: &Timetable,
+) -> Result<(Option<i64>, Next), Fault> {
     if cron["spec"]["suspend"] == true {
-        return Ok(None);
+        return Ok((None, Next::Change));
     }
-    let seconds = |t: &str| time::parse_micros(t).map(|t| t / 1_000_000);
-    let since = seconds(text(cron, "/status/lastScheduleTime"))
-        .or_else(|| seconds(meta(cron, "creationTimestamp")))
-        .unwrap_or_else(|| cx.now());
-    let deadline = number(cron, "/spec/startingDeadlineSeconds");
-    let earliest = deadline.map_or(since, |d| since.max(cx.now() - d));
-    let Some(due) = schedule.last_between(earliest, cx.now()) else { return Ok(None) };
+    let now = cx.now();
+    let due = due(cron, table, now);
+    let wait = match due.next {
+        Some(t) => Next::After(Duration::from_secs(u64::try_from((t - now).max(1)).unwrap_or(1))),
+        None => Next::Change,
+    };
+    let Some(at) = due.at else { return Ok((None, wait)) };
+    if due.missed > MANY {
+        let why = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+        cx.tell(cron, true, "TooManyMissedTimes", why).await;
+    }
     let active: Vec<&Object> = jobs.iter().filter(|j| is_active(j)).collect();
     match text(cron, "/spec/concurrencyPolicy") {
-        "Forbid" if !active.is_empty() => return Ok(None),
+        "Forbid" if !active.is_empty() => {
+            let why = "Not starting job because prior execution is running and concurrency policy is Forbid";
+            cx.tell(cron, false, "JobAlreadyActive", why).await;
+            return Ok((None, wait));
+        }
         "Replace" => {
             for job in &active {
-                remove(cx, job).await?;
+                remove(cx, cron, job).await?;
             }
         }
         _ => {}
     }
+    let job = job(cron, key, at, &table.zone);
+    match cx.create(&JOBS, &key.namespace, job).await {
+        Ok(made) => {
+            let told = format!("Created job {}", meta(&made, "name"));
+            cx.tell(cron, false, "SuccessfulCreate", &told).await;
+            Ok((Some(at), wait))
+        }
+        // It was started before this process was.
+        Err(f) if f.reason == "AlreadyExists" => Ok((Some(at), wait)),
+        Err(f) => {
+            cx.tell(cron, true, "FailedCreate", &format!("Error creating job: {f}")).await;
+            Err(f)
+        }
+    }
+}
+
+/// The job of a time.
+fn job(cron: &Value, key: &Key, at: i64, zone: &TimeZone) -> Value {
     let template = &cron["spec"]["jobTemplate"];
     let mut job = json!({"apiVersion": "batch/v1", "kind": "Job",
-        "metadata": {"name": format!("{}-{}", key.name, due / 60), "namespace": key.namespace,
+        "metadata": {"name": format!("{}-{}", key.name, at / 60), "namespace": key.namespace,
             "labels": template["metadata"]["labels"], "annotations": template["metadata"]["annotations"],
             "ownerReferences": [reference("batch/v1", "CronJob", cron)]},
         "spec": template["spec"]});
@@ -124,12 +205,17 @@ async fn begin(
         job["metadata"]["annotations"] = json!({});
     }
     job["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"] =
-        json!(time::format_seconds(due));
-    match cx.create(&JOBS, &key.namespace, job).await {
-        // It was started before this process was.
-        Err(f) if f.reason == "AlreadyExists" => Ok(Some(due)),
-        Err(f) => Err(f),
-        Ok(_) => Ok(Some(due)),
+        json!(shown(at, zone));
+    job
+}
+
+/// A time as clocks in a zone show it.
+fn shown(at: i64, zone: &TimeZone) -> String {
+    let Ok(stamp) = Timestamp::from_second(at) else { return time::format_seconds(at) };
+    let offset = zone.to_offset(stamp);
+    match offset.seconds() {
+        0 => time::format_seconds(at),
+        _ => stamp.display_with_offset(offset).to_string(),
     }
 }
 
@@ -140,12 +226,40 @@ async fn report(
     jobs: &[Object],
     started: Option<i64>,
 ) -> Result<(), Fault> {
+    let ended = cron["status"]["active"].as_array().into_iter().flatten();
+    for was in ended {
+        if let Some(job) = jobs.iter().find(|j| meta(j, "uid") == text(was, "/uid"))
+            && let Some(how) = outcome(job)
+        {
+            let told = format!("Saw completed job: {}, condition: {how}", meta(job, "name"));
+            cx.tell(cron, false, "SawCompletedJob", &told).await;
+        }
+    }
+    let status = status(cron, jobs, started);
+    if status == cron["status"] {
+        return Ok(());
+    }
+    let mut next = cron.clone();
+    next["status"] = status;
+    let at = At { resource: &CRON_JOBS, namespace: &key.namespace, name: &key.name };
+    cx.write(at, Some("status"), Write::Replace(next)).await.map(drop)
+}
+
+fn status(cron: &Value, jobs: &[Object], started: Option<i64>) -> Value {
     let mut status = json!({});
     let active: Vec<Value> = jobs
         .iter()
         .filter(|j| is_active(j))
         .map(|j| json!({"apiVersion": "batch/v1", "kind": "Job", "namespace": meta(j, "namespace"), "name": meta(j, "name"),
             "uid": meta(j, "uid"), "resourceVersion": meta(j, "resourceVersion")}))
+        .map(|mut now| {
+            // What the first look saw stays: a job that goes on is no news.
+            let old = cron["status"]["active"].as_array().into_iter().flatten();
+            if let Some(old) = old.into_iter().find(|o| o["uid"] == now["uid"]) {
+                now["resourceVersion"] = old["resourceVersion"].clone();
+            }
+            now
+        })
         .collect();
     if !active.is_empty() {
         status["active"] = Value::Array(active);
@@ -156,181 +270,71 @@ async fn report(
     if let Some(last) = last {
         status["lastScheduleTime"] = json!(last);
     }
-    let good = jobs.iter().filter_map(|j| j["status"]["completionTime"].as_str());
+    let done = jobs.iter().filter(|j| outcome(j) == Some("Complete"));
+    let good = done.filter_map(|j| j["status"]["completionTime"].as_str());
     let good = good.chain(cron["status"]["lastSuccessfulTime"].as_str()).max();
     if let Some(good) = good {
         status["lastSuccessfulTime"] = json!(good);
     }
-    if status == cron["status"] {
-        return Ok(());
-    }
-    let mut next = cron.clone();
-    next["status"] = status;
-    let at = At { resource: &CRON_JOBS, namespace: &key.namespace, name: &key.name };
-    cx.write(at, Some("status"), Write::Replace(next)).await.map(drop)
-}
-
-/// The minutes that five fields of cron choose.
-#[derive(Debug, PartialEq, Eq)]
-struct Schedule {
-    minutes: u64,
-    hours: u64,
-    days: u64,
-    months: u64,
-    weekdays: u64,
-    /// Whether days of the month and of the week are both chosen, so that either will do.
-    either: bool,
-}
-
-const MONTHS: &[&str] =
-    &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-/// The longest that a schedule is followed into the future, in minutes: eight years, for a leap day.
-const HORIZON: i64 = 8 * 366 * 1440;
-
-impl Schedule {
-    fn parse(text: &str) -> Option<Schedule> {
-        let text = match text.trim() {
-            "@yearly" | "@annually" => "0 0 1 1 *",
-            "@monthly" => "0 0 1 * *",
-            "@weekly" => "0 0 * * 0",
-            "@daily" | "@midnight" => "0 0 * * *",
-            "@hourly" => "0 * * * *",
-            other => other,
-        };
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let [minutes, hours, days, months, weekdays] = fields[..] else { return None };
-        let starred = |f: &str| f.starts_with(['*', '?']);
-        let either = !starred(days) && !starred(weekdays);
-        let mut weekday = field(weekdays, 0, 7, DAYS, 0)?;
-        // Sunday has two numbers.
-        weekday |= weekday >> 7 & 1;
-        Some(Schedule {
-            minutes: field(minutes, 0, 59, &[], 0)?,
-            hours: field(hours, 0, 23, &[], 0)?,
-            days: field(days, 1, 31, &[], 0)?,
-            months: field(months, 1, 12, MONTHS, 1)?,
-            weekdays: weekday,
-            either,
-        })
-    }
-
-    fn matches(&self, minute: i64) -> bool {
-        let has = |set: u64, n: i64| u32::try_from(n).is_ok_and(|n| set >> n & 1 == 1);
-        let day = minute.div_euclid(1440);
-        let (_, month, dom) = civil(day);
-        let in_month = has(self.days, dom);
-        // The first day of 1970 was a Thursday.
-        let in_week = has(self.weekdays, (day + 4).rem_euclid(7));
-        let fits = if self.either { in_month || in_week } else { in_month && in_week };
-        fits && has(self.months, month)
-            && has(self.hours, minute.rem_euclid(1440) / 60)
-            && has(self.minutes, minute.rem_euclid(60))
-    }
-
-    /// The first time after `seconds`.
-    fn after(&self, seconds: i64) -> Option<i64> {
-        let first = seconds.div_euclid(60) + 1;
-        self.search(first, first + HORIZON).map(|m| m * 60)
-    }
-
-    /// The last time after `from` and not after `to`.
-    fn last_between(&self, from: i64, to: i64) -> Option<i64> {
-        let (first, last) = (from.div_euclid(60) + 1, to.div_euclid(60));
-        // A server that was away for long starts what was due within the last day only.
-        let first = first.max(last - 1440);
-        (first..=last).rev().find(|m| self.matches(*m)).map(|m| m * 60)
-    }
-
-    /// The first minute in a span, by whole days where the day does not fit.
-    fn search(&self, first: i64, end: i64) -> Option<i64> {
-        let mut minute = first;
-        while minute < end {
-            let day = Schedule { minutes: u64::MAX, hours: u64::MAX, ..*self };
-            if !day.matches(minute) {
-                minute = (minute.div_euclid(1440) + 1) * 1440;
-                continue;
-            }
-            if self.matches(minute) {
-                return Some(minute);
-            }
-            minute += 1;
-        }
-        None
-    }
-}
-
-/// A field's numbers as bits.
-fn field(text: &str, least: u32, most: u32, names: &[&str], first: u32) -> Option<u64> {
-    let number = |t: &str| -> Option<u32> {
-        let named = names.iter().position(|n| t.eq_ignore_ascii_case(n));
-        match named {
-            Some(i) => u32::try_from(i).ok().map(|i| i + first),
-            None => t.parse().ok(),
-        }
-    };
-    let mut out = 0u64;
-    for part in text.split(',') {
-        let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
-        let step = step.map_or(Some(1), |s| s.parse::<usize>().ok().filter(|s| *s > 0))?;
-        let (a, b) = match range {
-            "*" | "?" => (least, most),
-            r => match r.split_once('-') {
-                Some((a, b)) => (number(a)?, number(b)?),
-                None if part.contains('/') => (number(r)?, most),
-                None => (number(r)?, number(r)?),
-            },
-        };
-        if a < least || b > most || a > b {
-            return None;
-        }
-        (a..=b).step_by(step).for_each(|n| out |= 1 << n);
-    }
-    Some(out)
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn civil(day: i64) -> (i64, i64, i64) {
-    let z = day + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+    status
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(schedule: &str, after: &str, expected: &str) {
-        let seconds = |t: &str| time::parse_micros(t).unwrap() / 1_000_000;
-        let next = Schedule::parse(schedule).unwrap().after(seconds(after)).unwrap();
-        assert_eq!(time::format_seconds(next), expected, "{schedule}");
-    }
-
-    #[test]
-    fn schedules_choose_minutes() {
-        check("*/1 * * * *", "2026-03-01T10:00:30Z", "2026-03-01T10:01:00Z");
-        check("*/15 9-17 * * mon-fri", "2026-02-27T17:50:00Z", "2026-03-02T09:00:00Z");
-        check("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z");
-        check("@monthly", "2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z");
-        check("0 12 13 * 5", "2026-03-01T00:00:00Z", "2026-03-06T12:00:00Z");
-        check("30 4 * * 7", "2026-03-02T00:00:00Z", "2026-03-08T04:30:00Z");
-        for wrong in
-            ["* * * *", "60 * * * *", "* * 0 * *", "a * * * *", "*/0 * * * *", "5-1 * * * *"]
-        {
-            assert!(Schedule::parse(wrong).is_none(), "{wrong}");
+    fn cron(spec: Value, last: Option<&str>) -> Value {
+        let mut c = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec, "status": {}});
+        if let Some(last) = last {
+            c["status"]["lastScheduleTime"] = json!(last);
         }
+        c
+    }
+
+    /// The time that is due, how many were missed and the next one, of which only hours and minutes are told.
+    #[track_caller]
+    fn check(c: &Value, now: &str, expected: (Option<&str>, i64, &str)) {
+        let table = timetable(c).unwrap();
+        let due = due(c, &table, seconds(now).unwrap());
+        let short = |t: i64| time::format_seconds(t)[5..16].to_owned();
+        let at = due.at.map(short);
+        assert_eq!((at.as_deref(), due.missed, &*short(due.next.unwrap())), expected);
     }
 
     #[test]
-    fn the_last_missed_time_is_what_is_due() {
-        let s = Schedule::parse("*/10 * * * *").unwrap();
-        assert_eq!(s.last_between(0, 3599), Some(3000));
-        assert_eq!(s.last_between(3000, 3599), None);
+    fn the_last_time_that_was_missed_is_due_within_the_deadline() {
+        let hourly = cron(json!({"schedule": "0 * * * *"}), None);
+        check(&hourly, "2026-01-01T00:59:59Z", (None, 0, "01-01T01:00"));
+        check(&hourly, "2026-01-01T01:00:00Z", (Some("01-01T01:00"), 1, "01-01T02:00"));
+        check(&hourly, "2026-01-01T05:30:00Z", (Some("01-01T05:00"), 5, "01-01T06:00"));
+        check(&hourly, "2026-01-08T00:30:00Z", (Some("01-08T00:00"), 168, "01-08T01:00"));
+        let soon = json!({"schedule": "0 * * * *", "startingDeadlineSeconds": 600});
+        check(
+            &cron(soon.clone(), None),
+            "2026-01-01T05:09:00Z",
+            (Some("01-01T05:00"), 1, "01-01T06:00"),
+        );
+        check(&cron(soon, None), "2026-01-01T05:30:00Z", (None, 0, "01-01T06:00"));
+        let used = cron(json!({"schedule": "0 * * * *"}), Some("2026-01-01T05:00:00Z"));
+        check(&used, "2026-01-01T05:30:00Z", (None, 0, "01-01T06:00"));
+        let every = cron(json!({"schedule": "@every 25m"}), None);
+        check(&every, "2026-01-01T01:00:00Z", (Some("01-01T00:50"), 2, "01-01T01:15"));
+    }
+
+    #[test]
+    fn schedules_are_read_in_their_zone() {
+        let c = cron(json!({"schedule": "0 9 * * *", "timeZone": "Europe/Berlin"}), None);
+        check(&c, "2026-01-01T08:00:00Z", (Some("01-01T08:00"), 1, "01-02T08:00"));
+        check(&c, "2026-07-01T06:59:00Z", (Some("06-30T07:00"), 181, "07-01T07:00"));
+        let table = timetable(&c).unwrap();
+        let made =
+            job(&c, &Key::new("n", "c"), seconds("2026-07-01T07:00:00Z").unwrap(), &table.zone);
+        assert_eq!(
+            made["metadata"]["annotations"].to_string(),
+            r#"{"batch.kubernetes.io/cronjob-scheduled-timestamp":"2026-07-01T09:00:00+02:00"}"#
+        );
+        assert_eq!(made["metadata"]["name"], "c-29714820");
+        let lost = cron(json!({"schedule": "0 9 * * *", "timeZone": "Mars/Base"}), None);
+        assert_eq!(timetable(&lost).err().unwrap().0, "UnknownTimeZone");
     }
 }

@@ -1,5 +1,7 @@
 //! Deployments: from one template of pods to the next, by ReplicaSets.
 
+mod status;
+
 use crate::object::{is_deleting, meta, number, text};
 use crate::pods;
 use crate::run::{Context, Loop, Next};
@@ -11,11 +13,11 @@ use wharf_client::resources::{DEPLOYMENTS, PODS, REPLICA_SETS};
 use wharf_client::{At, Change, Deletion, Object, Propagation, Write};
 use wharf_kube::selector::Labels;
 use wharf_kube::status::Fault;
-use wharf_kube::time;
 
 const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const MOST: &str = "deployment.kubernetes.io/max-replicas";
 
 /// The loop; its keys are Deployments.
@@ -59,7 +61,7 @@ impl Loop for Deployments {
             };
             let sets = claim(cx, &d, &selector).await?;
             if is_deleting(&d) {
-                return report(cx, &d, &sets).await;
+                return status::report(cx, &d, &sets).await;
             }
             let paused = d["spec"]["paused"] == true;
             let found = newest(&d, &sets).cloned();
@@ -81,7 +83,7 @@ impl Loop for Deployments {
                 return Ok(Next::After(Duration::ZERO));
             }
             forget(cx, &d, found.as_ref(), &sets).await?;
-            report(cx, &d, &sets).await
+            status::report(cx, &d, &sets).await
         })
     }
 }
@@ -90,23 +92,25 @@ fn replicas(o: &Value) -> i64 {
     number(o, "/spec/replicas").unwrap_or(1)
 }
 
-/// The ReplicaSets that a Deployment manages, after it took in those without a manager.
+/// The ReplicaSets that a Deployment manages, after it took in those without a manager that it selects and
+/// let go of those that it selects no more.
 async fn claim(cx: &Context, d: &Value, selector: &Labels) -> Result<Vec<Object>, Fault> {
-    let mut own = cx.world.managed(&REPLICA_SETS, meta(d, "uid"));
+    let all = cx.world.managed(&REPLICA_SETS, meta(d, "uid"));
+    let (mut own, strays): (Vec<Object>, Vec<Object>) =
+        all.into_iter().partition(|s| selector.matches(pods::labels(s)));
+    for set in &strays {
+        pods::release(cx, &REPLICA_SETS, set, meta(d, "uid")).await?;
+    }
     if is_deleting(d) {
         return Ok(own);
     }
-    for set in cx.world.inside(&REPLICA_SETS, meta(d, "namespace")) {
-        let orphan = crate::object::manager(&set).is_none() && !is_deleting(&set);
-        if orphan && selector.matches(pods::labels(&set)) {
-            let refs: Vec<Value> = crate::object::owners(&set)
-                .cloned()
-                .chain([pods::reference("apps/v1", "Deployment", d)])
-                .collect();
-            let patch = json!({"metadata": {"uid": meta(&set, "uid"), "ownerReferences": refs}});
-            own.push(cx.write(at(&set), None, Write::Merge(patch)).await?);
-        }
-    }
+    let orphan = |s: &Object| {
+        crate::object::manager(s).is_none() && !is_deleting(s) && selector.matches(pods::labels(s))
+    };
+    let all = cx.world.inside(&REPLICA_SETS, meta(d, "namespace"));
+    let orphans = all.into_iter().filter(orphan).collect();
+    let reference = pods::reference("apps/v1", "Deployment", d);
+    own.extend(pods::adopt(cx, &DEPLOYMENTS, d, &reference, &REPLICA_SETS, orphans).await?);
     Ok(own)
 }
 
@@ -154,17 +158,6 @@ fn inherited(d: &Value, revision: i64, most: i64) -> Value {
     Value::Object(out)
 }
 
-/// A number or a percentage of `total`, rounded up or down.
-fn share(v: &Value, total: i64, up: bool) -> i64 {
-    if let Some(n) = v.as_i64() {
-        return n;
-    }
-    let percent: i64 =
-        v.as_str().and_then(|s| s.strip_suffix('%')).and_then(|s| s.parse().ok()).unwrap_or(0);
-    let product = percent * total;
-    if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) }
-}
-
 /// How many pods there may be more, and how many may be missing.
 fn fenceposts(d: &Value) -> (i64, i64) {
     let strategy = &d["spec"]["strategy"];
@@ -172,8 +165,8 @@ fn fenceposts(d: &Value) -> (i64, i64) {
         return (0, 0);
     }
     let rolling = &strategy["rollingUpdate"];
-    let surge = share(&rolling["maxSurge"], replicas(d), true);
-    let missing = share(&rolling["maxUnavailable"], replicas(d), false);
+    let surge = pods::share(&rolling["maxSurge"], replicas(d), true).unwrap_or(0);
+    let missing = pods::share(&rolling["maxUnavailable"], replicas(d), false).unwrap_or(0);
     if surge == 0 && missing == 0 { (0, 1) } else { (surge, missing.min(replicas(d))) }
 }
 
@@ -199,16 +192,56 @@ async fn begin(cx: &Context, d: &Value, sets: &[Object]) -> Result<(), Fault> {
             "annotations": inherited(d, next, replicas(d) + surge),
             "ownerReferences": [pods::reference("apps/v1", "Deployment", d)]},
         "spec": {"replicas": first, "selector": selector, "template": template, "minReadySeconds": d["spec"]["minReadySeconds"]}});
+    let mut status = d["status"].clone();
     match cx.create(&REPLICA_SETS, ns, set).await {
         Err(f) if f.reason == "AlreadyExists" => {
             // Another's set has the name: the next try uses another.
-            let mut next = d.clone();
-            next["status"]["collisionCount"] = json!(collisions + 1);
-            let at = At { resource: &DEPLOYMENTS, namespace: ns, name };
-            cx.write(at, Some("status"), Write::Replace(next)).await.map(drop)
+            status["collisionCount"] = json!(collisions + 1);
         }
-        other => other.map(drop),
+        Err(f) => {
+            let message = f.message.clone();
+            if number(d, "/spec/progressDeadlineSeconds").is_some() {
+                say(&mut status, "Progressing", "False", "ReplicaSetCreateError", &message, cx);
+                store(cx, d, status).await?;
+            }
+            return Err(f);
+        }
+        Ok(made) => {
+            if first > 0 {
+                let told =
+                    format!("Scaled up replica set {} from 0 to {first}", meta(&made, "name"));
+                cx.tell(d, false, "ScalingReplicaSet", &told).await;
+            }
+            if number(d, "/spec/progressDeadlineSeconds").is_none() {
+                return Ok(());
+            }
+            let message = format!("Created new replica set {:?}", meta(&made, "name"));
+            say(&mut status, "Progressing", "True", "NewReplicaSetCreated", &message, cx);
+        }
     }
+    store(cx, d, status).await
+}
+
+/// Sets a condition of a status; the time of its last update is now in any case.
+fn say(status: &mut Value, kind: &str, word: &str, reason: &str, message: &str, cx: &Context) {
+    let mut list = status["conditions"].as_array().cloned().unwrap_or_default();
+    let now = cx.timestamp();
+    pods::set_condition(&mut list, kind, word, reason, message, &now);
+    for c in list.iter_mut().filter(|c| c["type"] == kind) {
+        c["lastUpdateTime"] = json!(now);
+    }
+    status["conditions"] = Value::Array(list);
+}
+
+/// Writes a status, if it is another.
+async fn store(cx: &Context, d: &Value, status: Value) -> Result<(), Fault> {
+    if crate::replicas::same_numbers(&status, &d["status"]) {
+        return Ok(());
+    }
+    let mut next = d.clone();
+    next["status"] = status;
+    let at = At { resource: &DEPLOYMENTS, namespace: meta(d, "namespace"), name: meta(d, "name") };
+    cx.write(at, Some("status"), Write::Replace(next)).await.map(drop)
 }
 
 /// Counts a rollout, or a return to an older template; says whether it had to.
@@ -216,8 +249,24 @@ async fn revise(cx: &Context, d: &Value, new: &Object, sets: &[Object]) -> Resul
     let others = sets.iter().filter(|s| meta(s, "uid") != meta(new, "uid"));
     let most = others.map(|s| revision(s)).max().unwrap_or(0);
     let wanted = if revision(new) > most { revision(new).max(1) } else { most + 1 };
-    if revision(new) != wanted {
-        let patch = json!({"metadata": {"annotations": {REVISION: wanted.to_string()}}});
+    let mut notes = inherited(d, wanted, replicas(d) + fenceposts(d).0);
+    if revision(new) != wanted && revision(new) > 0 {
+        // The revisions that this template had before, for `kubectl rollout history`.
+        let history = text(new, "/metadata/annotations/deployment.kubernetes.io~1revision-history");
+        let more = if history.is_empty() { String::new() } else { format!("{history},") };
+        notes[HISTORY] = json!(format!("{more}{}", revision(new)));
+    }
+    // A size is noted when it is given, not before.
+    for size in [DESIRED, MOST] {
+        if let Some(m) = notes.as_object_mut() {
+            m.shift_remove(size);
+        }
+    }
+    let has = &new["metadata"]["annotations"];
+    let noted = notes.as_object().into_iter().flatten().all(|(k, v)| has[k] == *v);
+    let quiet = number(d, "/spec/minReadySeconds").unwrap_or(0);
+    if !noted || number(new, "/spec/minReadySeconds").unwrap_or(0) != quiet {
+        let patch = json!({"metadata": {"annotations": notes}, "spec": {"minReadySeconds": quiet}});
         cx.write(at(new), None, Write::Merge(patch)).await?;
         return Ok(true);
     }
@@ -351,6 +400,12 @@ async fn scale(cx: &Context, d: &Value, set: &Object, wanted: i64) -> Result<boo
     }
     let patch = json!({"metadata": {"annotations": notes}, "spec": {"replicas": wanted}});
     cx.write(at(set), None, Write::Merge(patch)).await?;
+    let way = if wanted > replicas(set) { "up" } else { "down" };
+    if wanted != replicas(set) {
+        let (name, was) = (meta(set, "name"), replicas(set));
+        let told = format!("Scaled {way} replica set {name} from {was} to {wanted}");
+        cx.tell(d, false, "ScalingReplicaSet", &told).await;
+    }
     Ok(true)
 }
 
@@ -376,121 +431,11 @@ async fn forget(
         let how = Deletion {
             uid: Some(meta(set, "uid").to_owned()),
             propagation: Some(Propagation::Background),
-            grace: None,
+            ..Deletion::default()
         };
         cx.delete(at(set), how).await?;
     }
     Ok(())
-}
-
-/// Writes what there is into the status.
-async fn report(cx: &Context, d: &Value, sets: &[Object]) -> Result<Next, Fault> {
-    let new = newest(d, sets);
-    let sum = |field: &str| -> i64 {
-        sets.iter().map(|s| number(s, &format!("/status/{field}")).unwrap_or(0)).sum()
-    };
-    let (all, ready, serving) = (sum("replicas"), sum("readyReplicas"), sum("availableReplicas"));
-    let updated = new.map_or(0, |s| number(s, "/status/replicas").unwrap_or(0));
-    let wanted: i64 = sets.iter().map(|s| replicas(s)).sum();
-    let mut status = json!({"observedGeneration": d["metadata"]["generation"], "replicas": all,
-        "updatedReplicas": updated, "readyReplicas": ready, "availableReplicas": serving,
-        "unavailableReplicas": (wanted - serving).max(0)});
-    if let Some(n) = d["status"].get("collisionCount") {
-        status["collisionCount"] = n.clone();
-    }
-    let mut conditions = d["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let now = cx.timestamp();
-    let (_, missing) = fenceposts(d);
-    let (word, reason, message) = if serving >= replicas(d) - missing {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
-    } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
-    };
-    pods::set_condition(&mut conditions, "Available", word, reason, message, &now);
-    let moved =
-        ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"].iter().any(|f| {
-            status[*f].as_i64().unwrap_or(0) != number(d, &format!("/status/{f}")).unwrap_or(0)
-        });
-    let done = updated == replicas(d) && all == replicas(d) && serving == replicas(d);
-    let wait = progress(d, new, &mut conditions, (done, moved), cx);
-    status["conditions"] = Value::Array(conditions);
-    if !crate::replicas::same_numbers(&status, &d["status"]) {
-        let mut next = d.clone();
-        next["status"] = status;
-        let at =
-            At { resource: &DEPLOYMENTS, namespace: meta(d, "namespace"), name: meta(d, "name") };
-        cx.write(at, Some("status"), Write::Replace(next)).await?;
-    }
-    Ok(wait)
-}
-
-/// Says how a rollout goes; gives when to look whether it still goes.
-fn progress(
-    d: &Value,
-    new: Option<&Object>,
-    conditions: &mut Vec<Value>,
-    (done, moved): (bool, bool),
-    cx: &Context,
-) -> Next {
-    let Some(limit) = number(d, "/spec/progressDeadlineSeconds") else { return Next::Change };
-    let now = cx.timestamp();
-    let name = new.map_or_else(|| meta(d, "name").to_owned(), |s| meta(s, "name").to_owned());
-    if d["spec"]["paused"] == true {
-        pods::set_condition(
-            conditions,
-            "Progressing",
-            "Unknown",
-            "DeploymentPaused",
-            "Deployment is paused",
-            &now,
-        );
-        return Next::Change;
-    }
-    let old = conditions.iter().find(|c| c["type"] == "Progressing");
-    let since =
-        old.and_then(|c| time::parse_micros(text(c, "/lastUpdateTime"))).unwrap_or(0) / 1_000_000;
-    if done {
-        let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
-        pods::set_condition(
-            conditions,
-            "Progressing",
-            "True",
-            "NewReplicaSetAvailable",
-            &message,
-            &now,
-        );
-        return Next::Change;
-    }
-    let finished = old.is_some_and(|c| c["reason"] == "NewReplicaSetAvailable");
-    if moved || old.is_none() || finished {
-        let message = format!("ReplicaSet \"{name}\" is progressing.");
-        conditions.retain(|c| c["type"] != "Progressing" || c["status"] == "True");
-        let changed = pods::set_condition(
-            conditions,
-            "Progressing",
-            "True",
-            "ReplicaSetUpdated",
-            &message,
-            &now,
-        );
-        if !changed {
-            for c in conditions.iter_mut().filter(|c| c["type"] == "Progressing") {
-                c["lastUpdateTime"] = json!(now);
-            }
-        }
-    } else if since + limit <= cx.now() {
-        let message = format!("ReplicaSet \"{name}\" has timed out progressing.");
-        pods::set_condition(
-            conditions,
-            "Progressing",
-            "False",
-            "ProgressDeadlineExceeded",
-            &message,
-            &now,
-        );
-        return Next::Change;
-    }
-    Next::After(Duration::from_secs(u64::try_from((since + limit - cx.now()).max(1)).unwrap_or(1)))
 }
 
 #[cfg(test)]

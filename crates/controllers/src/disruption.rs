@@ -60,7 +60,8 @@ impl Loop for Budgets {
             let all = cx.world.inside(&PODS, &key.namespace);
             let own: Vec<Object> =
                 all.into_iter().filter(|p| covers(&budget, p) && !pods::is_finished(p)).collect();
-            let (status, forgets) = count(cx, &budget, &own);
+            let scales = scales(cx, &own).await;
+            let (status, forgets) = count(cx, &budget, &own, &scales);
             if status != budget["status"] {
                 let mut next = (*budget).clone();
                 next["status"] = status;
@@ -73,7 +74,12 @@ impl Loop for Budgets {
 }
 
 /// The status of a budget, and the seconds until one of its evictions is forgotten.
-fn count(cx: &Context, budget: &Value, own: &[Object]) -> (Value, Option<u64>) {
+fn count(
+    cx: &Context,
+    budget: &Value,
+    own: &[Object],
+    scales: &BTreeMap<String, i64>,
+) -> (Value, Option<u64>) {
     let mut disrupted = BTreeMap::new();
     let mut next = None;
     for (name, at) in budget["status"]["disruptedPods"].as_object().into_iter().flatten() {
@@ -87,10 +93,11 @@ fn count(cx: &Context, budget: &Value, own: &[Object]) -> (Value, Option<u64>) {
         }
     }
     let spec = &budget["spec"];
-    let expected = expected(&cx.world, spec, own);
+    let expected = expected(&cx.world, spec, own, scales);
+    let bound = |v: &Value| pods::share(v, expected, true).unwrap_or(0);
     let desired = match (spec.get("maxUnavailable"), spec.get("minAvailable")) {
-        (Some(n), _) => expected - bound(n, expected).min(expected),
-        (None, Some(n)) => bound(n, expected),
+        (Some(n), _) => expected - bound(n).min(expected),
+        (None, Some(n)) => bound(n),
         (None, None) => expected - 1,
     };
     let healthy = |p: &&Object| {
@@ -123,14 +130,8 @@ fn count(cx: &Context, budget: &Value, own: &[Object]) -> (Value, Option<u64>) {
     (status, next)
 }
 
-/// A number, or a percentage rounded up.
-fn bound(v: &Value, total: i64) -> i64 {
-    let percent = || v.as_str()?.strip_suffix('%')?.parse::<i64>().ok();
-    v.as_i64().or_else(|| percent().map(|p| (p * total + 99) / 100)).unwrap_or(0)
-}
-
 /// How many pods there should be: those that are there, or where a share is asked for, what their owners say.
-fn expected(world: &World, spec: &Value, own: &[Object]) -> i64 {
+fn expected(world: &World, spec: &Value, own: &[Object], scales: &BTreeMap<String, i64>) -> i64 {
     let there = i64::try_from(own.len()).unwrap_or(i64::MAX);
     let share = spec.get("maxUnavailable").is_some()
         || spec.get("minAvailable").is_some_and(Value::is_string);
@@ -141,9 +142,34 @@ fn expected(world: &World, spec: &Value, own: &[Object]) -> i64 {
     for pod in own {
         if let Some((uid, replicas)) = scale(world, pod) {
             owners.insert(uid, replicas);
+        } else if let Some(m) = crate::object::manager(pod)
+            && let Some((uid, n)) = m["uid"].as_str().and_then(|u| scales.get_key_value(u))
+        {
+            owners.insert(uid.clone(), *n);
         }
     }
     owners.values().sum()
+}
+
+/// What owners of other kinds say of their size, by their uids: they have a scale, or they do not count.
+async fn scales(cx: &Context, own: &[Object]) -> BTreeMap<String, i64> {
+    let mut out = BTreeMap::new();
+    for pod in own.iter().filter(|p| scale(&cx.world, p).is_none()) {
+        let Some(m) = crate::object::manager(pod) else { continue };
+        let word = |f: &str| m[f].as_str().unwrap_or_default();
+        let Some((resource, true)) = cx.lookup(word("apiVersion"), word("kind")) else { continue };
+        // Built-in kinds of one group only have none.
+        if out.contains_key(word("uid")) || resource.group().is_empty() {
+            continue;
+        }
+        let (version, ns) = (word("apiVersion"), meta(pod, "namespace"));
+        let path =
+            format!("/apis/{version}/namespaces/{ns}/{}/{}/scale", resource.plural, word("name"));
+        if let Ok(scale) = cx.ask("GET", &path, &[], Value::Null).await {
+            out.insert(word("uid").to_owned(), number(&scale, "/spec/replicas").unwrap_or(1));
+        }
+    }
+    out
 }
 
 /// The object at the top of a pod's owners that has a scale, and what it says.

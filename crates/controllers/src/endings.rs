@@ -59,12 +59,16 @@ async fn end(cx: &Context, name: &str, namespace: &Value) -> Result<(), Fault> {
     let pods = left.iter().any(|n| *n.resource == PODS);
     let now = left.iter().filter(|n| !n.deleting && (!pods || *n.resource == PODS));
     let doomed: Vec<&Arc<Node>> = now.collect();
+    // One object that cannot be deleted keeps no other.
+    let mut failures = Vec::new();
     for some in doomed.chunks(TOGETHER) {
-        for outcome in join_all(some.iter().map(|n| delete(cx, n))).await {
-            tolerate(outcome)?;
-        }
+        let outcomes = join_all(some.iter().map(|n| delete(cx, n))).await;
+        failures.extend(outcomes.into_iter().filter_map(|o| tolerate(o).err()));
     }
-    if doomed.is_empty() { report(cx, name, namespace, &left).await } else { Ok(()) }
+    if doomed.is_empty() || !failures.is_empty() {
+        report(cx, name, namespace, &left, &failures).await?;
+    }
+    failures.into_iter().next().map_or(Ok(()), Err)
 }
 
 async fn delete(cx: &Context, n: &Node) -> Result<(), Fault> {
@@ -88,8 +92,16 @@ async fn report(
     name: &str,
     namespace: &Value,
     left: &[Arc<Node>],
+    failures: &[Fault],
 ) -> Result<(), Fault> {
-    let conditions = conditions(left, &cx.timestamp());
+    let mut conditions = conditions(left, failures, &cx.timestamp());
+    let old = namespace["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    for c in conditions.as_array_mut().into_iter().flatten() {
+        if let Some(old) = old.iter().find(|o| o["type"] == c["type"] && o["status"] == c["status"])
+        {
+            c["lastTransitionTime"] = old["lastTransitionTime"].clone();
+        }
+    }
     let told = |v: &Value| -> Vec<(Value, Value)> {
         v.as_array()
             .into_iter()
@@ -106,7 +118,7 @@ async fn report(
     tolerate(cx.write(at, Some("status"), Write::Replace(next)).await.map(drop))
 }
 
-fn conditions(left: &[Arc<Node>], now: &str) -> Value {
+fn conditions(left: &[Arc<Node>], failures: &[Fault], now: &str) -> Value {
     let (mut kinds, mut marks) = (BTreeMap::<String, usize>::new(), BTreeMap::<&str, usize>::new());
     for n in left {
         *kinds.entry(format!("{}.{}", n.resource.plural, n.resource.group())).or_default() += 1;
@@ -125,6 +137,22 @@ fn conditions(left: &[Arc<Node>], now: &str) -> Value {
         true => ("ContentHasNoFinalizers", "All content-preserving finalizers finished", "False"),
         false => ("SomeFinalizersRemain", held.as_str(), "True"),
     };
+    let failed: Vec<&str> = failures.iter().map(|f| f.message.as_str()).collect();
+    let failed = format!(
+        "Failed to delete all resource types, {} remaining: {}",
+        failed.len(),
+        failed.join(", ")
+    );
+    let content_failure = if failures.is_empty() {
+        (
+            "NamespaceDeletionContentFailure",
+            "False",
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization",
+        )
+    } else {
+        ("NamespaceDeletionContentFailure", "True", "ContentDeletionFailed", failed.as_str())
+    };
     let rows = [
         (
             "NamespaceDeletionDiscoveryFailure",
@@ -138,15 +166,32 @@ fn conditions(left: &[Arc<Node>], now: &str) -> Value {
             "ParsedGroupVersions",
             "All legacy kube types successfully parsed",
         ),
-        (
-            "NamespaceDeletionContentFailure",
-            "False",
-            "ContentDeleted",
-            "All content successfully deleted, may be waiting on finalization",
-        ),
+        content_failure,
         ("NamespaceContentRemaining", "True", "SomeResourcesRemain", content.as_str()),
         ("NamespaceFinalizersRemaining", status, reason, message),
     ];
     let condition = |(kind, status, reason, message): &(&str, &str, &str, &str)| json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message});
     rows.iter().map(condition).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_namespace_is_told() {
+        let told = |failures: &[Fault]| {
+            let all = conditions(&[], failures, "now");
+            let one = all.as_array().unwrap().iter();
+            let mut one = one.filter(|c| c["type"] == "NamespaceDeletionContentFailure");
+            let c = one.next().unwrap();
+            format!("{} {}", c["status"].as_str().unwrap(), c["message"].as_str().unwrap())
+        };
+        assert!(told(&[]).starts_with("False All content"));
+        let no = Fault::bad_request("a webhook says no");
+        assert_eq!(
+            told(&[no]),
+            "True Failed to delete all resource types, 1 remaining: a webhook says no"
+        );
+    }
 }

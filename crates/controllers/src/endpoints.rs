@@ -14,14 +14,19 @@ use wharf_kube::status::Fault;
 /// Endpoints in one slice, and in one `Endpoints` (as the reference server has it).
 const SLICE: usize = 100;
 const MOST: usize = 1000;
+const MIRROR: &str = "endpointslicemirroring-controller.k8s.io";
 const SERVICE: &str = "kubernetes.io/service-name";
 const MANAGED: &str = "endpointslice.kubernetes.io/managed-by";
+/// Of `Endpoints` that have not all of their addresses.
+const OVER: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 /// The loop of slices; its keys are services.
 pub struct Slices;
 /// The loop of `Endpoints`; its keys are services.
 pub struct Endpoints;
+/// The loop of the slices of `Endpoints` that somebody else writes; its keys are these.
+pub struct Mirrors;
 
 /// The services that a pod's change concerns.
 fn services(world: &World, change: &Change, before: &Before) -> Vec<Key> {
@@ -137,45 +142,80 @@ impl Loop for Slices {
     }
 }
 
-/// The slices that a service should have: by the ports of its pods, a hundred each.
+/// The slices that a service should have: for each kind of address by the ports of its pods, a hundred each.
 fn slices(service: &Value, targets: &[Target], world: &World) -> Vec<Value> {
-    let (ns, name) = (meta(service, "namespace"), meta(service, "name"));
-    let family = service["spec"]["ipFamilies"][0].as_str().unwrap_or("IPv4");
-    let mut groups: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
-    for t in targets {
-        let endpoint = endpoint(service, t, world);
-        match groups.iter_mut().find(|(ports, list)| *ports == t.ports && list.len() < SLICE) {
-            Some((_, list)) => list.push(endpoint),
-            None => groups.push((t.ports.clone(), vec![endpoint])),
-        }
-    }
-    if groups.is_empty() {
-        // A service without pods has a slice that says so.
-        groups.push((Vec::new(), Vec::new()));
-    }
     let mut labels = json!({});
     for (k, v) in pods::labels(service).into_iter().flatten() {
         labels[k] = v.clone();
     }
-    labels[SERVICE] = json!(name);
+    labels[SERVICE] = json!(meta(service, "name"));
     labels[MANAGED] = json!(MANAGER);
     if service["spec"]["clusterIP"] == "None" {
         labels["service.kubernetes.io/headless"] = json!("");
     }
-    let slice = |(ports, endpoints): (Vec<Value>, Vec<Value>)| {
-        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"generateName": format!("{name}-"), "namespace": ns, "labels": labels,
-                "ownerReferences": [pods::reference("v1", "Service", service)]},
-            "addressType": family, "endpoints": endpoints, "ports": ports})
-    };
-    groups.into_iter().map(slice).collect()
+    let owner = pods::reference("v1", "Service", service);
+    let families = service["spec"]["ipFamilies"].as_array().into_iter().flatten();
+    let mut families: Vec<&str> = families.filter_map(Value::as_str).collect();
+    if families.is_empty() {
+        families.push("IPv4");
+    }
+    let mut out = Vec::new();
+    for family in families {
+        let mut groups: Vec<Group> = Vec::new();
+        for t in targets {
+            let Some(ip) = pod_address(&t.pod, family) else { continue };
+            place(&mut groups, &t.ports, endpoint(service, t, ip, world));
+        }
+        if groups.is_empty() {
+            // A service without pods has a slice that says so.
+            groups.push((Vec::new(), Vec::new()));
+        }
+        out.extend(groups.into_iter().map(|g| slice(service, &owner, &labels, family, g)));
+    }
+    out
 }
 
-fn endpoint(service: &Value, t: &Target, world: &World) -> Value {
+/// Ports and the endpoints that have them.
+type Group = (Vec<Value>, Vec<Value>);
+
+/// Puts an endpoint beside those with the same ports, where there is room.
+fn place(groups: &mut Vec<Group>, ports: &[Value], endpoint: Value) {
+    match groups.iter_mut().find(|(p, list)| *p == ports && list.len() < SLICE) {
+        Some((_, list)) => list.push(endpoint),
+        None => groups.push((ports.to_vec(), vec![endpoint])),
+    }
+}
+
+/// A slice beside `of`, which names it and is in its namespace.
+fn slice(
+    of: &Value,
+    owner: &Value,
+    labels: &Value,
+    family: &str,
+    (ports, endpoints): Group,
+) -> Value {
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"generateName": format!("{}-", meta(of, "name")), "namespace": meta(of, "namespace"),
+            "labels": labels, "ownerReferences": [owner]},
+        "addressType": family, "endpoints": endpoints, "ports": ports})
+}
+
+fn family_of(ip: &str) -> &'static str {
+    if ip.contains(':') { "IPv6" } else { "IPv4" }
+}
+
+/// A pod's address of a family.
+fn pod_address<'p>(pod: &'p Value, family: &str) -> Option<&'p str> {
+    let all = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    let all = all.filter_map(|ip| ip["ip"].as_str()).chain(pod["status"]["podIP"].as_str());
+    all.filter(|ip| !ip.is_empty()).find(|ip| family_of(ip) == family)
+}
+
+fn endpoint(service: &Value, t: &Target, ip: &str, world: &World) -> Value {
     let p = &t.pod;
     let (serving, going) = (pods::is_ready(p), is_deleting(p));
     let always = service["spec"]["publishNotReadyAddresses"] == true;
-    let mut out = json!({"addresses": [text(p, "/status/podIP")],
+    let mut out = json!({"addresses": [ip],
         "conditions": {"ready": always || (serving && !going), "serving": serving, "terminating": going},
         "targetRef": {"kind": "Pod", "namespace": meta(p, "namespace"), "name": meta(p, "name"), "uid": meta(p, "uid")}});
     let node = text(p, "/spec/nodeName");
@@ -213,7 +253,9 @@ async fn settle(
         }
     }
     for w in rest {
-        let Some(old) = own.pop() else {
+        // The kind of addresses of a slice is for good.
+        let reused = own.iter().position(|o| o["addressType"] == w["addressType"]);
+        let Some(old) = reused.map(|i| own.remove(i)) else {
             cx.create(&SLICES, &key.namespace, w).await?;
             continue;
         };
@@ -269,9 +311,10 @@ impl Loop for Endpoints {
                 }
                 return Ok(Next::Change);
             };
+            let all = targets(&cx.world, &service);
             let mut wanted = json!({"apiVersion": "v1", "kind": "Endpoints",
                 "metadata": {"name": key.name, "namespace": key.namespace, "labels": {}},
-                "subsets": subsets(&service, &targets(&cx.world, &service))});
+                "subsets": subsets(&service, &all)});
             for (k, v) in pods::labels(&service).into_iter().flatten() {
                 wanted["metadata"]["labels"][k] = v.clone();
             }
@@ -280,13 +323,23 @@ impl Loop for Endpoints {
             if service["spec"]["clusterIP"] == "None" {
                 wanted["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
             }
+            let over = (all.len() > MOST).then(|| json!("truncated"));
+            if let Some(word) = &over {
+                wanted["metadata"]["annotations"] = json!({OVER: word});
+            }
             match there {
                 None => drop(cx.create(&ENDPOINTS, &key.namespace, wanted).await?),
                 Some(e)
                     if normal(&e["subsets"]) != wanted["subsets"]
-                        || e["metadata"]["labels"] != wanted["metadata"]["labels"] =>
+                        || e["metadata"]["labels"] != wanted["metadata"]["labels"]
+                        || e["metadata"]["annotations"].get(OVER) != over.as_ref() =>
                 {
                     let mut next = (*e).clone();
+                    match (over, next["metadata"]["annotations"].as_object_mut()) {
+                        (Some(word), _) => next["metadata"]["annotations"][OVER] = word,
+                        (None, Some(m)) => _ = m.shift_remove(OVER),
+                        (None, None) => {}
+                    }
                     next["subsets"] = wanted["subsets"].clone();
                     next["metadata"]["labels"] = wanted["metadata"]["labels"].clone();
                     cx.write(at, None, Write::Replace(next)).await?;
@@ -298,13 +351,111 @@ impl Loop for Endpoints {
     }
 }
 
+impl Loop for Mirrors {
+    fn name(&self) -> &'static str {
+        "endpointslicemirroring-controller"
+    }
+
+    fn component(&self) -> &'static str {
+        "endpoint-slice-mirroring-controller"
+    }
+
+    fn wake(&self, _: &World, change: &Change, _: &Before) -> Vec<Key> {
+        let o = &change.object;
+        match &*change.resource {
+            r if [ENDPOINTS, SERVICES].contains(r) => vec![Key::of(o)],
+            r if *r == SLICES && o["metadata"]["labels"][MANAGED] == MIRROR => {
+                vec![Key::new(
+                    meta(o, "namespace"),
+                    text(o, "/metadata/labels/kubernetes.io~1service-name"),
+                )]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn step<'a>(&'a self, cx: &'a Context, key: &'a Key) -> BoxFuture<'a, Result<Next, Fault>> {
+        Box::pin(async move {
+            let service = cx.world.get(&SERVICES, key).filter(|s| !is_deleting(s));
+            // Those of services with a selector are made from their pods.
+            let service = service.filter(|s| {
+                s["spec"]["selector"].as_object().is_none_or(serde_json::Map::is_empty)
+            });
+            let endpoints =
+                cx.world.get(&ENDPOINTS, key).filter(|e| is_mirrored(e) && service.is_some());
+            let wanted = endpoints.map(|e| mirror(&e)).unwrap_or_default();
+            let there = cx.world.inside(&SLICES, &key.namespace).into_iter();
+            let own = there.filter(|s| {
+                s["metadata"]["labels"][SERVICE] == key.name.as_str()
+                    && s["metadata"]["labels"][MANAGED] == MIRROR
+            });
+            settle(cx, key, wanted, own.collect()).await?;
+            Ok(Next::Change)
+        })
+    }
+}
+
+fn is_mirrored(endpoints: &Value) -> bool {
+    let m = &endpoints["metadata"];
+    m["labels"]["endpointslice.kubernetes.io/skip-mirror"] != "true"
+        && m["annotations"].get("control-plane.alpha.kubernetes.io/leader").is_none()
+        && !is_deleting(endpoints)
+}
+
+/// The slices of `Endpoints`.
+fn mirror(e: &Value) -> Vec<Value> {
+    let mut labels = json!({});
+    for (k, v) in pods::labels(e).into_iter().flatten() {
+        labels[k] = v.clone();
+    }
+    labels[SERVICE] = json!(meta(e, "name"));
+    labels[MANAGED] = json!(MIRROR);
+    let owner = pods::reference("v1", "Endpoints", e);
+    let mut groups: Vec<(&str, Vec<Group>)> = vec![("IPv4", Vec::new()), ("IPv6", Vec::new())];
+    for subset in e["subsets"].as_array().into_iter().flatten() {
+        let ports: Vec<Value> =
+            subset["ports"].as_array().into_iter().flatten().map(named_port).collect();
+        let lists = [("addresses", true), ("notReadyAddresses", false)];
+        let all = lists.iter().flat_map(|(f, ready)| {
+            subset[*f].as_array().into_iter().flatten().map(move |a| (a, *ready))
+        });
+        for (a, ready) in all.take(MOST) {
+            let ip = text(a, "/ip");
+            let mut out = json!({"addresses": [ip], "conditions": {"ready": ready}});
+            for f in ["hostname", "nodeName", "targetRef"] {
+                if let Some(v) = a.get(f) {
+                    out[f] = v.clone();
+                }
+            }
+            if let Some((_, groups)) = groups.iter_mut().find(|(f, _)| *f == family_of(ip)) {
+                place(groups, &ports, out);
+            }
+        }
+    }
+    let of = |(family, groups): (&str, Vec<Group>)| {
+        groups.into_iter().map(|g| slice(e, &owner, &labels, family, g)).collect::<Vec<_>>()
+    };
+    groups.into_iter().flat_map(of).collect()
+}
+
+/// A port as slices have it: its name is empty where it has none.
+fn named_port(p: &Value) -> Value {
+    let mut out = p.clone();
+    if out.get("name").is_none() {
+        out["name"] = json!("");
+    }
+    out
+}
+
 /// The subsets of an `Endpoints`: by ports, ready addresses and others.
 fn subsets(service: &Value, targets: &[Target]) -> Value {
     let mut out: Vec<(Vec<Value>, Vec<Value>, Vec<Value>)> = Vec::new();
     let always = service["spec"]["publishNotReadyAddresses"] == true;
-    for t in targets.iter().filter(|t| !is_deleting(&t.pod)).take(MOST) {
+    let family = service["spec"]["ipFamilies"][0].as_str().unwrap_or("IPv4");
+    for t in targets.iter().filter(|t| always || !is_deleting(&t.pod)).take(MOST) {
         let p = &t.pod;
-        let mut address = json!({"ip": text(p, "/status/podIP")});
+        let Some(ip) = pod_address(p, family) else { continue };
+        let mut address = json!({"ip": ip});
         let host = text(p, "/spec/hostname");
         if !host.is_empty() && p["spec"]["subdomain"] == meta(service, "name") {
             address["hostname"] = json!(host);
@@ -339,4 +490,61 @@ fn subsets(service: &Value, targets: &[Target]) -> Value {
         Value::Object(s)
     };
     out.into_iter().map(subset).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn target(n: usize, ips: &[&str]) -> Target {
+        let list: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        let pod = json!({"metadata": {"name": format!("p{n}"), "namespace": "n"}, "spec": {},
+            "status": {"podIP": ips[0], "podIPs": list, "conditions": [{"type": "Ready", "status": "True"}]}});
+        Target {
+            pod: Arc::new(pod),
+            ports: vec![json!({"name": "", "port": 80, "protocol": "TCP"})],
+        }
+    }
+
+    /// `IPv4:10.0.0.1,10.0.0.2` for each slice.
+    fn shown(slices: &[Value]) -> String {
+        let one = |s: &Value| {
+            let all = s["endpoints"].as_array().unwrap().iter();
+            let all: Vec<&str> = all.map(|e| text(e, "/addresses/0")).collect();
+            format!("{}:{}", text(s, "/addressType"), all.join(","))
+        };
+        slices.iter().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_service_of_two_families_has_slices_of_both() {
+        let targets = [target(1, &["10.0.0.1", "fd00::1"]), target(2, &["10.0.0.2"])];
+        let service = |families: Value| json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"ipFamilies": families}});
+        let world = World::default();
+        let of = |families: Value| shown(&slices(&service(families), &targets, &world));
+        assert_eq!(of(json!(["IPv4", "IPv6"])), "IPv4:10.0.0.1,10.0.0.2 IPv6:fd00::1");
+        assert_eq!(of(json!(["IPv6"])), "IPv6:fd00::1");
+        assert_eq!(shown(&slices(&service(json!(["IPv4"])), &[], &world)), "IPv4:");
+        let many: Vec<Target> = (0..250).map(|n| target(n, &["10.0.0.1"])).collect();
+        let sizes: Vec<usize> = slices(&service(json!(null)), &many, &world)
+            .iter()
+            .map(|s| s["endpoints"].as_array().unwrap().len())
+            .collect();
+        assert_eq!(sizes, [100, 100, 50]);
+    }
+
+    #[test]
+    fn endpoints_of_others_are_mirrored() {
+        let e = json!({"metadata": {"name": "s", "namespace": "n"}, "subsets": [
+            {"addresses": [{"ip": "10.0.0.9"}, {"ip": "fd00::9"}], "notReadyAddresses": [{"ip": "10.0.0.8"}], "ports": [{"port": 1}]}]});
+        let all = mirror(&e);
+        assert_eq!(shown(&all), "IPv4:10.0.0.9,10.0.0.8 IPv6:fd00::9");
+        assert_eq!(all[0]["endpoints"][1]["conditions"]["ready"], false);
+        assert_eq!(all[0]["metadata"]["labels"][MANAGED], MIRROR);
+        assert!(is_mirrored(&e));
+        let skipped =
+            json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}});
+        assert!(!is_mirrored(&skipped));
+    }
 }

@@ -151,7 +151,7 @@ impl Loop for FakePods {
             let at = At { resource: &PODS, namespace: &key.namespace, name: &key.name };
             if is_deleting(&pod) {
                 let uid = Some(meta(&pod, "uid").to_owned());
-                node.delete(at, Deletion { uid, grace: Some(0), propagation: None }).await?;
+                node.delete(at, Deletion { uid, grace: Some(0), ..Deletion::default() }).await?;
                 return Ok(Next::Change);
             }
             let ends = text(&pod, "/spec/restartPolicy") != "Always";

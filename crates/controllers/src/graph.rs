@@ -3,7 +3,7 @@
 use crate::object::{finalizers, is_deleting, meta, owners};
 use crate::world::Key;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use wharf_client::{Change, Resource};
 
@@ -24,19 +24,23 @@ pub struct Node {
     pub marks: Vec<String>,
 }
 
-/// An owner of a node.
+/// An owner of a node, as the node's reference names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// Its uid.
     pub uid: String,
+    /// Its version and kind, between which there is a space.
+    pub kind: Arc<str>,
     /// Whether it waits for the node when it is deleted in the foreground.
     pub blocks: bool,
 }
 
 impl Node {
     fn of(resource: &Arc<Resource>, o: &Value) -> Node {
+        let word = |r: &Value, f: &str| r[f].as_str().unwrap_or_default().to_owned();
         let owner = |r: &Value| Owner {
-            uid: r["uid"].as_str().unwrap_or_default().to_owned(),
+            uid: word(r, "uid"),
+            kind: format!("{} {}", word(r, "apiVersion"), word(r, "kind")).into(),
             blocks: r["blockOwnerDeletion"] == true,
         };
         Node {
@@ -69,12 +73,19 @@ pub struct Graph {
     by_uid: HashMap<String, Arc<Node>>,
     /// Uids of what an owner's uid owns, whether or not the owner is there.
     owned: HashMap<String, BTreeSet<String>>,
+    /// Uids of owners that were here and are gone while they still own something.
+    lost: HashSet<String>,
 }
 
 impl Graph {
     /// The object with a uid.
     pub fn get(&self, uid: &str) -> Option<&Arc<Node>> {
         self.by_uid.get(uid)
+    }
+
+    /// Whether the owner with this uid was seen to go.
+    pub fn is_lost(&self, uid: &str) -> bool {
+        self.lost.contains(uid)
     }
 
     /// What an owner owns.
@@ -102,7 +113,15 @@ impl Graph {
         if let Some(before) = &before {
             self.unlink(before);
         }
+        if change.gone && self.owned.contains_key(&node.uid) {
+            self.lost.insert(node.uid.clone());
+        }
         if !change.gone {
+            // A kind whose version changed has its objects at another place.
+            if let Some(moved) = self.by_uid.get(&node.uid).cloned() {
+                self.nodes.remove(&moved.place());
+                self.unlink(&moved);
+            }
             self.link(&node);
         }
         before
@@ -122,6 +141,7 @@ impl Graph {
                 set.remove(&node.uid);
                 if set.is_empty() {
                     self.owned.remove(&o.uid);
+                    self.lost.remove(&o.uid);
                 }
             }
         }

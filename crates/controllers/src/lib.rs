@@ -15,22 +15,28 @@ pub mod deployments;
 pub mod disruption;
 pub mod endings;
 pub mod endpoints;
+mod events;
 pub mod fake;
 pub mod flows;
 pub mod graph;
 pub mod jobs;
 pub mod nodes;
 pub mod object;
+pub mod podgc;
 mod pods;
+pub mod policies;
 pub mod protection;
 pub mod quotas;
 pub mod replicas;
 pub mod roots;
 pub mod run;
+pub mod scaling;
 pub mod schedule;
 mod sets;
 pub mod stateful;
+pub mod tokens;
 pub mod ttl;
+pub mod volumes;
 pub mod world;
 
 use run::Loop;
@@ -63,20 +69,27 @@ pub fn start(cluster: &Arc<dyn Cluster>, settings: &Settings) -> JoinSet<()> {
         Arc::new(certificates::Certificates::new(settings.authority.clone())),
         Arc::new(nodes::Nodes),
         Arc::new(flows::Flows),
+        Arc::new(policies::Policies),
         Arc::new(protection::Claims),
         Arc::new(protection::Volumes),
+        Arc::new(protection::Ephemeral),
+        Arc::new(volumes::Binder),
+        Arc::<podgc::Leftovers>::default(),
         Arc::new(ttl::Finished),
         Arc::new(ttl::Tokens),
+        Arc::new(tokens::AccountTokens::new(&settings.root)),
+        Arc::<scaling::Autoscalers>::default(),
         Arc::new(replicas::Replicas::sets()),
         Arc::new(replicas::Replicas::controllers()),
         Arc::new(deployments::Deployments),
         Arc::new(jobs::Jobs),
         Arc::new(cron::CronJobs),
-        Arc::new(daemons::DaemonSets),
+        Arc::<daemons::DaemonSets>::default(),
         Arc::new(stateful::StatefulSets),
         Arc::new(disruption::Budgets),
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Endpoints),
+        Arc::new(endpoints::Mirrors),
     ];
     if settings.fake_nodes > 0 {
         loops.push(Arc::new(fake::FakeNodes::new(settings.fake_nodes)));

@@ -1,8 +1,9 @@
 //! Nodes that are heard of no more, and the taints that follow from what a node says of itself.
 
 use crate::object::{is_deleting, meta, text};
+use crate::pods;
 use crate::run::{Context, Loop, Next};
-use crate::schedule::tolerates;
+use crate::schedule::covers;
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -62,6 +63,8 @@ impl Loop for Nodes {
                 let mut next = (*node).clone();
                 give_up(&mut next, &cx.timestamp());
                 cx.write(at, Some("status"), Write::Replace(next)).await?;
+                let told = format!("Node {} status is now: NodeNotReady", key.name);
+                cx.tell(&node, false, "NodeNotReady", &told).await;
                 return Ok(Next::Change);
             }
             let wanted = taints(&node, &cx.timestamp());
@@ -72,6 +75,9 @@ impl Loop for Nodes {
                 return Ok(Next::Change);
             }
             let evict = evict(cx, &node).await?;
+            if has(&node, "Ready") && condition(&node, "Ready") != "True" {
+                doubt(cx, &node).await?;
+            }
             let wait = u64::try_from((GRACE - quiet).max(1)).unwrap_or(1);
             Ok(Next::After(Duration::from_secs(evict.map_or(wait, |e| e.min(wait)))))
         })
@@ -141,6 +147,27 @@ fn taints(node: &Value, now: &str) -> Vec<Value> {
     out
 }
 
+/// Says of a silent node's pods that they are not ready: what leads to them is to lead elsewhere.
+async fn doubt(cx: &Context, node: &Value) -> Result<(), Fault> {
+    for pod in cx.world.all(&PODS) {
+        if text(&pod, "/spec/nodeName") != meta(node, "name") || !pods::is_ready(&pod) {
+            continue;
+        }
+        let at =
+            At { resource: &PODS, namespace: meta(&pod, "namespace"), name: meta(&pod, "name") };
+        let ready =
+            json!({"type": "Ready", "status": "False", "lastTransitionTime": cx.timestamp()});
+        let patch =
+            json!({"metadata": {"uid": meta(&pod, "uid")}, "status": {"conditions": [ready]}});
+        match cx.write(at, Some("status"), Write::Strategic(patch)).await {
+            Err(f) if f.code != 404 && f.code != 409 => return Err(f),
+            _ => {}
+        }
+        cx.tell(&pod, true, "NodeNotReady", "Node is not ready").await;
+    }
+    Ok(())
+}
+
 /// Deletes the pods that may stay no longer; gives the seconds until the next one's time is up.
 async fn evict(cx: &Context, node: &Value) -> Result<Option<u64>, Fault> {
     let taints = node["spec"]["taints"].as_array().into_iter().flatten();
@@ -161,6 +188,9 @@ async fn evict(cx: &Context, node: &Value) -> Result<Option<u64>, Fault> {
                     namespace: meta(&pod, "namespace"),
                     name: meta(&pod, "name"),
                 };
+                let why =
+                    ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
+                pods::disrupt(cx, &pod, why, false).await?;
                 let uid = Some(meta(&pod, "uid").to_owned());
                 cx.delete(at, Deletion { uid, ..Deletion::default() }).await?;
             }
@@ -174,15 +204,15 @@ async fn evict(cx: &Context, node: &Value) -> Result<Option<u64>, Fault> {
 fn seconds_left(pod: &Value, driving: &[&Value], now: i64) -> Option<u64> {
     let mut least: Option<u64> = None;
     for taint in driving {
-        if !tolerates(pod, taint) {
+        let tolerations = pod["spec"]["tolerations"].as_array().into_iter().flatten();
+        let mut covering = tolerations.filter(|t| covers(t, taint)).peekable();
+        if covering.peek().is_none() {
             return Some(0);
         }
-        let tolerations = pod["spec"]["tolerations"].as_array().into_iter().flatten();
-        let key = text(taint, "/key");
-        let covers = |t: &&Value| matches!(text(t, "/key"), k if k == key || k.is_empty());
-        let seconds =
-            tolerations.filter(covers).filter_map(|t| t["tolerationSeconds"].as_i64()).min();
-        let Some(seconds) = seconds else { continue };
+        // The shortest counts; one without an end does not make another longer.
+        let Some(seconds) = covering.filter_map(|t| t["tolerationSeconds"].as_i64()).min() else {
+            continue;
+        };
         let since = time::parse_micros(text(taint, "/timeAdded")).map_or(now, |t| t / 1_000_000);
         let left = u64::try_from((since + seconds - now).max(0)).unwrap_or(0);
         least = Some(least.map_or(left, |l| l.min(left)));
@@ -226,5 +256,7 @@ mod tests {
         );
         let some = json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 300}]);
         assert_eq!(seconds_left(&pod(some), &[&taint], 100), Some(260));
+        let other = json!([{"key": "k", "effect": "NoSchedule", "operator": "Exists"}]);
+        assert_eq!(seconds_left(&pod(other), &[&taint], 100), Some(0));
     }
 }

@@ -6,14 +6,16 @@ use crate::world::{Key, World};
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use wharf_client::resources::PODS;
-use wharf_client::{At, Deletion, Object, Write};
+use wharf_client::{At, Deletion, Object, Resource, Write};
 use wharf_kube::selector::Labels;
 use wharf_kube::status::Fault;
 use wharf_kube::time;
 
 /// Pods made or deleted at once.
-const BURST: usize = 500;
+pub(crate) const BURST: usize = 500;
 
 /// The reference by which an owner manages an object.
 pub(crate) fn reference(api_version: &str, kind: &str, owner: &Value) -> Value {
@@ -43,7 +45,8 @@ pub(crate) fn is_finished(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
-fn ready_since(pod: &Value) -> Option<i64> {
+/// Since when a pod is ready, in seconds since 1970; nothing where it is not.
+pub(crate) fn ready_since(pod: &Value) -> Option<i64> {
     let list = pod.pointer("/status/conditions")?.as_array()?;
     let ready = list.iter().find(|c| c["type"] == "Ready" && c["status"] == "True")?;
     Some(time::parse_micros(text(ready, "/lastTransitionTime")).unwrap_or(0) / 1_000_000)
@@ -56,6 +59,63 @@ pub(crate) fn is_ready(pod: &Value) -> bool {
 /// Whether a pod has been ready for so many seconds.
 pub(crate) fn is_available(pod: &Value, seconds: i64, now: i64) -> bool {
     ready_since(pod).is_some_and(|t| seconds == 0 || t + seconds <= now)
+}
+
+/// When the first of the pods that are ready has been so for long enough; nothing where none waits for that.
+pub(crate) fn next_available(pods: &[Object], seconds: i64, now: i64) -> crate::run::Next {
+    let waits = pods.iter().filter_map(|p| ready_since(p)).map(|t| t + seconds - now);
+    match waits.filter(|left| *left > 0).min() {
+        Some(left) => crate::run::Next::After(std::time::Duration::from_secs(left.unsigned_abs())),
+        None => crate::run::Next::Change,
+    }
+}
+
+/// A number, or a percentage of `total` rounded up or down; nothing where it is neither.
+pub(crate) fn share(v: &Value, total: i64, up: bool) -> Option<i64> {
+    if let Some(n) = v.as_i64() {
+        return Some(n);
+    }
+    let percent: i64 = v.as_str()?.strip_suffix('%')?.parse().ok()?;
+    let product = percent.saturating_mul(total);
+    Some(if up { product.saturating_add(99).div_euclid(100) } else { product.div_euclid(100) })
+}
+
+fn restarts(pod: &Value) -> i64 {
+    let all = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+    all.filter_map(|c| c["restartCount"].as_i64()).max().unwrap_or(0)
+}
+
+/// Pods in the order in which they are given up: those that serve least first.
+pub(crate) fn ranked(mut pods: Vec<Object>, now: i64) -> Vec<Object> {
+    let mut on_node: HashMap<String, usize> = HashMap::new();
+    for p in &pods {
+        *on_node.entry(text(p, "/spec/nodeName").to_owned()).or_default() += 1;
+    }
+    // Times count by their order of magnitude, so that it is not always the same pod that goes.
+    let age = |since: i64| i64::from((now - since).max(0).checked_ilog2().unwrap_or(0));
+    let rank = |p: &Object| {
+        let phase = match text(p, "/status/phase") {
+            "Pending" | "" => 0,
+            "Unknown" => 1,
+            _ => 2,
+        };
+        let cost: i64 = p
+            .pointer("/metadata/annotations/controller.kubernetes.io~1pod-deletion-cost")
+            .and_then(Value::as_str)
+            .and_then(|c| c.parse().ok())
+            .unwrap_or(0);
+        let node = text(p, "/spec/nodeName");
+        let together = on_node.get(node).copied().unwrap_or(0);
+        let created = time::parse_micros(meta(p, "creationTimestamp")).unwrap_or(0) / 1_000_000;
+        let ready = ready_since(p);
+        (
+            (!node.is_empty(), phase, ready.is_some(), cost),
+            (Reverse(together), ready.map(age), Reverse(restarts(p)), age(created)),
+            meta(p, "uid").to_owned(),
+        )
+    };
+    pods.sort_by_cached_key(rank);
+    pods
 }
 
 /// The labels of an object.
@@ -77,86 +137,148 @@ pub(crate) fn hash(template: &Value, collisions: i64) -> String {
 /// go of those that it selects no more.
 pub(crate) async fn claim(
     cx: &Context,
+    resource: &Resource,
     owner: &Value,
     owner_reference: &Value,
     selector: &Labels,
 ) -> Result<Vec<Object>, Fault> {
-    let uid = meta(owner, "uid");
-    let mut own = cx.world.managed(&PODS, uid);
-    let strays: Vec<Object> =
-        own.iter().filter(|p| !selector.matches(labels(p))).cloned().collect();
-    own.retain(|p| selector.matches(labels(p)));
+    let all = cx.world.managed(&PODS, meta(owner, "uid"));
+    let (mut own, strays): (Vec<Object>, Vec<Object>) =
+        all.into_iter().partition(|p| selector.matches(labels(p)));
     for pod in &strays {
-        let at = At { resource: &PODS, namespace: meta(pod, "namespace"), name: meta(pod, "name") };
-        let refs = crate::object::owners(pod).filter(|r| r["uid"] != uid);
-        let patch = json!({"metadata": {"uid": meta(pod, "uid"), "ownerReferences": refs.collect::<Vec<_>>()}});
-        ignore_gone(cx.write(at, None, Write::Merge(patch)).await.map(drop))?;
+        release(cx, &PODS, pod, meta(owner, "uid")).await?;
     }
     if is_deleting(owner) {
         return Ok(own);
     }
-    for pod in cx.world.inside(&PODS, meta(owner, "namespace")) {
-        let orphan = crate::object::manager(&pod).is_none() && is_active(&pod);
-        if !orphan || !selector.matches(labels(&pod)) {
-            continue;
-        }
-        let at =
-            At { resource: &PODS, namespace: meta(&pod, "namespace"), name: meta(&pod, "name") };
-        let refs: Vec<&Value> = crate::object::owners(&pod).chain([owner_reference]).collect();
-        let patch = json!({"metadata": {"uid": meta(&pod, "uid"), "ownerReferences": refs}});
-        match cx.write(at, None, Write::Merge(patch)).await {
-            Ok(pod) => own.push(pod),
-            Err(f) => ignore_gone(Err(f))?,
-        }
-    }
+    let orphan = |p: &Object| {
+        crate::object::manager(p).is_none() && is_active(p) && selector.matches(labels(p))
+    };
+    let orphans = cx.world.inside(&PODS, meta(owner, "namespace")).into_iter().filter(orphan);
+    own.extend(adopt(cx, resource, owner, owner_reference, &PODS, orphans.collect()).await?);
     Ok(own)
 }
 
-fn ignore_gone(outcome: Result<(), Fault>) -> Result<(), Fault> {
-    outcome.or_else(|f| if f.code == 404 { Ok(()) } else { Err(f) })
+/// Takes in objects that have no manager; gives those that were there to be taken.
+pub(crate) async fn adopt(
+    cx: &Context,
+    owners: &Resource,
+    owner: &Value,
+    reference: &Value,
+    resource: &Resource,
+    orphans: Vec<Object>,
+) -> Result<Vec<Object>, Fault> {
+    let mut out = Vec::new();
+    if orphans.is_empty() {
+        return Ok(out);
+    }
+    // What an owner that is about to go takes in would go with it.
+    let at =
+        At { resource: owners, namespace: meta(owner, "namespace"), name: meta(owner, "name") };
+    let fresh = cx.read(at).await?;
+    if is_deleting(&fresh) || meta(&fresh, "uid") != meta(owner, "uid") {
+        return Ok(out);
+    }
+    for o in orphans {
+        let at = At { resource, namespace: meta(&o, "namespace"), name: meta(&o, "name") };
+        let patch = json!({"metadata": {"uid": meta(&o, "uid"), "ownerReferences": [reference]}});
+        match cx.write(at, None, Write::Strategic(patch)).await {
+            Ok(o) => out.push(o),
+            Err(f) if f.code == 404 => {}
+            Err(f) => return Err(f),
+        }
+    }
+    Ok(out)
 }
 
-/// Makes pods: one, then twice as many as before while all goes well. Gives how many there are more.
+/// Takes an owner's reference from an object.
+pub(crate) async fn release(
+    cx: &Context,
+    resource: &Resource,
+    o: &Value,
+    owner: &str,
+) -> Result<(), Fault> {
+    let at = At { resource, namespace: meta(o, "namespace"), name: meta(o, "name") };
+    let gone = json!([{"$patch": "delete", "uid": owner}]);
+    let patch = json!({"metadata": {"uid": meta(o, "uid"), "ownerReferences": gone}});
+    match cx.write(at, None, Write::Strategic(patch)).await {
+        Err(f) if f.code != 404 => Err(f),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an owner's pods: one, then twice as many as before while all goes well. Gives how many there are more.
 pub(crate) async fn make(
     cx: &Context,
-    namespace: &str,
+    owner: &Value,
     pods: Vec<Value>,
 ) -> (usize, Result<(), Fault>) {
-    let resource = PODS;
+    let (resource, namespace) = (PODS, meta(owner, "namespace"));
     let (mut made, mut batch) = (0, 1);
     let mut rest = pods.into_iter().take(BURST).peekable();
     while rest.peek().is_some() {
         let some: Vec<Value> = rest.by_ref().take(batch).collect();
         let outcomes = join_all(some.into_iter().map(|p| cx.create(&resource, namespace, p))).await;
+        let mut failure = None;
         for outcome in outcomes {
             match outcome {
-                Ok(_) => made += 1,
-                Err(f) => return (made, Err(f)),
+                Ok(pod) => {
+                    made += 1;
+                    let told = format!("Created pod: {}", meta(&pod, "name"));
+                    cx.tell(owner, false, "SuccessfulCreate", &told).await;
+                }
+                Err(f) => failure = Some(f),
             }
+        }
+        if let Some(f) = failure {
+            // A namespace that ends takes nothing more; that is nobody's mistake.
+            if !f.is_of_ending_namespace() {
+                cx.tell(owner, true, "FailedCreate", &format!("Error creating: {f}")).await;
+            }
+            return (made, Err(f));
         }
         batch *= 2;
     }
     (made, Ok(()))
 }
 
-/// Deletes pods, each only if it is the one that is meant.
-pub(crate) async fn remove(cx: &Context, pods: &[Object]) -> Result<(), Fault> {
+/// Deletes an owner's pods, each only if it is the one that is meant.
+pub(crate) async fn remove(cx: &Context, owner: &Value, pods: &[Object]) -> Result<(), Fault> {
     let one = |pod: &Object| {
         let pod = pod.clone();
         async move {
-            let at = At {
-                resource: &PODS,
-                namespace: meta(&pod, "namespace"),
-                name: meta(&pod, "name"),
-            };
+            let name = meta(&pod, "name");
+            let at = At { resource: &PODS, namespace: meta(&pod, "namespace"), name };
             let uid = Some(meta(&pod, "uid").to_owned());
-            cx.delete(at, Deletion { uid, ..Deletion::default() }).await
+            cx.delete(at, Deletion { uid, ..Deletion::default() }).await?;
+            cx.tell(owner, false, "SuccessfulDelete", &format!("Deleted pod: {name}")).await;
+            Ok(())
         }
     };
-    for outcome in join_all(pods.iter().take(BURST).map(one)).await {
-        outcome?;
+    let outcomes = join_all(pods.iter().take(BURST).map(one)).await;
+    outcomes.into_iter().collect()
+}
+
+/// Notes on a pod, before it is deleted, that it goes for no fault of its own: reason and message. `ends` says
+/// that nobody else will say that it has failed.
+pub(crate) async fn disrupt(
+    cx: &Context,
+    pod: &Value,
+    (reason, message): (&str, &str),
+    ends: bool,
+) -> Result<(), Fault> {
+    let at = At { resource: &PODS, namespace: meta(pod, "namespace"), name: meta(pod, "name") };
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": cx.timestamp(), "observedGeneration": pod["metadata"]["generation"]});
+    let mut patch =
+        json!({"metadata": {"uid": meta(pod, "uid")}, "status": {"conditions": [condition]}});
+    if ends {
+        patch["status"]["phase"] = json!("Failed");
     }
-    Ok(())
+    match cx.write(at, Some("status"), Write::Strategic(patch)).await {
+        Err(f) if f.code != 404 => Err(f),
+        _ => Ok(()),
+    }
 }
 
 /// Keys of the owners of this kind that a pod has, or had before it changed.
@@ -173,7 +295,7 @@ pub(crate) fn managers(kind: &str, now: &Value, before: Option<&Object>) -> Vec<
 /// Keys of the owners of a kind that would take in a pod without a manager.
 pub(crate) fn takers(
     world: &World,
-    resource: &wharf_client::Resource,
+    resource: &Resource,
     pod: &Value,
     selector: impl Fn(&Value) -> Option<Labels>,
 ) -> Vec<Key> {

@@ -1,13 +1,11 @@
 //! ReplicaSets and ReplicationControllers: as many pods as they say.
 
-use crate::object::{is_deleting, meta, number, text};
+use crate::object::{is_deleting, meta, number};
 use crate::pods;
 use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use std::cmp::Reverse;
-use std::time::Duration;
 use wharf_client::resources::{PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
 use wharf_client::{At, Change, Object, Resource, Write};
 use wharf_kube::selector::Labels;
@@ -72,7 +70,7 @@ impl Loop for Replicas {
             let Some(selector) = self.selector(&owner) else { return Ok(Next::Change) };
             let version = self.resource.api_version.as_ref();
             let reference = pods::reference(version, self.kind, &owner);
-            let own = pods::claim(cx, &owner, &reference, &selector).await?;
+            let own = pods::claim(cx, &self.resource, &owner, &reference, &selector).await?;
             let active: Vec<Object> = own.iter().filter(|p| pods::is_active(p)).cloned().collect();
             let failure = if is_deleting(&owner) {
                 Ok(())
@@ -100,11 +98,11 @@ impl Replicas {
         if active.len() < wanted {
             let mut pod = pods::from_template(&owner["spec"]["template"], ns, reference);
             pod["metadata"]["generateName"] = json!(format!("{name}-"));
-            return pods::make(cx, ns, vec![pod; wanted - active.len()]).await.1;
+            return pods::make(cx, owner, vec![pod; wanted - active.len()]).await.1;
         }
         let excess = active.len() - wanted;
         if excess > 0 {
-            pods::remove(cx, &ranked(active)[..excess]).await?;
+            pods::remove(cx, owner, &pods::ranked(active, cx.now())[..excess]).await?;
         }
         Ok(())
     }
@@ -125,37 +123,32 @@ impl Replicas {
         let count = |f: &dyn Fn(&Object) -> bool| active.iter().filter(|p| f(p)).count();
         let ready = count(&|p| pods::is_ready(p));
         let available = count(&|p| pods::is_available(p, quiet, cx.now()));
+        let going = own.iter().filter(|p| is_deleting(p) && !pods::is_finished(p)).count();
         let mut status = json!({"replicas": active.len(), "fullyLabeledReplicas": count(&|p| labelled.matches(pods::labels(p))),
             "readyReplicas": ready, "availableReplicas": available,
             "observedGeneration": owner["metadata"]["generation"]});
+        if self.resource == REPLICA_SETS {
+            status["terminatingReplicas"] = json!(going);
+        }
         let mut conditions = owner["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.retain(|c| c["type"] != "ReplicaFailure" || failure.is_some());
-        if let Some(f) = failure {
-            pods::set_condition(
-                &mut conditions,
-                "ReplicaFailure",
-                "True",
-                "FailedCreate",
-                &f.message,
-                &cx.timestamp(),
-            );
-            conditions
-                .iter_mut()
-                .filter_map(Value::as_object_mut)
-                .for_each(|c| _ = c.shift_remove("lastUpdateTime"));
+        let old = conditions.iter().position(|c| c["type"] == "ReplicaFailure");
+        match (failure, old) {
+            (None, Some(i)) => _ = conditions.remove(i),
+            // The first failure stays until there is none.
+            (Some(f), None) => conditions.push(json!({"type": "ReplicaFailure", "status": "True",
+                "lastTransitionTime": cx.timestamp(), "reason": "FailedCreate", "message": f.message})),
+            _ => {}
         }
         if !conditions.is_empty() {
             status["conditions"] = Value::Array(conditions);
         }
-        if same_numbers(&status, &owner["status"]) {
-            let waits = available < ready;
-            return Ok(if waits { Next::After(Duration::from_secs(1)) } else { Next::Change });
+        if !same_numbers(&status, &owner["status"]) {
+            let mut next = owner.clone();
+            next["status"] = status;
+            let at = At { resource: &self.resource, namespace: &key.namespace, name: &key.name };
+            cx.write(at, Some("status"), Write::Replace(next)).await?;
         }
-        let mut next = owner.clone();
-        next["status"] = status;
-        let at = At { resource: &self.resource, namespace: &key.namespace, name: &key.name };
-        cx.write(at, Some("status"), Write::Replace(next)).await?;
-        Ok(if available < ready { Next::After(Duration::from_secs(1)) } else { Next::Change })
+        Ok(pods::next_available(own, quiet, cx.now()))
     }
 }
 
@@ -172,24 +165,4 @@ pub(crate) fn same_numbers(a: &Value, b: &Value) -> bool {
                 && !x.is_string()
                 && !y.is_string())
     })
-}
-
-/// Pods in the order in which they are given up: those that serve least first.
-fn ranked(mut pods: Vec<Object>) -> Vec<Object> {
-    let rank = |p: &Object| {
-        let phase = match text(p, "/status/phase") {
-            "Pending" | "" => 0,
-            "Unknown" => 1,
-            _ => 2,
-        };
-        let cost: i64 = p
-            .pointer("/metadata/annotations/controller.kubernetes.io~1pod-deletion-cost")
-            .and_then(Value::as_str)
-            .and_then(|c| c.parse().ok())
-            .unwrap_or(0);
-        let assigned = !text(p, "/spec/nodeName").is_empty();
-        (assigned, phase, pods::is_ready(p), cost, Reverse(meta(p, "creationTimestamp").to_owned()))
-    };
-    pods.sort_by_key(rank);
-    pods
 }

@@ -1,9 +1,12 @@
 //! The driver of the loops: one stream in, a queue of names for each loop, a few workers on each queue.
 
+use crate::events::Recorder;
 use crate::world::{Before, Key, World};
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -36,6 +39,11 @@ pub trait Loop: Send + Sync + 'static {
         format!("system:serviceaccount:kube-system:{}", self.name())
     }
 
+    /// What it is called in the events that it records.
+    fn component(&self) -> &'static str {
+        self.name()
+    }
+
     /// How many names are worked on at once.
     fn workers(&self) -> usize {
         1
@@ -53,6 +61,7 @@ pub struct Context {
     /// What there is.
     pub world: Arc<World>,
     cluster: Arc<dyn Cluster>,
+    events: Arc<Recorder>,
     /// The revision of the last write of the step.
     wrote: Arc<Mutex<i64>>,
 }
@@ -71,7 +80,35 @@ impl Context {
     /// The same step acting as another user.
     pub fn acting(&self, user: &str) -> Context {
         let cluster = self.cluster.as_user(user);
-        Context { world: Arc::clone(&self.world), cluster, wrote: Arc::clone(&self.wrote) }
+        let (world, events) = (Arc::clone(&self.world), Arc::clone(&self.events));
+        Context { world, cluster, events, wrote: Arc::clone(&self.wrote) }
+    }
+
+    /// Tells people what became of an object, as an Event beside it. `warning` says that it is none they like.
+    /// An event that cannot be stored is lost: nothing depends on it.
+    pub async fn tell(&self, about: &Value, warning: bool, reason: &str, message: &str) {
+        self.events.record(&*self.cluster, about, warning, reason, message).await;
+    }
+
+    /// The resource of a kind, and whether its objects have namespaces; nothing for one that is not kept here.
+    pub fn lookup(&self, api_version: &str, kind: &str) -> Option<(Resource, bool)> {
+        self.cluster.lookup(api_version, kind)
+    }
+
+    /// A token of the old kind with these claims.
+    pub fn account_token(&self, claims: &Value) -> Option<String> {
+        self.cluster.account_token(claims)
+    }
+
+    /// Sends any request, for what is no object: scales, and what others serve.
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Value,
+    ) -> Result<Value, Fault> {
+        self.cluster.ask(method, path, query, body).await
     }
 
     /// Whether somebody may do something.
@@ -144,7 +181,32 @@ struct Waiting {
     dirty: BTreeSet<Key>,
     busy: HashSet<Key>,
     later: BTreeSet<(Instant, Key)>,
+    /// When each name of `later` is due: each is there once.
+    due: HashMap<Key, Instant>,
     failures: HashMap<Key, u32>,
+}
+
+impl Waiting {
+    /// Moves what is due to what is to be done.
+    fn ripen(&mut self, now: Instant) {
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, key)) = self.later.pop_first() {
+                self.due.remove(&key);
+                self.dirty.insert(key);
+            }
+        }
+    }
+
+    /// The last step's answer is the one that counts: it takes the place of an earlier one.
+    fn schedule(&mut self, key: Key, at: Option<Instant>) {
+        if let Some(old) = self.due.remove(&key) {
+            self.later.remove(&(old, key.clone()));
+        }
+        if let Some(at) = at {
+            self.due.insert(key.clone(), at);
+            self.later.insert((at, key));
+        }
+    }
 }
 
 impl Queue {
@@ -162,14 +224,7 @@ impl Queue {
             let bell = self.bell.notified();
             let due = {
                 let mut w = self.state.lock();
-                let now = Instant::now();
-                while let Some((at, _)) = w.later.first()
-                    && *at <= now
-                {
-                    if let Some((_, key)) = w.later.pop_first() {
-                        w.dirty.insert(key);
-                    }
-                }
+                w.ripen(Instant::now());
                 let free = w.dirty.iter().find(|k| !w.busy.contains(*k)).cloned();
                 if let Some(key) = free {
                     w.dirty.remove(&key);
@@ -214,9 +269,8 @@ impl Queue {
                 Some((FIRST_PAUSE * (1 << (*n - 1))).min(LONGEST_PAUSE))
             }
         };
-        if let Some(time) = again {
-            w.later.insert((Instant::now() + time, key));
-        }
+        // What is further away than a clock can say is not waited for.
+        w.schedule(key, again.and_then(|time| Instant::now().checked_add(time)));
         drop(w);
         self.bell.notify_one();
         again
@@ -230,9 +284,11 @@ pub fn start(cluster: &Arc<dyn Cluster>, loops: Vec<Arc<dyn Loop>>) -> JoinSet<(
     let loops: Vec<(Arc<dyn Loop>, Arc<Queue>)> =
         loops.into_iter().map(|l| (l, Arc::<Queue>::default())).collect();
     for (l, queue) in &loops {
+        let events = Arc::new(Recorder::new(l.component()));
         for _ in 0..l.workers() {
             let cluster = cluster.as_user(&l.user());
-            let cx = Context { world: Arc::clone(&world), cluster, wrote: Arc::default() };
+            let (world, events) = (Arc::clone(&world), Arc::clone(&events));
+            let cx = Context { world, cluster, events, wrote: Arc::default() };
             tasks.spawn(work(Arc::clone(l), Arc::clone(queue), cx));
         }
     }
@@ -245,7 +301,9 @@ async fn work(l: Arc<dyn Loop>, queue: Arc<Queue>, cx: Context) {
     cx.world.reached(1).await;
     loop {
         let key = queue.take().await;
-        let outcome = l.step(&cx, &key).await;
+        // A step that panics fails like any other: its worker and the names behind it go on.
+        let step = AssertUnwindSafe(l.step(&cx, &key)).catch_unwind().await;
+        let outcome = step.unwrap_or_else(|_| Err(Fault::internal("a step panicked")));
         if let Err(f) = &outcome {
             // Others write as well: a conflict or a missing object is looked at again and is no news.
             if matches!(f.code, 404 | 409) {
@@ -313,5 +371,58 @@ fn tell(world: &World, loops: &[(Arc<dyn Loop>, Arc<Queue>)], change: &Change) {
     let before = world.apply(change);
     for (l, queue) in loops {
         queue.add(l.wake(world, change, &before));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new("", name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_waits_for_one_time_only() {
+        let q = Queue::default();
+        for _ in 0..3 {
+            q.add(vec![key("a")]);
+            let k = q.take().await;
+            q.done(k, &Ok(Next::After(Duration::from_secs(10))));
+        }
+        assert_eq!(q.state.lock().later.len(), 1);
+        let begun = Instant::now();
+        let k = q.take().await;
+        assert_eq!((k.name.as_str(), begun.elapsed().as_secs()), ("a", 10));
+        q.done(k, &Ok(Next::Change));
+        let w = q.state.lock();
+        assert!(w.later.is_empty() && w.due.is_empty() && w.dirty.is_empty() && w.busy.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_waits_longer_each_time_and_starts_over_after_success() {
+        let q = Queue::default();
+        q.add(vec![key("a")]);
+        let mut pauses = Vec::new();
+        for n in 0..4 {
+            let k = q.take().await;
+            let outcome =
+                if n == 2 { Ok(Next::After(Duration::ZERO)) } else { Err(Fault::internal("no")) };
+            pauses.push(q.done(k, &outcome).map_or(0, |d| d.as_millis()));
+        }
+        assert_eq!(pauses, [20, 40, 0, 20]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_in_work_is_not_taken_twice() {
+        let q = Queue::default();
+        q.add(vec![key("a")]);
+        let k = q.take().await;
+        q.add(vec![key("a"), key("b")]);
+        assert_eq!(q.take().await, key("b"));
+        let second = tokio::time::timeout(Duration::from_secs(1), q.take()).await;
+        assert!(second.is_err());
+        q.done(k, &Ok(Next::Change));
+        assert_eq!(q.take().await, key("a"));
     }
 }

@@ -216,14 +216,16 @@ fn misfit(pod: &Value, node: &Arc<Value>, used: &Used) -> Option<Vec<String>> {
 /// Whether one of a pod's tolerations covers a taint.
 pub(crate) fn tolerates(pod: &Value, taint: &Value) -> bool {
     let mut list = pod["spec"]["tolerations"].as_array().into_iter().flatten();
-    list.any(|t| {
-        let effect = text(t, "/effect");
-        let key = text(t, "/key");
-        let exists = text(t, "/operator") == "Exists";
-        (effect.is_empty() || effect == text(taint, "/effect"))
-            && (key == text(taint, "/key") || (key.is_empty() && exists))
-            && (exists || text(t, "/value") == text(taint, "/value"))
-    })
+    list.any(|t| covers(t, taint))
+}
+
+/// Whether a toleration covers a taint.
+pub(crate) fn covers(toleration: &Value, taint: &Value) -> bool {
+    let (effect, key) = (text(toleration, "/effect"), text(toleration, "/key"));
+    let exists = text(toleration, "/operator") == "Exists";
+    (effect.is_empty() || effect == text(taint, "/effect"))
+        && (key == text(taint, "/key") || (key.is_empty() && exists))
+        && (exists || text(toleration, "/value") == text(taint, "/value"))
 }
 
 /// Whether a pod's selector and required affinity choose a node.
@@ -235,7 +237,12 @@ pub(crate) fn is_selected(pod: &Value, node: &Value) -> bool {
         return false;
     }
     let terms = pod.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
-    let Some(terms) = terms.and_then(Value::as_array) else { return true };
+    terms.and_then(Value::as_array).is_none_or(|terms| chooses(terms, node))
+}
+
+/// Whether one of these terms chooses a node.
+pub(crate) fn chooses(terms: &[Value], node: &Value) -> bool {
+    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
     terms.iter().any(|t| {
         let by_labels = t
             .get("matchExpressions")

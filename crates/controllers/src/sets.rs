@@ -1,11 +1,12 @@
 //! What StatefulSets and DaemonSets have in common: revisions of their templates.
 
-use crate::object::{meta, number};
+use crate::object::{is_deleting, meta, number, text};
 use crate::pods;
 use crate::run::Context;
 use serde_json::{Value, json};
 use wharf_client::resources::REVISIONS;
-use wharf_client::{At, Deletion, Object, Write};
+use wharf_client::{At, Deletion, Object, Resource, Write};
+use wharf_kube::selector::Labels;
 use wharf_kube::status::Fault;
 
 /// The label by which a pod says which revision it is of.
@@ -29,8 +30,8 @@ impl Revisions {
 /// Finds or makes the revision of a set's present template.
 pub(crate) async fn revise(
     cx: &Context,
+    resource: &Resource,
     owner: &Value,
-    api_version: &str,
     kind: &str,
 ) -> Result<Revisions, Fault> {
     let (ns, name) = (meta(owner, "namespace"), meta(owner, "name"));
@@ -38,6 +39,14 @@ pub(crate) async fn revise(
     template["$patch"] = json!("replace");
     let data = json!({"spec": {"template": template}});
     let mut all = cx.world.managed(&REVISIONS, meta(owner, "uid"));
+    let reference = pods::reference(&resource.api_version, kind, owner);
+    // What another owner of this name left behind, as when one is replaced and its pods stay.
+    let selector = Labels::from_object(&owner["spec"]["selector"]).unwrap_or_default();
+    let orphan = |r: &Object| {
+        crate::object::manager(r).is_none() && !is_deleting(r) && selector.matches(pods::labels(r))
+    };
+    let orphans = cx.world.inside(&REVISIONS, ns).into_iter().filter(orphan).collect();
+    all.extend(pods::adopt(cx, resource, owner, &reference, &REVISIONS, orphans).await?);
     all.sort_by_key(|r| number(r, "/revision").unwrap_or(0));
     let next = all.last().map_or(0, |r| number(r, "/revision").unwrap_or(0)) + 1;
     if let Some(same) = all.iter().find(|r| r["data"] == data).cloned() {
@@ -56,9 +65,20 @@ pub(crate) async fn revise(
     labels[REVISION] = json!(hash);
     let revision = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision",
         "metadata": {"name": format!("{name}-{hash}"), "namespace": ns, "labels": labels,
-            "ownerReferences": [pods::reference(api_version, kind, owner)]},
+            "ownerReferences": [reference]},
         "data": data, "revision": next});
-    let made = cx.create(&REVISIONS, ns, revision).await?;
+    let made = match cx.create(&REVISIONS, ns, revision).await {
+        Err(f) if f.reason == "AlreadyExists" => {
+            // Another's revision has the name: the next try uses another.
+            let mut next = owner.clone();
+            let collisions = number(owner, "/status/collisionCount").unwrap_or(0);
+            next["status"]["collisionCount"] = json!(collisions + 1);
+            let at = At { resource, namespace: ns, name };
+            cx.write(at, Some("status"), Write::Replace(next)).await?;
+            return Err(f);
+        }
+        made => made?,
+    };
     let now = meta(&made, "name").to_owned();
     all.push(made);
     Ok(Revisions { now, all })
@@ -80,7 +100,8 @@ pub(crate) async fn forget(
             let label = &p["metadata"]["labels"][REVISION];
             label == hash || *label == meta(o, "name")
         };
-        meta(o, "name") != r.now && !own.iter().any(has)
+        let named = [&*r.now, text(owner, "/status/currentRevision")].contains(&meta(o, "name"));
+        !named && !own.iter().any(has)
     };
     let old: Vec<&Object> = r.all.iter().filter(used).collect();
     let excess = old.len().saturating_sub(limit);

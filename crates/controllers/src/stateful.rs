@@ -1,5 +1,7 @@
 //! StatefulSets: pods with numbers, which come in order and go in the opposite one.
 
+mod claims;
+
 use crate::object::{is_deleting, meta, number, text};
 use crate::pods;
 use crate::run::{Context, Loop, Next};
@@ -8,9 +10,8 @@ use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
-use wharf_client::resources::{CLAIMS, PODS, STATEFUL_SETS};
-use wharf_client::{At, Change, Object, Write};
+use wharf_client::resources::{PODS, STATEFUL_SETS};
+use wharf_client::{At, Change, Deletion, Object, Write};
 use wharf_kube::selector::Labels;
 use wharf_kube::status::Fault;
 
@@ -25,11 +26,21 @@ impl Loop for StatefulSets {
         "statefulset-controller"
     }
 
-    fn wake(&self, _: &World, change: &Change, before: &Before) -> Vec<Key> {
+    fn workers(&self) -> usize {
+        4
+    }
+
+    fn wake(&self, world: &World, change: &Change, before: &Before) -> Vec<Key> {
         match &*change.resource {
             r if *r == STATEFUL_SETS => vec![Key::of(&change.object)],
             r if *r == PODS => {
-                pods::managers("StatefulSet", &change.object, before.object.as_ref())
+                let pod = &change.object;
+                let mut keys = pods::managers("StatefulSet", pod, before.object.as_ref());
+                if !change.gone {
+                    let selector = |o: &Value| Labels::from_object(&o["spec"]["selector"]);
+                    keys.extend(pods::takers(world, &STATEFUL_SETS, pod, selector));
+                }
+                keys
             }
             _ => Vec::new(),
         }
@@ -43,14 +54,17 @@ impl Loop for StatefulSets {
                 return Ok(Next::Change);
             };
             let reference = pods::reference("apps/v1", "StatefulSet", &set);
-            let own = pods::claim(cx, &set, &reference, &selector).await?;
-            let revisions = sets::revise(cx, &set, "apps/v1", "StatefulSet").await?;
-            let outcome = balance(cx, &set, &revisions, &own).await;
+            let own = pods::claim(cx, &STATEFUL_SETS, &set, &reference, &selector).await?;
+            let revisions = sets::revise(cx, &STATEFUL_SETS, &set, "StatefulSet").await?;
+            claims::settle(cx, &set, &own).await?;
+            let plan = plan(&set, &revisions.now, &own, cx.now());
+            let outcome = act(cx, &set, &revisions, &plan).await;
             let now = cx.world.managed(&PODS, meta(&set, "uid"));
-            let waits = report(cx, key, &set, &revisions, &now).await?;
+            report(cx, key, &set, &revisions, &now).await?;
             sets::forget(cx, &set, &revisions, &now).await?;
             outcome?;
-            Ok(if waits { Next::After(Duration::from_secs(1)) } else { Next::Change })
+            let quiet = number(&set, "/spec/minReadySeconds").unwrap_or(0);
+            Ok(pods::next_available(&now, quiet, cx.now()))
         })
     }
 }
@@ -62,69 +76,95 @@ fn ordinal(set: &Value, pod: &Value) -> Option<i64> {
 
 fn range(set: &Value) -> std::ops::Range<i64> {
     let start = number(set, "/spec/ordinals/start").unwrap_or(0);
-    start..start + number(set, "/spec/replicas").unwrap_or(1)
+    start..start.saturating_add(number(set, "/spec/replicas").unwrap_or(1))
 }
 
 /// The first number that gets the new template.
 fn partition(set: &Value) -> i64 {
-    number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0)
+    let first = number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0);
+    range(set).start.saturating_add(first)
 }
 
-/// One step: the first thing that is not as it should be is mended, and in order nothing behind it.
-async fn balance(
-    cx: &Context,
-    set: &Value,
-    revisions: &Revisions,
-    own: &[Object],
-) -> Result<(), Fault> {
+/// What is to be done for a set now.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Numbers of pods to make.
+    make: Vec<i64>,
+    /// Pods to delete: they have ended, are too many or are to be replaced.
+    remove: Vec<Object>,
+}
+
+/// In order, the first thing that is not as it should be is mended and nothing behind it; in parallel, all.
+fn plan(set: &Value, revision: &str, own: &[Object], now: i64) -> Plan {
     let parallel = text(set, "/spec/podManagementPolicy") == "Parallel";
     let quiet = number(set, "/spec/minReadySeconds").unwrap_or(0);
     let by_number: BTreeMap<i64, &Object> =
         own.iter().filter_map(|p| Some((ordinal(set, p)?, p))).collect();
+    let serves = |p: &Object| !is_deleting(p) && pods::is_available(p, quiet, now);
     let range = range(set);
+    let mut plan = Plan::default();
     for n in range.clone() {
         match by_number.get(&n) {
-            None => make(cx, set, revisions, n).await?,
-            Some(p) if pods::is_finished(p) && !is_deleting(p) => {
-                pods::remove(cx, &[(*p).clone()]).await?;
-            }
-            Some(p) if !is_deleting(p) && pods::is_available(p, quiet, cx.now()) => continue,
+            None => plan.make.push(n),
+            Some(p) if pods::is_finished(p) && !is_deleting(p) => plan.remove.push((*p).clone()),
+            Some(p) if serves(p) => continue,
             Some(_) => {}
         }
         if !parallel {
-            return Ok(());
+            return plan;
+        }
+        if plan.make.len() >= pods::BURST {
+            break;
         }
     }
-    let excess: Vec<Object> = by_number
-        .iter()
-        .rev()
-        .filter(|(n, _)| !range.contains(n))
-        .map(|(_, p)| (*p).clone())
-        .collect();
-    if parallel {
-        let live: Vec<Object> = excess.into_iter().filter(|p| !is_deleting(p)).collect();
-        pods::remove(cx, &live).await?;
-    } else if let Some(last) = excess.first() {
-        if !is_deleting(last) {
-            pods::remove(cx, std::slice::from_ref(last)).await?;
+    let excess = by_number.iter().rev().filter(|(n, _)| !range.contains(n)).map(|(_, p)| *p);
+    for p in excess {
+        if !is_deleting(p) {
+            plan.remove.push(p.clone());
         }
-        return Ok(());
+        if !parallel {
+            return plan;
+        }
     }
-    if text(set, "/spec/updateStrategy/type") == "OnDelete" {
-        return Ok(());
+    if text(set, "/spec/updateStrategy/type") == "OnDelete" || !plan.make.is_empty() {
+        return plan;
     }
-    // From the last to the first, each only when those before it serve again.
+    // From the last to the first; so many at once as may be missing, which those that do not serve are already.
+    let total = number(set, "/spec/replicas").unwrap_or(1);
+    let most = &set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"];
+    let most = usize::try_from(pods::share(most, total, true).unwrap_or(1).max(1)).unwrap_or(1);
+    let mut missing = range.clone().filter(|n| by_number.get(n).is_none_or(|p| !serves(p))).count();
     for n in range.rev().filter(|n| *n >= partition(set)) {
-        let Some(p) = by_number.get(&n) else { return Ok(()) };
-        if p["metadata"]["labels"][REVISION] != revisions.now.as_str() {
-            if !is_deleting(p) {
-                pods::remove(cx, &[(*p).clone()]).await?;
+        let Some(p) = by_number.get(&n) else { continue };
+        let old = p["metadata"]["labels"][REVISION] != revision;
+        if old && !is_deleting(p) {
+            // One that does not serve is missed by nobody.
+            if serves(p) {
+                if missing >= most {
+                    return plan;
+                }
+                missing += 1;
             }
-            return Ok(());
+            plan.remove.push((*p).clone());
         }
-        if !pods::is_available(p, quiet, cx.now()) {
-            return Ok(());
+        if missing >= most {
+            return plan;
         }
+    }
+    plan
+}
+
+async fn act(cx: &Context, set: &Value, revisions: &Revisions, plan: &Plan) -> Result<(), Fault> {
+    for n in &plan.make {
+        make(cx, set, revisions, *n).await?;
+    }
+    for p in &plan.remove {
+        let (name, ns) = (meta(p, "name"), meta(p, "namespace"));
+        let at = At { resource: &PODS, namespace: ns, name };
+        let uid = Some(meta(p, "uid").to_owned());
+        cx.delete(at, Deletion { uid, ..Deletion::default() }).await?;
+        let told = format!("delete Pod {name} in StatefulSet {} successful", meta(set, "name"));
+        cx.tell(set, false, "SuccessfulDelete", &told).await;
     }
     Ok(())
 }
@@ -141,23 +181,10 @@ async fn make(cx: &Context, set: &Value, revisions: &Revisions, n: i64) -> Resul
         None => (&set["spec"]["template"], revisions.now.as_str()),
     };
     let mut volumes: Vec<Value> = Vec::new();
-    for claim in set["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten() {
-        let own = format!("{}-{name}", text(claim, "/metadata/name"));
+    for claim in claims::templates(set) {
+        let own = claims::name(claim, &name);
         volumes.push(json!({"name": text(claim, "/metadata/name"), "persistentVolumeClaim": {"claimName": own}}));
-        if cx.world.get(&CLAIMS, &Key::new(ns, &*own)).is_some() {
-            continue;
-        }
-        let mut labels = set["spec"]["selector"]["matchLabels"].clone();
-        for (k, v) in pods::labels(claim).into_iter().flatten() {
-            labels[k] = v.clone();
-        }
-        let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": own, "namespace": ns, "labels": labels, "annotations": claim["metadata"]["annotations"]},
-            "spec": claim["spec"]});
-        match cx.create(&CLAIMS, ns, object).await {
-            Err(f) if f.reason != "AlreadyExists" => return Err(f),
-            _ => {}
-        }
+        claims::make(cx, set, claim, &own).await?;
     }
     let mut pod = pods::from_template(template, ns, pods::reference("apps/v1", "StatefulSet", set));
     pod["metadata"]["name"] = json!(name);
@@ -178,9 +205,21 @@ async fn make(cx: &Context, set: &Value, revisions: &Revisions, n: i64) -> Resul
     if !volumes.is_empty() {
         pod["spec"]["volumes"] = Value::Array(volumes);
     }
+    let of = format!("Pod {name} in StatefulSet {}", meta(set, "name"));
     match cx.create(&PODS, ns, pod).await {
-        Err(f) if f.reason != "AlreadyExists" => Err(f),
-        _ => Ok(()),
+        // It is there, and not this set's: it is waited for.
+        Err(f) if f.reason == "AlreadyExists" => Ok(()),
+        Err(f) => {
+            if !f.is_of_ending_namespace() {
+                let told = format!("create {of} failed error: {f}");
+                cx.tell(set, true, "FailedCreate", &told).await;
+            }
+            Err(f)
+        }
+        Ok(_) => {
+            cx.tell(set, false, "SuccessfulCreate", &format!("create {of} successful")).await;
+            Ok(())
+        }
     }
 }
 
@@ -190,7 +229,7 @@ async fn report(
     set: &Value,
     revisions: &Revisions,
     own: &[Object],
-) -> Result<bool, Fault> {
+) -> Result<(), Fault> {
     let quiet = number(set, "/spec/minReadySeconds").unwrap_or(0);
     let live: Vec<&Object> = own.iter().filter(|p| !pods::is_finished(p)).collect();
     let count = |f: &dyn Fn(&Object) -> bool| live.iter().filter(|p| f(p)).count();
@@ -204,7 +243,11 @@ async fn report(
         (count(&|p| pods::is_ready(p)), count(&|p| pods::is_available(p, quiet, cx.now())));
     let updated = of(&revisions.now);
     // An update that is complete is what the set now is.
-    if partition(set) == 0 && updated == wanted && ready == wanted && live.len() == wanted {
+    if partition(set) <= range(set).start
+        && updated == wanted
+        && ready == wanted
+        && live.len() == wanted
+    {
         current.clone_from(&revisions.now);
     }
     let mut status = json!({"observedGeneration": set["metadata"]["generation"], "replicas": live.len(),
@@ -220,5 +263,82 @@ async fn report(
         let at = At { resource: &STATEFUL_SETS, namespace: &key.namespace, name: &key.name };
         cx.write(at, Some("status"), Write::Replace(next)).await?;
     }
-    Ok(available < ready)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn set(replicas: i64, extra: Value) -> Value {
+        let mut spec = json!({"replicas": replicas, "updateStrategy": {"type": "RollingUpdate"}});
+        for (k, v) in extra.as_object().into_iter().flatten() {
+            spec[k] = v.clone();
+        }
+        json!({"metadata": {"name": "w"}, "spec": spec})
+    }
+
+    /// `3!` is a pod of the old revision, `3-` one that does not serve, `3x` one that has ended, `3~` one that goes.
+    fn pods(list: &str) -> Vec<Object> {
+        let pod = |word: &str| {
+            let n: String = word.chars().take_while(char::is_ascii_digit).collect();
+            let is = |c: char| word.contains(c);
+            let mut p = json!({"metadata": {"name": format!("w-{n}"), "labels": {REVISION: if is('!') { "old" } else { "new" }}},
+                "status": {"phase": if is('x') { "Failed" } else { "Running" },
+                    "conditions": [{"type": "Ready", "status": if is('-') || is('x') { "False" } else { "True" }}]}});
+            if is('~') {
+                p["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            }
+            Arc::new(p)
+        };
+        list.split_whitespace().map(pod).collect()
+    }
+
+    /// `+2 -1`: what is made and removed.
+    #[track_caller]
+    fn check(set: &Value, own: &str, expected: &str) {
+        let plan = plan(set, "new", &pods(own), 100);
+        let mut out: Vec<String> = plan.make.iter().map(|n| format!("+{n}")).collect();
+        out.extend(plan.remove.iter().map(|p| meta(p, "name").replace("w", "")));
+        assert_eq!(out.join(" "), expected, "{own}");
+    }
+
+    #[test]
+    fn pods_come_in_order_and_go_in_the_opposite_one() {
+        let three = set(3, json!({}));
+        check(&three, "", "+0");
+        check(&three, "0-", "");
+        check(&three, "0 1x", "-1");
+        check(&three, "0 1 2", "");
+        check(&three, "1 2", "+0");
+        check(&set(1, json!({})), "0 1 2", "-2");
+        check(&set(1, json!({})), "0 1 2~", "");
+        check(&set(1, json!({})), "0- 1 2", "");
+        let from = set(2, json!({"ordinals": {"start": 5}}));
+        check(&from, "", "+5");
+        check(&from, "5 6 0", "-0");
+        let all = set(3, json!({"podManagementPolicy": "Parallel"}));
+        check(&all, "1-", "+0 +2");
+        check(&all, "0 1 2 3 4 5~", "-4 -3");
+    }
+
+    #[test]
+    fn updates_go_from_the_last_to_the_partition() {
+        let three = set(3, json!({}));
+        check(&three, "0! 1! 2!", "-2");
+        check(&three, "0! 1! 2", "-1");
+        check(&three, "0! 1! 2-", "");
+        let part = |n: i64| set(3, json!({"updateStrategy": {"rollingUpdate": {"partition": n}}}));
+        check(&part(2), "0! 1! 2", "");
+        check(&part(1), "0! 1! 2", "-1");
+        let from = json!({"ordinals": {"start": 5}, "updateStrategy": {"rollingUpdate": {"partition": 1}}});
+        check(&set(2, from), "5! 6", "");
+        check(&set(3, json!({"updateStrategy": {"type": "OnDelete"}})), "0! 1! 2!", "");
+        let two = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}});
+        check(&set(4, two), "0! 1! 2! 3!", "-3 -2");
+        let half = json!({"podManagementPolicy": "Parallel", "updateStrategy": {"rollingUpdate": {"maxUnavailable": "50%"}}});
+        check(&set(4, half.clone()), "0! 1! 2! 3-", "-2");
+        check(&set(4, half), "0! 1!- 2!- 3", "");
+    }
 }

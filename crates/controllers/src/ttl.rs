@@ -90,6 +90,6 @@ async fn expire(
     }
     let at = At { resource, namespace: &key.namespace, name: &key.name };
     let uid = Some(meta(&object, "uid").to_owned());
-    cx.delete(at, Deletion { uid, propagation, grace: None }).await?;
+    cx.delete(at, Deletion { uid, propagation, ..Deletion::default() }).await?;
     Ok(Next::Change)
 }

@@ -8,6 +8,7 @@
 mod ast;
 mod cost;
 mod eval;
+mod functions;
 mod infer;
 mod lex;
 mod library;
@@ -210,6 +211,36 @@ mod tests {
         check("'a1b22'.findAll('[0-9]+')", "[\"1\",\"22\"]");
         check("size('héllo')", "5");
         check("'abc'.reverse()", "\"cba\"");
+    }
+
+    #[test]
+    fn corners_of_the_language() {
+        check("{6: 'six', 7: 'seven'}.exists_one(k, k % 5 == 2)", "true");
+        check("has({'foo': optional.none()}.foo)", "true");
+        check("[1].exists(self, .self.n == 3 && self == 1)", "true");
+        assert_eq!(run("-(-9223372036854775808)").unwrap_err(), "integer overflow");
+        assert_eq!(run("int(-9223372036854775808.0)").unwrap_err(), "integer overflow");
+        assert_eq!(run("{1.0: 5}[1.0]").unwrap_err(), "unsupported key type: double");
+        check("google.protobuf.Duration == type(duration('1s'))", "true");
+        check(
+            "'%.3e %e %d'.format([1052.03, 2, double('Infinity')])",
+            "\"1.052e+03 2.000000e+00 Infinity\"",
+        );
+        check("'%s %s'.format([duration('1h45m47s'), [double('NaN')]])", "\"6347s [NaN]\"");
+        check("strings.quote('a\\a\\v\\n') == '\"a\\\\a\\\\v\\\\n\"'", "true");
+        for wrong in
+            ["'%d'.format([duration('1s')])", "'hello'.substring(1, 2, 3)", "'42'.split('2', 1, 1)"]
+        {
+            assert_eq!(run(wrong).unwrap_err(), "no such overload", "{wrong}");
+        }
+        for wrong in [
+            "timestamp(253402300800)",
+            "timestamp('0001-01-01T00:00:00Z') - duration('1s')",
+            "duration('320000000000s')",
+        ] {
+            assert!(run(wrong).is_err(), "{wrong}");
+        }
+        check("timestamp('2026-07-01T12:00:00Z').getHours('America/New_York')", "8");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod cel;
 pub mod convert;
+pub mod cron;
 pub mod custom;
 pub mod defaults;
 pub mod explain;

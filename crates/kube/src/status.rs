@@ -79,6 +79,24 @@ impl Fault {
         Fault { code, reason, message: message.into(), details: None, next: None }
     }
 
+    /// What another server answered.
+    pub fn answered(code: u16, message: impl Into<String>) -> Fault {
+        let reason = match code {
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "NotFound",
+            409 => "Conflict",
+            _ => "Unknown",
+        };
+        Fault::new(code, reason, message)
+    }
+
+    /// Whether it says that a namespace takes nothing more because it is being deleted.
+    pub fn is_of_ending_namespace(&self) -> bool {
+        let mut causes = self.details.iter().flat_map(|d| &d.causes);
+        causes.any(|c| c.reason == "NamespaceTerminating")
+    }
+
     /// There is no such object.
     pub fn not_found(about: About<'_>, name: &str) -> Fault {
         let message = format!("{} {name:?} not found", about.qualified());

@@ -78,7 +78,11 @@ pub fn parse_duration(text: &str) -> Option<i64> {
         total += number * unit;
         rest = &rest[end..];
     }
-    #[allow(clippy::cast_possible_truncation, reason = "float casts saturate, as Go's range does")]
+    // More than 292 years is none, as in Go.
+    if total >= 9_223_372_036_854_775_808.0 {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "in range, and parts of nanoseconds go")]
     let nanos = total as i64;
     Some(if negative { -nanos } else { nanos })
 }

@@ -5,7 +5,7 @@ use super::{Binding, Policy, list, text};
 use crate::api::{fault, meta};
 use crate::kinds::Kind;
 use crate::stored;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use wharf_etcd::{KeyRange, Range};
 use wharf_kube::cel::{Scope, Val};
@@ -18,6 +18,8 @@ use wharf_kube::{fields, patch};
 struct Finding {
     message: String,
     reason: String,
+    /// The validation, by its place.
+    index: usize,
 }
 
 /// Judges a request by every policy that is bound and about it.
@@ -77,15 +79,19 @@ fn with_variables<'v>(q: &'v Question<'_>, policy: &'v Policy, seen: &Seen<'v>) 
 
 fn validate(q: &Question<'_>, policy: &Policy, seen: &Seen<'_>) -> Vec<Finding> {
     let scope = with_variables(q, policy, seen);
-    let invalid = |message: String| Finding { message, reason: "Invalid".to_owned() };
+    let invalid =
+        |index: usize, message: String| Finding { message, reason: "Invalid".to_owned(), index };
     match concerned(q, policy, &scope) {
         Ok(true) => {}
         Ok(false) => return Vec::new(),
-        Err(why) if policy.is_strict() => return vec![invalid(why)],
+        Err(why) if policy.is_strict() => return vec![invalid(0, why)],
         Err(_) => return Vec::new(),
     }
     let mut out = Vec::new();
-    for v in list(&policy.object["spec"], "validations") {
+    if let Some(why) = annotate(q, policy, &scope).filter(|_| policy.is_strict()) {
+        out.push(invalid(0, why));
+    }
+    for (i, v) in list(&policy.object["spec"], "validations").iter().enumerate() {
         let source = text(v, "expression");
         let Some(program) = policy.programs.get(source) else { continue };
         match q.eval(program, &scope) {
@@ -103,18 +109,42 @@ fn validate(q: &Question<'_>, policy: &Policy, seen: &Seen<'_>) -> Vec<Finding> 
                 };
                 let reason = text(v, "reason");
                 let reason = if reason.is_empty() { "Invalid" } else { reason };
-                out.push(Finding { message: made.unwrap_or(default), reason: reason.to_owned() });
+                let message = made.unwrap_or(default);
+                out.push(Finding { message, reason: reason.to_owned(), index: i });
             }
             Ok(_) if policy.is_strict() => {
-                out.push(invalid(format!("expression '{source}' resulted in no boolean")))
+                out.push(invalid(i, format!("expression '{source}' resulted in no boolean")))
             }
             Err(e) if policy.is_strict() => {
-                out.push(invalid(format!("expression '{source}' resulted in error: {e}")))
+                out.push(invalid(i, format!("expression '{source}' resulted in error: {e}")))
             }
             _ => {}
         }
     }
     out
+}
+
+/// Notes what a policy wants noted of a request; gives what went wrong.
+fn annotate(q: &Question<'_>, policy: &Policy, scope: &Scope<'_>) -> Option<String> {
+    let mut failed = None;
+    for a in list(&policy.object["spec"], "auditAnnotations") {
+        let source = text(a, "valueExpression");
+        let Some(program) = policy.programs.get(source) else { continue };
+        match q.eval(program, scope) {
+            Ok(Val::Null) => {}
+            Ok(v) => match v.as_text() {
+                Ok("") => {}
+                Ok(v) => {
+                    crate::audit::note(&format!("{}/{}", policy.name(), text(a, "key")), v.trim())
+                }
+                Err(_) => {
+                    failed = Some(format!("valueExpression '{source}' resulted in no string"))
+                }
+            },
+            Err(e) => failed = Some(format!("valueExpression '{source}' resulted in error: {e}")),
+        }
+    }
+    failed
 }
 
 /// Refuses, warns or notes, as the binding says.
@@ -133,11 +163,10 @@ fn enforce(
             q.call.warn(format!("Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{bound}': {}", f.message));
         }
         if does("Audit") {
-            tracing::info!(
-                policy = name,
-                binding = bound,
-                message = f.message,
-                "an admission policy's validation failed"
+            crate::audit::list(
+                "validation.policy.admission.k8s.io/validation_failure",
+                json!({"message": f.message, "policy": name, "binding": bound,
+                    "expressionIndex": f.index, "validationActions": actions}),
             );
         }
     }

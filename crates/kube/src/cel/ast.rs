@@ -15,6 +15,7 @@ pub struct Node {
 #[derive(Debug, Clone)]
 pub(super) enum Expr {
     Literal(Val<'static>),
+    /// A variable; with a dot before it never one of a macro.
     Name(String),
     /// `x.f`; `x.?f` when optional.
     Field {
@@ -158,7 +159,7 @@ impl Node {
 
     /// Whether a variable occurs in it.
     pub(super) fn names(&self, variable: &str) -> bool {
-        matches!(&self.expr, Expr::Name(n) if n == variable)
+        matches!(&self.expr, Expr::Name(n) if n.trim_start_matches('.') == variable)
             || self.parts().into_iter().any(|p| p.names(variable))
     }
 }

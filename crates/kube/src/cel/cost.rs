@@ -106,7 +106,7 @@ impl<'a> Walk<'_, 'a> {
                 if let Some((_, seen)) = self.local.iter().rev().find(|(n, _)| n == name) {
                     return *seen;
                 }
-                match (name.as_str(), self.own) {
+                match (name.trim_start_matches('.'), self.own) {
                     ("self" | "oldSelf", Known::Schema(s) | Known::Resource(s)) => Seen::Schema(s),
                     _ => Seen::Unknown,
                 }

@@ -111,7 +111,7 @@ impl<'a> Machine<'_, 'a> {
             Expr::Field { of, name, optional } => self.field(of, name, *optional),
             Expr::Has { of, name } => {
                 let v = self.run(of)?;
-                Ok(Val::Bool(v.field(name)?.is_some_and(|v| !matches!(v, Val::Optional(None)))))
+                Ok(Val::Bool(v.field(name)?.is_some()))
             }
             Expr::Index { of, by, optional } => self.index(of, by, *optional),
             Expr::Call { on, name, args } => self.call(on.as_deref(), name, args),
@@ -139,6 +139,7 @@ impl<'a> Machine<'_, 'a> {
 
     fn name(&self, name: &str) -> Outcome<'a> {
         let local = self.local.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v);
+        let name = name.strip_prefix('.').unwrap_or(name);
         match local.or_else(|| self.scope.names.get(name)) {
             Some(v) => Ok(v.clone()),
             None => match type_of_name(name) {
@@ -290,6 +291,9 @@ impl<'a> Machine<'_, 'a> {
         let mut out: Vec<(Val<'a>, Val<'a>)> = Vec::with_capacity(entries.len());
         for (key, value, optional) in entries {
             let key = self.run(key)?;
+            if !matches!(key, Val::Bool(_) | Val::Int(_) | Val::Uint(_) | Val::Str(_)) {
+                return other(&format!("unsupported key type: {}", key.type_name()));
+            }
             if out.iter().any(|(k, _)| k.equals(&key)) {
                 return other(&format!("Failed with repeated key: {}", strings::print(&key)?));
             }
@@ -522,6 +526,16 @@ fn type_of_name(name: &str) -> Option<&'static str> {
 }
 
 fn qualified_type(of: &Node, name: &str) -> Option<&'static str> {
+    if let Expr::Field { of, name: middle, optional: false } = &of.expr
+        && matches!(&of.expr, Expr::Name(n) if n == "google")
+        && middle == "protobuf"
+    {
+        return match name {
+            "Timestamp" => Some("google.protobuf.Timestamp"),
+            "Duration" => Some("google.protobuf.Duration"),
+            _ => None,
+        };
+    }
     let Expr::Name(space) = &of.expr else { return None };
     match (space.as_str(), name) {
         ("net", "IP") => Some("net.IP"),

@@ -3,6 +3,7 @@
 use super::CompileError;
 use super::ast::{Binary, Bind, EachKind, Expr, Node, Unary};
 use super::eval::namespace;
+use super::functions::{FUNCTIONS, TYPES};
 use super::value::{Val, unescape};
 use serde_json::Value;
 
@@ -72,6 +73,14 @@ impl<'a> Declared<'a> {
         self
     }
 
+    /// What another declares as well; of a name that both declare, this one's type counts.
+    #[must_use]
+    pub fn with(mut self, other: &Declared<'a>) -> Declared<'a> {
+        self.names.extend(other.names.iter().cloned());
+        self.objects.extend(&other.objects);
+        self
+    }
+
     /// Lets expressions make objects whose type name begins so.
     #[must_use]
     pub fn object(mut self, name: &'static str) -> Declared<'a> {
@@ -79,131 +88,6 @@ impl<'a> Declared<'a> {
         self
     }
 }
-
-/// Functions that any value may be the first argument of, or that stand alone.
-const FUNCTIONS: &[&str] = &[
-    "size",
-    "contains",
-    "startsWith",
-    "endsWith",
-    "matches",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "bool",
-    "duration",
-    "timestamp",
-    "type",
-    "dyn",
-    "getFullYear",
-    "getMonth",
-    "getDate",
-    "getDayOfMonth",
-    "getDayOfWeek",
-    "getDayOfYear",
-    "getHours",
-    "getMinutes",
-    "getSeconds",
-    "getMilliseconds",
-    "hasValue",
-    "value",
-    "orValue",
-    "or",
-    "charAt",
-    "indexOf",
-    "lastIndexOf",
-    "join",
-    "lowerAscii",
-    "upperAscii",
-    "replace",
-    "split",
-    "substring",
-    "trim",
-    "format",
-    "reverse",
-    "isSorted",
-    "sum",
-    "min",
-    "max",
-    "distinct",
-    "sort",
-    "slice",
-    "flatten",
-    "first",
-    "last",
-    "find",
-    "findAll",
-    "url",
-    "isURL",
-    "getScheme",
-    "getHost",
-    "getHostname",
-    "getPort",
-    "getEscapedPath",
-    "getQuery",
-    "quantity",
-    "isQuantity",
-    "sign",
-    "isInteger",
-    "asInteger",
-    "asApproximateFloat",
-    "add",
-    "sub",
-    "isLessThan",
-    "isGreaterThan",
-    "compareTo",
-    "ip",
-    "isIP",
-    "family",
-    "isUnspecified",
-    "isLoopback",
-    "isLinkLocalMulticast",
-    "isLinkLocalUnicast",
-    "isGlobalUnicast",
-    "cidr",
-    "isCIDR",
-    "containsIP",
-    "containsCIDR",
-    "prefixLength",
-    "masked",
-    "validate",
-    "semver",
-    "isSemver",
-    "major",
-    "minor",
-    "patch",
-    "path",
-    "group",
-    "resource",
-    "subresource",
-    "namespace",
-    "name",
-    "serviceAccount",
-    "check",
-    "allowed",
-    "reason",
-    "errored",
-    "error",
-];
-
-const TYPES: &[&str] = &[
-    "int",
-    "uint",
-    "double",
-    "bool",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-    "type",
-    "optional_type",
-    "net",
-    "kubernetes",
-    "google",
-];
 
 /// Checks an expression and says of what type it is.
 pub(super) fn check<'a>(
@@ -335,11 +219,13 @@ impl<'a> Walk<'_, '_, 'a> {
                 Ok(Known::List(Box::new(ty.unwrap_or(Known::Dyn))))
             }
             Expr::Map(entries) => {
+                let mut texts = true;
                 for (k, v, _) in entries {
-                    self.node(k)?;
+                    texts &= self.node(k)? == Known::Str;
                     self.node(v)?;
                 }
-                Ok(Known::Map(Box::new(Known::Dyn)))
+                // Of keys that are no texts nothing is known here.
+                Ok(if texts { Known::Map(Box::new(Known::Dyn)) } else { Known::Dyn })
             }
             Expr::Object { name, fields } => {
                 let root = name.split('.').next().unwrap_or_default();
@@ -366,6 +252,7 @@ impl<'a> Walk<'_, '_, 'a> {
 
     fn name(&self, name: &str, at: usize) -> Found<'a> {
         let local = self.local.iter().rev().find(|(n, _)| n == name);
+        let name = name.strip_prefix('.').unwrap_or(name);
         if let Some((_, ty)) = local.or_else(|| self.declared.names.iter().find(|(n, _)| n == name))
         {
             return Ok(match ty {

@@ -173,12 +173,18 @@ impl Parser<'_> {
         };
         self.enter()?;
         self.next += 1;
+        // The sign is part of a number that stands right behind it, and of nothing in brackets.
+        let number = matches!(self.peek(), Token::Int(_) | Token::Double(_));
         let of = self.unary()?;
         self.depth -= 1;
         let (inner, height) = (of.at, of.height);
         let expr = match (op, of.expr) {
-            (Unary::Minus, Expr::Literal(Val::Int(n))) => Expr::Literal(Val::Int(n.wrapping_neg())),
-            (Unary::Minus, Expr::Literal(Val::Double(n))) => Expr::Literal(Val::Double(-n)),
+            (Unary::Minus, Expr::Literal(Val::Int(n))) if number => {
+                Expr::Literal(Val::Int(n.wrapping_neg()))
+            }
+            (Unary::Minus, Expr::Literal(Val::Double(n))) if number => {
+                Expr::Literal(Val::Double(-n))
+            }
             (op, expr) => Expr::Unary(op, Box::new(Node { expr, at: inner, height })),
         };
         self.node(expr, at)
@@ -262,7 +268,13 @@ impl Parser<'_> {
             Token::Symbol("{") => self.entries(at),
             Token::Symbol(".") => {
                 let name = self.name()?;
-                self.named(name, at)
+                match self.named(name, at)? {
+                    // The dot leaves out the variables of macros.
+                    Node { expr: Expr::Name(n), at, .. } => {
+                        self.node(Expr::Name(format!(".{n}")), at)
+                    }
+                    node => Ok(node),
+                }
             }
             Token::Name(n) => match n.as_str() {
                 "true" => literal(Val::Bool(true)),

@@ -3,7 +3,6 @@
 use super::EvalError;
 use super::eval::Machine;
 use super::value::{Val, int_of};
-use crate::time;
 use std::sync::Arc;
 
 type Outcome<'a> = Result<Val<'a>, EvalError>;
@@ -25,7 +24,7 @@ pub(super) fn call<'a>(
 ) -> Option<Outcome<'a>> {
     match (name, args) {
         ("matches", [Val::Str(s), Val::Str(p)]) => Some(matches(m, s, p)),
-        ("strings.quote", [Val::Str(s)]) => Some(Ok(Val::text(format!("{s:?}")))),
+        ("strings.quote", [Val::Str(s)]) => Some(Ok(Val::text(quote(s)))),
         ("dyn", [v]) => Some(Ok(v.clone())),
         ("type", [v]) => Some(Ok(Val::Type(v.type_name()))),
         ("int" | "uint" | "double" | "string" | "bytes" | "bool", [v]) if !method => {
@@ -63,15 +62,15 @@ fn on_text<'a>(
                 None => return other(format!("index out of range: {i}")),
             }
         }
-        ("indexOf", [Val::Str(t), from @ ..]) => {
+        ("indexOf", [Val::Str(t), from @ ..]) if from.len() < 2 => {
             let from = from.first().map_or(Ok(0), Val::as_int)?;
             find(s, t, from, false)?
         }
-        ("lastIndexOf", [Val::Str(t), from @ ..]) => match from.first() {
+        ("lastIndexOf", [Val::Str(t), from @ ..]) if from.len() < 2 => match from.first() {
             Some(from) => find(s, t, from.as_int()?, true)?,
             None => find(s, t, i64::try_from(s.chars().count()).unwrap_or(i64::MAX), true)?,
         },
-        ("substring", [from, to @ ..]) => {
+        ("substring", [from, to @ ..]) if to.len() < 2 => {
             let count = i64::try_from(s.chars().count()).unwrap_or(i64::MAX);
             let from = from.as_int()?;
             let to = to.first().map_or(Ok(count), Val::as_int)?;
@@ -81,7 +80,7 @@ fn on_text<'a>(
             let (skip, take) = (usize::try_from(from), usize::try_from(to - from));
             Val::text(s.chars().skip(skip.unwrap_or(0)).take(take.unwrap_or(0)).collect::<String>())
         }
-        ("replace", [Val::Str(a), Val::Str(b), limit @ ..]) => {
+        ("replace", [Val::Str(a), Val::Str(b), limit @ ..]) if limit.len() < 2 => {
             let limit = limit.first().map_or(Ok(-1), Val::as_int)?;
             let hits =
                 if a.is_empty() { s.chars().count() + 1 } else { s.matches(a.as_ref()).count() };
@@ -91,7 +90,7 @@ fn on_text<'a>(
                 Err(_) => Val::text(s.replace(a.as_ref(), b)),
             }
         }
-        ("split", [Val::Str(by), limit @ ..]) => {
+        ("split", [Val::Str(by), limit @ ..]) if limit.len() < 2 => {
             let limit = limit.first().map_or(Ok(-1), Val::as_int)?;
             m.pay(s.len())?;
             Val::list(split(s, by, limit).into_iter().map(Val::text).collect())
@@ -100,7 +99,7 @@ fn on_text<'a>(
             let found = regex(m, s, p)?.find(s).map(|f| f.as_str().to_owned());
             Val::text(found.unwrap_or_default())
         }
-        ("findAll", [Val::Str(p), limit @ ..]) => {
+        ("findAll", [Val::Str(p), limit @ ..]) if limit.len() < 2 => {
             let limit = limit.first().map_or(Ok(-1), Val::as_int)?;
             let most = usize::try_from(limit).unwrap_or(usize::MAX);
             let r = regex(m, s, p)?;
@@ -162,6 +161,31 @@ pub(super) fn join<'a>(m: &mut Machine<'_, 'a>, list: &[Val<'a>], by: &str) -> O
     let length: usize = parts.iter().map(|p| p.len() + by.len()).sum();
     m.pay_text(length)?;
     Ok(Val::text(parts.join(by)))
+}
+
+/// A text in quotation marks, with the escapes of the language.
+fn quote(s: &str) -> String {
+    let mut out = String::from("\"");
+    for c in s.chars() {
+        let plain = match c {
+            '\u{7}' => "\\a",
+            '\u{8}' => "\\b",
+            '\u{c}' => "\\f",
+            '\n' => "\\n",
+            '\r' => "\\r",
+            '\t' => "\\t",
+            '\u{b}' => "\\v",
+            '\\' => "\\\\",
+            '"' => "\\\"",
+            c => {
+                out.push(c);
+                continue;
+            }
+        };
+        out.push_str(plain);
+    }
+    out.push('"');
+    out
 }
 
 /// A value as `string` converts it.
@@ -285,9 +309,13 @@ fn piece(verb: char, precision: Option<usize>, v: &Val<'_>) -> Result<String, Ev
     };
     Ok(match verb {
         's' => shown(v)?,
-        'd' => v.as_int().map(|n| n.to_string()).or_else(|_| print(v))?,
+        'd' | 'f' | 'e' if endless(v).is_some() => endless(v).unwrap_or_default().to_owned(),
+        'd' => match v {
+            Val::Int(_) | Val::Uint(_) | Val::Double(_) => print(v)?,
+            _ => return Err(EvalError::Overload),
+        },
         'f' => format!("{:.*}", precision.unwrap_or(6), number(v)?),
-        'e' => format!("{:.*e}", precision.unwrap_or(6), number(v)?),
+        'e' => scientific(number(v)?, precision.unwrap_or(6)),
         'b' => match v {
             Val::Bool(b) => i32::from(*b).to_string(),
             v => format!("{:b}", v.as_int()?),
@@ -309,6 +337,27 @@ fn piece(verb: char, precision: Option<usize>, v: &Val<'_>) -> Result<String, Ev
     })
 }
 
+/// What a number that is none, or has no end, is called.
+fn endless(v: &Val<'_>) -> Option<&'static str> {
+    match v {
+        Val::Double(d) if d.is_nan() => Some("NaN"),
+        Val::Double(d) if *d == f64::INFINITY => Some("Infinity"),
+        Val::Double(d) if *d == f64::NEG_INFINITY => Some("-Infinity"),
+        _ => None,
+    }
+}
+
+/// `1.052033e+03`: the exponent has its sign and two digits.
+fn scientific(n: f64, precision: usize) -> String {
+    let text = format!("{n:.precision$e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, exponent) = match exponent.strip_prefix('-') {
+        Some(e) => ('-', e),
+        None => ('+', exponent),
+    };
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
 fn shown(v: &Val<'_>) -> Result<String, EvalError> {
     if let Some(list) = v.elements() {
         let parts: Result<Vec<String>, _> = list.iter().map(shown).collect();
@@ -324,7 +373,6 @@ fn shown(v: &Val<'_>) -> Result<String, EvalError> {
     }
     match v {
         Val::Null => Ok("null".to_owned()),
-        Val::Duration(n) => Ok(time::format_duration(*n)),
-        v => print(v),
+        v => endless(v).map_or_else(|| print(v), |t| Ok(t.to_owned())),
     }
 }

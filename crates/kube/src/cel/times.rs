@@ -12,6 +12,13 @@ fn range<'a>() -> Outcome<'a> {
     Err(EvalError::Other("range error: the result lies beyond what a time can be".to_owned()))
 }
 
+/// A moment between the years 1 and 9999.
+fn moment<'a>(micros: i64) -> Outcome<'a> {
+    const FIRST: i64 = -62_135_596_800_000_000;
+    const LAST: i64 = 253_402_300_799_999_999;
+    if (FIRST..=LAST).contains(&micros) { Ok(Val::Timestamp(micros)) } else { range() }
+}
+
 /// A moment as RFC 3339, with no more digits than it has.
 pub(super) fn print(micros: i64) -> String {
     let text = time::format_micros(micros);
@@ -30,7 +37,7 @@ pub(super) fn add<'a>(a: &Val<'a>, b: &Val<'a>) -> Outcome<'a> {
             a.checked_add(*b).map_or_else(range, |n| Ok(Val::Duration(n)))
         }
         (Val::Timestamp(t), Val::Duration(d)) | (Val::Duration(d), Val::Timestamp(t)) => {
-            t.checked_add(d / 1000).map_or_else(range, |n| Ok(Val::Timestamp(n)))
+            t.checked_add(d / 1000).map_or_else(range, moment)
         }
         _ => Err(EvalError::Overload),
     }
@@ -41,9 +48,7 @@ pub(super) fn subtract<'a>(a: &Val<'a>, b: &Val<'a>) -> Outcome<'a> {
         (Val::Duration(a), Val::Duration(b)) => {
             a.checked_sub(*b).map_or_else(range, |n| Ok(Val::Duration(n)))
         }
-        (Val::Timestamp(t), Val::Duration(d)) => {
-            t.checked_sub(d / 1000).map_or_else(range, |n| Ok(Val::Timestamp(n)))
-        }
+        (Val::Timestamp(t), Val::Duration(d)) => t.checked_sub(d / 1000).map_or_else(range, moment),
         (Val::Timestamp(a), Val::Timestamp(b)) => a
             .checked_sub(*b)
             .and_then(|n| n.checked_mul(1000))
@@ -68,12 +73,10 @@ pub(super) fn call<'a>(
             Some(Ok(v.clone()))
         }
         ("timestamp", [Val::Str(s)]) => Some(match time::parse_micros(s) {
-            Some(n) => Ok(Val::Timestamp(n)),
+            Some(n) => moment(n),
             None => Err(EvalError::Other(time::parse_error(s))),
         }),
-        ("timestamp", [Val::Int(n)]) => {
-            Some(n.checked_mul(1_000_000).map_or_else(range, |n| Ok(Val::Timestamp(n))))
-        }
+        ("timestamp", [Val::Int(n)]) => Some(n.checked_mul(1_000_000).map_or_else(range, moment)),
         (_, [Val::Duration(n)]) if method => {
             let whole = match name {
                 "getHours" => n / 3_600_000_000_000,
@@ -119,7 +122,7 @@ fn part<'a>(name: &str, micros: i64, zone: &[Val<'a>]) -> Option<Outcome<'a>> {
     Some(Ok(Val::Int(n)))
 }
 
-/// `UTC`, or an offset such as `-08:00`. Names of zones need a database, which a machine may lack.
+/// `UTC`, an offset such as `-08:00`, or a name of the IANA's database.
 fn zone(text: &str) -> Option<TimeZone> {
     if matches!(text, "UTC" | "Z" | "") {
         return Some(TimeZone::UTC);

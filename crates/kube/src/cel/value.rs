@@ -396,8 +396,8 @@ fn lookup<'a>(m: &'a Map<String, Value>, schema: Option<&'a Value>, name: &str) 
 
 /// An integer from a double.
 pub(super) fn int_of(d: f64) -> Result<i64, EvalError> {
-    // NaN lies in no range.
-    if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&d) {
+    // The least integer itself is refused as well, as by the reference evaluator; NaN lies in no range.
+    if !(d > -9_223_372_036_854_775_808.0 && d < 9_223_372_036_854_775_808.0) {
         return Err(EvalError::Other("integer overflow".to_owned()));
     }
     #[allow(clippy::cast_possible_truncation, reason = "in range, and the fraction is to go")]
