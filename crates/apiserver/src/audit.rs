@@ -26,6 +26,23 @@ pub struct Trace {
     known: Mutex<Known>,
 }
 
+/// What a request asked for, in short.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Summary {
+    /// The verb, as authorization names it.
+    pub verb: String,
+    /// The group; empty for core and for paths without objects.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The resource; empty for paths without objects.
+    pub resource: String,
+    /// What is below the object.
+    pub subresource: String,
+    /// How much it is about: `resource`, `namespace` or `cluster`, or nothing for paths without objects.
+    pub scope: &'static str,
+}
+
 #[derive(Debug, Default, Clone)]
 struct Known {
     user: Option<User>,
@@ -71,6 +88,31 @@ impl Trace {
             }
         }
         known.object = Some(Value::Object(object));
+    }
+}
+
+impl Trace {
+    /// What was asked for; nothing where the request was not understood so far.
+    pub fn summary(&self) -> Option<Summary> {
+        let known = self.known.lock();
+        let (allowed, _) = known.allowed.as_ref()?;
+        // Who may nothing does not decide what is counted either.
+        let object = known.object.as_ref().filter(|_| *allowed);
+        let text = |k: &str| object.and_then(|o| o[k].as_str()).unwrap_or_default();
+        let scope = match object {
+            None => "",
+            Some(_) if !text("name").is_empty() => "resource",
+            Some(_) if !text("namespace").is_empty() => "namespace",
+            Some(_) => "cluster",
+        };
+        Some(Summary {
+            verb: known.verb.clone(),
+            group: text("apiGroup").to_owned(),
+            version: text("apiVersion").to_owned(),
+            resource: text("resource").to_owned(),
+            subresource: text("subresource").to_owned(),
+            scope,
+        })
     }
 }
 

@@ -42,6 +42,11 @@ impl Flow {
         Flow { now: Arc::default(), most: [reads, changes] }
     }
 
+    /// How many requests that read, and that change something, are being worked on.
+    pub fn now(&self) -> [usize; 2] {
+        self.now.lock().each_ref().map(|class| class.all)
+    }
+
     /// Begins a request, or tells the client to come back. Administrators and nodes never wait.
     pub fn enter(&self, user: &User, verb: &str) -> Result<Turn, Fault> {
         if verb == "watch" || user.is_in(MASTERS) || user.is_in("system:nodes") {
