@@ -311,3 +311,20 @@ async fn what_scaling_reads_is_a_number_of_replicas() {
     assert_eq!(w.write(Method::PATCH, &scale, strategic, patch).await.status, 415);
     assert_eq!(w.merge(&scale, json!({"spec": {"replicas": 3}})).await.status, 200);
 }
+
+#[tokio::test]
+async fn texts_of_secrets_become_their_data() {
+    let w = World::new().await;
+    let all = "/api/v1/namespaces/default/secrets";
+    let body = "{metadata: {name: a}, data: {x: b2xk, y: eQ==}, stringData: {x: new}}";
+    let made = w.create(all, body).await;
+    assert_eq!(made["data"], json!({"x": "bmV3", "y": "eQ=="}));
+    assert_eq!(made["stringData"], json!(null));
+    let fields = &made["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!(fields["f:data"], json!({".": {}, "f:x": {}, "f:y": {}}));
+    let got = w.merge(&format!("{all}/a"), json!({"stringData": {"y": "z"}})).await.json();
+    assert_eq!(got["data"], json!({"x": "bmV3", "y": "eg=="}));
+    let docker = "{apiVersion: v1, kind: Secret, metadata: {name: d}, type: kubernetes.io/dockercfg, stringData: {.dockercfg: '{}'}}";
+    let got = w.apply(&format!("{all}/d?fieldManager=me"), docker).await;
+    assert_eq!((got.status, &got.json()["data"]), (201, &json!({".dockercfg": "e30="})));
+}

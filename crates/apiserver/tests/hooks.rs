@@ -18,6 +18,7 @@ use wharf_base::sync::Mutex;
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
 const BINDINGS: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
 const CONFIGS: &str = "/api/v1/namespaces/default/configmaps";
+const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 fn base64(text: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
@@ -32,14 +33,19 @@ struct Hook {
 }
 
 impl Hook {
+    /// One whose certificate is its own authority.
     async fn start(answer: fn(&Value) -> Value) -> Hook {
         let names = vec!["127.0.0.1".to_owned(), "hook.default.svc".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();
-        let key =
-            rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        Hook::with((made.cert, made.signing_key), answer).await
+    }
+
+    async fn with(made: (rcgen::Certificate, rcgen::KeyPair), answer: fn(&Value) -> Value) -> Hook {
+        let (cert, key) = made;
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let config = rustls::ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -73,7 +79,7 @@ impl Hook {
         });
         Hook {
             url: format!("https://127.0.0.1:{port}/"),
-            bundle: base64(made.cert.pem().as_bytes()),
+            bundle: base64(cert.pem().as_bytes()),
             port,
             seen,
         }
@@ -256,6 +262,29 @@ async fn a_webhook_refuses_and_its_failure_is_as_its_policy_says() {
         200
     );
     assert_eq!(w.write(Method::POST, CONFIGS, "", &config("b", "{bad: v}")).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_webhook_may_be_known_by_its_certificate_alone() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::Issuer::new(authority, key);
+    for (host, code) in [("127.0.0.1", 403), ("127.0.0.2", 500)] {
+        let w = World::new().await;
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut own = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        own.distinguished_name.push(rcgen::DnType::CommonName, "hook");
+        let cert = own.signed_by(&key, &issuer).unwrap();
+        let denies =
+            |_: &Value| json!({"allowed": false, "status": {"code": 403, "message": "no"}});
+        // Its bundle is its certificate, and who signed it is nobody's business.
+        let hook = Hook::with((cert, key), denies).await;
+        let kind = "ValidatingWebhookConfiguration";
+        w.create(VALIDATING, &hook.config(kind, &json!({}))).await;
+        let got = w.write(Method::POST, CONFIGS, "", &config("a", "{a: '1'}")).await;
+        assert_eq!(got.status, code, "{host}: {}", got.text());
+    }
 }
 
 #[tokio::test]
