@@ -216,7 +216,9 @@ fn who(user: &User) -> Value {
 fn complete(event: &mut Value, r: &Incoming, answer: &Answer, known: &Known, matched: &Matched) {
     event["responseStatus"] = json!({"metadata": {}, "code": answer.status.as_u16()});
     let body = match &answer.body {
-        Content::Whole(bytes) => serde_json::from_slice::<Value>(bytes).ok(),
+        Content::Whole(bytes) => {
+            serde_json::from_slice::<Value>(bytes).ok().or_else(|| sealed_status(bytes))
+        }
         _ => None,
     };
     if let Some(status) = body.as_ref().filter(|b| b["kind"] == "Status") {
@@ -248,6 +250,15 @@ fn complete(event: &mut Value, r: &Incoming, answer: &Answer, known: &Known, mat
     }
 }
 
+/// A refusal that was answered in protobuf.
+fn sealed_status(bytes: &[u8]) -> Option<Value> {
+    let envelope = wharf_kube::proto::open(bytes).ok().filter(|e| e.kind == "Status")?;
+    let status = wharf_kube::proto::decode(crate::kinds::known("meta.Status"), envelope.raw);
+    let mut status = status.ok()?;
+    status["kind"] = json!("Status");
+    Some(status)
+}
+
 /// The body of a request as a tree, where it is one of the built-in kinds or no protobuf.
 fn sent(r: &Incoming) -> Option<Value> {
     let notation = crate::media::essence(r.header("content-type").unwrap_or_default());
@@ -265,4 +276,17 @@ fn sent(r: &Incoming) -> Option<Value> {
     object["kind"] = json!(envelope.kind);
     object["apiVersion"] = json!(envelope.api_version);
     Some(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_in_protobuf_is_read() {
+        let f = wharf_kube::status::Fault::unknown("no");
+        let status = sealed_status(&crate::render::sealed(&f.to_value())).unwrap();
+        assert_eq!((&status["message"], &status["code"]), (&json!("no"), &json!(500)));
+        assert!(sealed_status(b"{}").is_none());
+    }
 }

@@ -99,7 +99,7 @@ impl Server {
         let outcome = self.route(&r, q, pretty, &trace).await;
         let mut answer = outcome.unwrap_or_else(|f| {
             let accept = media::accept(r.header("accept"), true, true).ok();
-            Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
+            Answer::fault(&f, accept, pretty)
         });
         let id = r.header("audit-id").map_or_else(random::uid, str::to_owned);
         answer.header("audit-id", &id);

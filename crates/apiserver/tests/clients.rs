@@ -288,6 +288,13 @@ async fn discovery_is_read_as_yaml_too() {
         assert_eq!(got.headers["content-type"], "application/yaml", "{target}");
         assert!(text.starts_with("kind: ") || text.starts_with("apiVersion: "), "{target}: {text}");
     }
+    let none = format!("{MAPS}/none");
+    let got = w.send(Method::GET, &none, &yaml, Vec::new(), &World::admin()).await;
+    assert_eq!(
+        (got.status, got.headers["content-type"].to_str().unwrap()),
+        (404, "application/yaml")
+    );
+    assert!(got.text().contains("reason: NotFound"), "{}", got.text());
 }
 
 #[tokio::test]

@@ -287,6 +287,79 @@ async fn a_webhook_may_be_known_by_its_certificate_alone() {
     }
 }
 
+const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+
+fn allows(_: &Value) -> Value {
+    json!({"allowed": true})
+}
+
+#[tokio::test]
+async fn a_webhook_sees_what_its_selectors_choose_and_learns_of_a_dry_run() {
+    let w = World::new().await;
+    let hook = Hook::start(allows).await;
+    let more = json!({"objectSelector": {"matchLabels": {"seen": "yes"}}, "namespaceSelector": {
+        "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["default"]}]}});
+    w.create(VALIDATING, &hook.config("ValidatingWebhookConfiguration", &more)).await;
+    let labelled = |name: &str| format!("{{metadata: {{name: {name}, labels: {{seen: 'yes'}}}}}}");
+    let count = || hook.seen.lock().len();
+    w.create(CONFIGS, &config("plain", "{a: '1'}")).await;
+    w.create("/api/v1/namespaces/kube-public/configmaps", &labelled("elsewhere")).await;
+    assert_eq!(count(), 0);
+    w.create(&format!("{CONFIGS}?dryRun=All"), &labelled("a")).await;
+    assert_eq!(hook.seen.lock()[0]["request"]["dryRun"], true);
+    w.create(CONFIGS, &labelled("a")).await;
+    assert_eq!(hook.seen.lock()[1]["request"]["dryRun"], false);
+    // What was selected before is still its business.
+    w.merge(&format!("{CONFIGS}/a"), json!({"metadata": {"labels": {"seen": null}}})).await;
+    assert_eq!(count(), 3);
+    w.merge(&format!("{CONFIGS}/a"), json!({"data": {"b": "2"}})).await;
+    assert_eq!(count(), 3);
+}
+
+#[tokio::test]
+async fn a_webhook_of_another_version_is_asked_in_its_own_unless_it_wants_exactly_that() {
+    for (policy, asked) in [("Equivalent", 1), ("Exact", 0)] {
+        let w = World::new().await;
+        let hook = Hook::start(allows).await;
+        let more = json!({"matchPolicy": policy, "rules": [{"operations": ["CREATE"], "apiGroups": ["autoscaling"],
+            "apiVersions": ["v2"], "resources": ["horizontalpodautoscalers"]}]});
+        w.create(VALIDATING, &hook.config("ValidatingWebhookConfiguration", &more)).await;
+        let scaler = "{apiVersion: autoscaling/v1, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind: Deployment, name: d, apiVersion: apps/v1}}}";
+        let all = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+        w.create(all, scaler).await;
+        let seen = hook.seen.lock();
+        assert_eq!(seen.len(), asked, "{policy}");
+        for review in seen.iter() {
+            let request = &review["request"];
+            assert_eq!(request["kind"]["version"], "v2");
+            assert_eq!(request["requestKind"]["version"], "v1");
+            assert_eq!(request["object"]["spec"]["metrics"][0]["resource"]["name"], "cpu");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_is_asked_again_when_a_later_one_changed_the_object() {
+    let w = World::new().await;
+    let first = Hook::start(allows).await;
+    let second = Hook::start(|_| {
+        let patch = json!([{"op": "add", "path": "/data/late", "value": "yes"}]);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": base64(patch.to_string().as_bytes())})
+    })
+    .await;
+    let kind = "MutatingWebhookConfiguration";
+    for (name, hook, again) in [("a", &first, "IfNeeded"), ("b", &second, "Never")] {
+        let more = json!({"name": format!("{name}.example.com"), "reinvocationPolicy": again});
+        let config = hook.config(kind, &more).replace("\"hook\"", &format!("\"{name}\""));
+        w.create(MUTATING, &config).await;
+    }
+    let made = w.create(CONFIGS, &config("a", "{a: '1'}")).await;
+    assert_eq!(made["data"], json!({"a": "1", "late": "yes"}));
+    let seen = first.seen.lock();
+    assert_eq!((seen.len(), second.seen.lock().len()), (2, 1));
+    assert_eq!(seen[1]["request"]["object"]["data"]["late"], "yes");
+}
+
 #[tokio::test]
 async fn a_webhook_is_reached_through_its_service() {
     let w = World::new().await;
