@@ -236,6 +236,18 @@ fn a_charts_objects_are_installed_upgraded_and_removed() {
     k.check("get deployments,services -n widgets", 0, "No resources found");
 }
 
+/// What kubectl checks with the older OpenAPI, which it reads in protobuf, and what people look at first.
+#[test]
+fn lists_are_checked_and_the_servers_state_is_shown() {
+    let k = Cluster::start();
+    let list = "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: ConfigMap, metadata: {name: one}}]}";
+    k.check_with("create -f -", list, 0, "configmap/one created");
+    k.check("explain pods.spec --output=plaintext-openapiv2", 0, "KIND:");
+    k.check("get componentstatuses", 0, "Healthy");
+    k.check("get --raw|/metrics", 0, "apiserver_request_total{");
+    k.check("get --raw|/readyz/nothing", 1, "could not find the requested resource");
+}
+
 #[test]
 fn programs_of_the_python_client_run() {
     let k = Cluster::start();

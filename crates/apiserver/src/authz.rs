@@ -216,12 +216,12 @@ impl Authorizer {
         Ok(picture.role(&key, namespace).iter().map(Rule::to_value).collect())
     }
 
-    /// Reads the roles again if any of them changed.
     /// What decides as the roles are now.
     pub async fn judge(&self, api: &Api) -> Result<Judge, Fault> {
         self.picture(api).await.map(Judge)
     }
 
+    /// Reads the roles again if any of them changed.
     async fn picture(&self, api: &Api) -> Result<Arc<Picture>, Fault> {
         let now = api.store.revision().await.map_err(|e| fault(&e))?;
         let (seen, kept) = self.kept.lock().clone();

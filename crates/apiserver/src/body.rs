@@ -7,7 +7,7 @@ use crate::media::Notation;
 use crate::request::FieldValidation;
 use serde_json::{Map, Value};
 use wharf_kube::schema::TypeId;
-use wharf_kube::status::Fault;
+use wharf_kube::status::{Fault, Problem};
 use wharf_kube::typed::{TypedError, normalize};
 use wharf_kube::{json, proto};
 
@@ -137,6 +137,12 @@ fn check_kind(m: &mut Map<String, Value>, expected: Expected<'_>) -> Result<(), 
             expected.api_version
         )));
     }
+    if !kind.is_empty() && kind != expected.kind && expected.custom.is_some() {
+        let p = Problem::invalid("kind", &m["kind"], format!("must be {}", expected.kind));
+        let group = expected.api_version.split('/').next().unwrap_or_default();
+        let name = m.get("metadata").map_or("", |v| v["name"].as_str().unwrap_or_default());
+        return Err(Fault::invalid(group, &kind, name, &[p]));
+    }
     if !kind.is_empty() && kind != expected.kind {
         let short = expected.api_version.rsplit('/').next().unwrap_or_default();
         return Err(Fault::bad_request(format!(
@@ -183,22 +189,32 @@ pub fn applied(call: &Call<'_>, tree: Tree) -> Result<Value, Fault> {
             return Err(Fault::bad_request(format!("Object '{key}' is missing in '{given}'")));
         }
     }
+    let version = given["apiVersion"].as_str().unwrap_or_default();
+    if version != expected.api_version {
+        return Err(Fault::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
+            expected.api_version
+        )));
+    }
+    let nulls = expected.custom.is_some();
     let normal = object(call, tree, expected)?;
-    Ok(only(&normal, &given))
+    Ok(only(&normal, &given, nulls))
 }
 
-/// The part of `normal` that `given` names: zero values that normal form adds are not applied.
-fn only(normal: &Value, given: &Value) -> Value {
+/// The part of `normal` that `given` names: zero values that normal form adds are not applied. A null is a value of a
+/// custom resource, whose schema may allow it, and means nothing elsewhere.
+fn only(normal: &Value, given: &Value, nulls: bool) -> Value {
     match (normal, given) {
         (Value::Object(n), Value::Object(g)) => Value::Object(
             n.iter()
                 .filter_map(|(k, v)| {
-                    g.get(k).filter(|g| !g.is_null()).map(|g| (k.clone(), only(v, g)))
+                    let g = g.get(k).filter(|g| nulls || !g.is_null())?;
+                    Some((k.clone(), only(v, g, nulls)))
                 })
                 .collect(),
         ),
         (Value::Array(n), Value::Array(g)) if n.len() == g.len() => {
-            Value::Array(n.iter().zip(g).map(|(n, g)| only(n, g)).collect())
+            Value::Array(n.iter().zip(g).map(|(n, g)| only(n, g, nulls)).collect())
         }
         _ => normal.clone(),
     }

@@ -21,7 +21,7 @@ use wharf_kube::custom::Structural;
 use wharf_kube::jsonpath::Path;
 use wharf_kube::names::intern;
 use wharf_kube::resources::{GroupVersion, Resource, Subresource};
-use wharf_kube::status::Fault;
+use wharf_kube::status::{Fault, Problem};
 
 /// The keys of definitions.
 pub const PREFIX: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
@@ -44,6 +44,8 @@ pub struct Custom {
     pub list_kind: String,
     /// What objects look like.
     pub schema: Structural,
+    /// What the stored version looks like, where that is another: its defaults are filled in before a conversion.
+    pub stored: Option<Structural>,
     /// How versions become each other.
     pub conversion: Conversion,
     /// Columns of tables beside the name.
@@ -80,6 +82,22 @@ pub struct Scale {
     pub actual: Path,
     /// The selector, as text.
     pub selector: Option<Path>,
+}
+
+impl Scale {
+    /// Judges the numbers of an object that scaling reads.
+    pub fn judge(&self, object: &Value) -> Vec<Problem> {
+        let judge = |path: &Path| {
+            let n = path.find(object).first()?.as_i64()?;
+            let why = match i32::try_from(n) {
+                Ok(0..) => return None,
+                Err(_) if n > 0 => "should be less than or equal to 2147483647",
+                _ => "should be a non-negative integer",
+            };
+            Some(Problem::invalid(format!(".{}", path.fields()?.join(".")), &json!(n), why))
+        };
+        [&self.wanted, &self.actual].into_iter().filter_map(judge).collect()
+    }
 }
 
 /// What was read of the definitions when they were last looked at.
@@ -330,14 +348,8 @@ fn custom(
     let storage =
         versions.iter().find(|v| v["storage"] == json!(true)).map_or("", |v| text(v, "name"));
     let schema = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({}));
-    let deprecation = (version["deprecated"] == json!(true)).then(|| {
-        let own = text(version, "deprecationWarning");
-        if own.is_empty() {
-            format!("{gv} {} is deprecated", text(names, "kind"))
-        } else {
-            own.to_owned()
-        }
-    });
+    let deprecation =
+        (version["deprecated"] == json!(true)).then(|| deprecation(version, names, gv, versions));
     let list =
         |key: &str| version.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     Custom {
@@ -346,6 +358,11 @@ fn custom(
         storage: format!("{}/{storage}", gv.group),
         list_kind: text(names, "listKind").to_owned(),
         schema: Structural::new(schema),
+        stored: versions
+            .iter()
+            .find(|v| v["storage"] == json!(true) && v["name"] != version["name"])
+            .and_then(|v| v.pointer("/schema/openAPIV3Schema"))
+            .map(|s| Structural::new(s.clone())),
         conversion: Conversion::of(&spec["conversion"]),
         columns: columns(list("additionalPrinterColumns")),
         selectable: list("selectableFields")
@@ -362,6 +379,25 @@ fn custom(
             .iter()
             .find(|v| v["served"] == json!(true))
             .is_none_or(|v| v["name"] == version["name"]),
+    }
+}
+
+/// What clients of an old version are told, and which version is better.
+fn deprecation(version: &Value, names: &Value, gv: &GroupVersion, all: &[Value]) -> String {
+    let own = text(version, "deprecationWarning");
+    if !own.is_empty() {
+        return own.to_owned();
+    }
+    let kind = text(names, "kind");
+    let better = all
+        .iter()
+        .filter(|v| v["served"] == json!(true) && v["deprecated"] != json!(true))
+        .map(|v| text(v, "name"))
+        .filter(|v| precedence(v) > precedence(&gv.version))
+        .max_by_key(|v| precedence(v));
+    match better {
+        Some(v) => format!("{gv} {kind} is deprecated; use {}/{v} {kind}", gv.group),
+        None => format!("{gv} {kind} is deprecated"),
     }
 }
 

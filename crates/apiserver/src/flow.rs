@@ -13,6 +13,7 @@ use crate::user::User;
 use rules::Plan;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use wharf_base::sync::Mutex;
@@ -36,6 +37,8 @@ struct State {
     seats: usize,
     plan: Mutex<Option<(i64, Arc<Plan>)>>,
     levels: Mutex<HashMap<String, Level>>,
+    /// Requests that are being worked on: those that read, those that change something.
+    running: [AtomicUsize; 2],
 }
 
 /// What goes on at a priority level.
@@ -60,6 +63,8 @@ pub struct Sorted {
 #[derive(Debug, Default)]
 pub struct Turn {
     seat: Option<(Arc<State>, Arc<Plan>, String)>,
+    /// What it is counted as in [`State::running`].
+    counted: Option<(Arc<State>, usize)>,
 }
 
 impl Default for Flow {
@@ -82,7 +87,13 @@ impl Flow {
     /// So many seats for requests that read, and that change something, together.
     pub fn new(reads: usize, changes: usize) -> Flow {
         let (plan, levels) = (Mutex::default(), Mutex::default());
-        Flow { state: Arc::new(State { seats: reads + changes, plan, levels }) }
+        let running = Default::default();
+        Flow { state: Arc::new(State { seats: reads + changes, plan, levels, running }) }
+    }
+
+    /// How many requests that read, and that change something, are being worked on.
+    pub fn now(&self) -> [usize; 2] {
+        self.state.running.each_ref().map(|n| n.load(Ordering::Relaxed))
     }
 
     /// Waits for a request's turn, or tells the client to come back. Dropping the future gives the turn up.
@@ -97,8 +108,11 @@ impl Flow {
             return Ok((Turn::default(), Sorted::default()));
         };
         let told = Sorted { schema: sorted.schema.uid.clone(), level: sorted.level.uid.clone() };
-        if is_endless(a) || sorted.level.exempt {
+        if is_endless(a) {
             return Ok((Turn::default(), told));
+        }
+        if sorted.level.exempt {
+            return Ok((self.count(Turn::default(), a), told));
         }
         let turn = self.seat(&plan, &sorted.level.name, sorted.flow);
         let turn = match turn? {
@@ -108,7 +122,14 @@ impl Flow {
                 _ => return Err(refused()),
             },
         };
-        Ok((turn, told))
+        Ok((self.count(turn, a), told))
+    }
+
+    fn count(&self, mut turn: Turn, a: &Attributes<'_>) -> Turn {
+        let kind = usize::from(!matches!(a.verb, "get" | "list"));
+        self.state.running[kind].fetch_add(1, Ordering::Relaxed);
+        turn.counted = Some((Arc::clone(&self.state), kind));
+        turn
     }
 
     fn seat(&self, plan: &Arc<Plan>, level: &str, flow: String) -> Result<Place, Fault> {
@@ -173,7 +194,8 @@ fn has_seat(levels: &HashMap<String, Level>, plan: &Plan, level: &str) -> bool {
 
 impl State {
     fn turn(self: &Arc<State>, plan: &Arc<Plan>, level: &str) -> Turn {
-        Turn { seat: Some((Arc::clone(self), Arc::clone(plan), level.to_owned())) }
+        let seat = Some((Arc::clone(self), Arc::clone(plan), level.to_owned()));
+        Turn { seat, counted: None }
     }
 
     /// Gives free seats to who waits, flow by flow.
@@ -208,6 +230,9 @@ impl State {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        if let Some((state, kind)) = self.counted.take() {
+            state.running[kind].fetch_sub(1, Ordering::Relaxed);
+        }
         let Some((state, plan, level)) = self.seat.take() else { return };
         // Who waits may have been sorted in by a newer plan.
         let plan = state.plan.lock().as_ref().map_or(plan, |(_, p)| Arc::clone(p));

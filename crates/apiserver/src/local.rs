@@ -74,7 +74,7 @@ impl Local {
     }
 
     async fn decide(&self, user: &User, a: &Attributes<'_>) -> Decision {
-        self.server.authorizer.decide(&self.server.api, user, a).await
+        self.server.api.roles.decide(&self.server.api, user, a).await
     }
 }
 

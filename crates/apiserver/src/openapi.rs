@@ -1,6 +1,7 @@
 //! OpenAPI, from the schema tables and the definitions of custom resources: one document per group and version.
 
 mod custom;
+mod gnostic;
 mod v2;
 
 use crate::kinds::{Kind, Kinds};
@@ -41,26 +42,38 @@ pub fn serve(kinds: &Kinds, rest: &str, r: &Incoming) -> Result<Answer, Fault> {
 /// The program that makes documents: the tables change only with it.
 const PROGRAM: &str = concat!(env!("CARGO_PKG_VERSION"), " openapi 2");
 
+/// What `/openapi/v2` is served as: the media types that clients ask for and the one that is answered.
+const OLDER: [(&[&str], &str); 2] = [
+    (&["application/json", "*/*", "application/*"], "application/json"),
+    (
+        &[
+            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+        ],
+        "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    ),
+];
+
 /// `/openapi/v2`. Whether a client has it already is known without making it.
 fn older(kinds: &Kinds, r: &Incoming) -> Result<Answer, Fault> {
-    let accept = r.header("accept").unwrap_or_default();
-    let json = accept.is_empty()
-        || accept.split(',').any(|a| {
-            let essence = a.split(';').next().unwrap_or_default().trim();
-            matches!(essence, "application/json" | "*/*" | "application/*")
-        });
-    if !json {
-        return Err(Fault::not_acceptable("application/json"));
-    }
+    let accept = r.header("accept").filter(|a| !a.trim().is_empty()).unwrap_or("*/*");
+    let asked = accept.split(',').map(|a| a.split(';').next().unwrap_or_default().trim());
+    let media = asked.filter_map(|a| OLDER.iter().find(|(names, _)| names.contains(&a))).next();
+    let Some((_, media)) = media else {
+        return Err(Fault::not_acceptable(&OLDER.map(|(_, media)| media).join(", ")));
+    };
     let stamps: Vec<String> = kinds.defined().stamps();
-    let hash = Sha512::digest(format!("{PROGRAM} v2 {stamps:?}"));
+    let hash = Sha512::digest(format!("{PROGRAM} v2 {media} {stamps:?}"));
     let etag = format!("\"{}\"", hex::encode_upper(hash));
     let known = r.header("if-none-match").is_some_and(|h| h.split(',').any(|t| t.trim() == etag));
     let mut answer = if known {
-        Answer::bytes(StatusCode::NOT_MODIFIED, "application/json", bytes::Bytes::new())
+        Answer::bytes(StatusCode::NOT_MODIFIED, media, bytes::Bytes::new())
     } else {
-        let text = v2::swagger(kinds).to_string();
-        Answer::bytes(StatusCode::OK, "application/json", text.into_bytes())
+        let document = v2::swagger(kinds);
+        let protobuf = media.ends_with("protobuf");
+        let bytes =
+            if protobuf { gnostic::encode(&document) } else { document.to_string().into_bytes() };
+        Answer::bytes(StatusCode::OK, media, bytes)
     };
     answer.header("etag", &etag);
     answer.header("vary", "Accept");

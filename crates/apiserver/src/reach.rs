@@ -8,10 +8,12 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde_json::Value;
 use std::path::Path;
@@ -126,12 +128,18 @@ impl Trust {
 
     fn config(self) -> Result<ClientConfig, ReachError> {
         let builder = ClientConfig::builder();
-        let builder = if self.anybody {
-            let provider = Arc::clone(builder.crypto_provider());
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        let provider = Arc::clone(builder.crypto_provider());
+        let believes = if self.anybody {
+            Believes::Anybody
         } else {
-            builder.with_root_certificates(roots(&self.roots)?)
+            let roots = Arc::new(roots(&self.roots)?);
+            let authorities = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            let authorities = authorities.build().map_err(|_| ReachError::Roots)?;
+            let itself = CertificateDer::pem_slice_iter(&self.roots);
+            Believes::Known { authorities, itself: itself.filter_map(Result::ok).collect() }
         };
+        let verifier = Arc::new(Verifier { provider, believes });
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         match self.identity {
             Some((chain, key)) => {
                 builder.with_client_auth_cert(chain, key).map_err(ReachError::Tls)
@@ -163,20 +171,66 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, ReachError> {
     if store.is_empty() { Err(ReachError::Roots) } else { Ok(store) }
 }
 
-/// Believes every certificate, where the object that names the server says so.
+/// Judges the certificates of servers.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    believes: Believes,
+}
 
-impl ServerCertVerifier for Anybody {
+/// Whom a verifier believes.
+#[derive(Debug)]
+enum Believes {
+    /// Everybody, where the object that names the server says so.
+    Anybody,
+    /// Those whom authorities vouch for, and those whose own certificate is among the authorities': many programs put
+    /// their server's certificate into a `caBundle`, which the reference server takes as Go does.
+    Known { authorities: Arc<WebPkiServerVerifier>, itself: Vec<CertificateDer<'static>> },
+}
+
+/// Judges a certificate that is believed for what it is by its names and its time.
+fn is_of(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    let bad = || rustls::Error::from(rustls::CertificateError::BadEncoding);
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| bad())?;
+    let at = i64::try_from(now.as_secs()).map_err(|_| bad())?;
+    let validity = parsed.validity();
+    if at < validity.not_before.timestamp() {
+        return Err(rustls::CertificateError::NotValidYet.into());
+    }
+    if at > validity.not_after.timestamp() {
+        return Err(rustls::CertificateError::Expired.into());
+    }
+    Ok(())
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.believes {
+            Believes::Known { itself, .. } if itself.contains(end_entity) => {
+                is_of(end_entity, server_name, now)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            Believes::Known { authorities, .. } => authorities.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ),
+            Believes::Anybody => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -189,7 +243,7 @@ impl ServerCertVerifier for Anybody {
             message,
             cert,
             dss,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
@@ -203,12 +257,12 @@ impl ServerCertVerifier for Anybody {
             message,
             cert,
             dss,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

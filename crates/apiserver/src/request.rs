@@ -234,6 +234,7 @@ impl Query {
                 "watch" => q.watch = flag(&v),
                 "allowWatchBookmarks" => q.bookmarks = flag(&v),
                 "sendInitialEvents" => q.initial_events = Some(flag(&v)),
+                "timeout" => patience(&v)?,
                 "timeoutSeconds" => q.timeout = u64::try_from(number(&k, &v)?).ok(),
                 "includeObject" => q.include_object = v,
                 "gracePeriodSeconds" => q.grace_period = Some(number(&k, &v)?),
@@ -247,6 +248,17 @@ impl Query {
             }
         }
         Ok(q)
+    }
+}
+
+/// How long a client lets its request take. Requests that are not watches are answered long before anything that
+/// makes sense here; what makes none is refused.
+fn patience(v: &str) -> Result<(), Fault> {
+    match wharf_kube::time::parse_duration(v) {
+        Some(_) => Ok(()),
+        None => Err(Fault::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {v:?}"
+        ))),
     }
 }
 
@@ -364,6 +376,8 @@ mod tests {
         );
         assert_eq!(Query::parse("dryRun=Some").unwrap_err().code, 422);
         assert_eq!(Query::parse("limit=x").unwrap_err().code, 400);
+        assert!(Query::parse("timeout=1m0s&timeout=0s").is_ok());
+        assert_eq!(Query::parse("timeout=soon").unwrap_err().code, 400);
         assert_eq!(Query::parse("fieldValidation=Loud").unwrap_err().code, 422);
     }
 }

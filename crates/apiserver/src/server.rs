@@ -3,20 +3,19 @@
 use crate::api::{Api, Call};
 use crate::audit::{Audit, Trace};
 use crate::authn::Authenticator;
-use crate::authz::{Attributes, Authorizer, Decision};
+use crate::authz::{Attributes, Decision};
 use crate::body::{self, Expected};
 use crate::delete::Options;
 use crate::flow::Flow;
-use crate::kinds::{Hub, Kind};
-use crate::media::{self, Accept, Notation, View};
-use crate::render::{self, TableOptions};
+use crate::kinds::Hub;
+use crate::media::{self, Notation, View};
+use crate::metrics::Metrics;
+use crate::render;
 use crate::request::{self, Query, Route, Target};
-use crate::respond::{Answer, Content, is_pretty};
+use crate::respond::{Answer, is_pretty};
 use crate::user::User;
 use crate::write::{Change, Written};
-use crate::{
-    aggregator, discovery, list, openapi, random, stored, subresource, virtuals, watching,
-};
+use crate::{aggregator, discovery, openapi, random, stored, subresource, virtuals};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
@@ -32,14 +31,14 @@ pub struct Server {
     pub api: Api,
     /// Who asks.
     pub authenticator: Authenticator,
-    /// What they may.
-    pub authorizer: Authorizer,
     /// Where clients reach it.
     pub address: String,
     /// Where what is done is written down.
     pub audit: Option<Audit>,
     /// How many requests it works on at once.
     pub flow: Flow,
+    /// What it counts about itself.
+    pub metrics: Metrics,
 }
 
 /// A request that was read.
@@ -71,18 +70,24 @@ impl Incoming {
     }
 }
 
+/// The patches that custom resources take.
+pub const PATCHES_OF_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 /// The most bytes that a body may have (3 MiB).
 pub const BODY: usize = 3 * 1024 * 1024;
 
 impl Server {
     /// A server that keeps no audit log and has the usual limits.
-    pub fn new(
-        api: Api,
-        authenticator: Authenticator,
-        authorizer: Authorizer,
-        address: String,
-    ) -> Server {
-        Server { api, authenticator, authorizer, address, audit: None, flow: Flow::default() }
+    pub fn new(api: Api, authenticator: Authenticator, address: String) -> Server {
+        Server {
+            api,
+            authenticator,
+            address,
+            audit: None,
+            flow: Flow::default(),
+            metrics: Metrics::default(),
+        }
     }
 
     /// Answers a request. Dropping the future abandons the request; a write that reached the store stays.
@@ -90,13 +95,16 @@ impl Server {
         let (trace, began) = (Trace::default(), self.api.clock.unix_nanos() / 1000);
         let q = Query::parse(&r.query);
         let pretty = is_pretty(q.as_ref().ok().and_then(|q| q.pretty), r.agent());
+        let q_dry = q.as_ref().is_ok_and(|q| q.dry_run);
         let outcome = trace.noting(self.route(&r, q, pretty, &trace)).await;
         let mut answer = outcome.unwrap_or_else(|f| {
             let accept = media::accept(r.header("accept"), true, true).ok();
-            Answer::fault(&f, accept.filter(|a| a.notation != Notation::Yaml), pretty)
+            Answer::fault(&f, accept, pretty)
         });
         let id = r.header("audit-id").map_or_else(random::uid, str::to_owned);
         answer.header("audit-id", &id);
+        let micros = self.api.clock.unix_nanos() / 1000 - began;
+        self.metrics.answered(&trace, answer.status.as_u16(), micros, q_dry);
         if let Some(audit) = &self.audit {
             let now = self.api.clock.unix_nanos() / 1000;
             audit.answered(&r, &trace, &answer, &id, (began, now));
@@ -126,6 +134,7 @@ impl Server {
             return self.objects(r, q, target, (&user, trace), pretty).await;
         }
         self.authorize_path(r, &user, trace).await?;
+        q?;
         match route {
             Route::Version => Ok(Answer::json(StatusCode::OK, &version(), true)),
             Route::Health => self.health(r).await,
@@ -134,13 +143,14 @@ impl Server {
                 let mut list = discovery::api_groups(&self.api.kinds);
                 aggregator::merge_groups(&self.api, &mut list);
                 discovery::api_group(&list, &name)
-                    .map(|v| Answer::json(StatusCode::OK, &v, pretty))
+                    .map(|v| document(r, &v, pretty))
                     .ok_or_else(Fault::no_route)
             }
             Route::Resources(gv) => discovery::resources(&self.api.kinds, &gv)
-                .map(|v| Answer::json(StatusCode::OK, &v, pretty))
+                .map(|v| document(r, &v, pretty))
                 .ok_or_else(Fault::no_route),
             Route::OpenApi(rest) => openapi::serve(&self.api.kinds, &rest, r),
+            Route::Other if r.path == "/metrics" => crate::metrics::serve(self).await,
             Route::Other => self.other(r),
             Route::Objects(_) => Err(Fault::no_route()),
         }
@@ -196,7 +206,7 @@ impl Server {
         version: &str,
         trace: &Trace,
     ) -> Result<(), Fault> {
-        let decision = self.authorizer.decide(&self.api, user, a).await;
+        let decision = self.api.roles.decide(&self.api, user, a).await;
         let (allowed, why) = match &decision {
             Decision::Allow(why) => (true, why),
             Decision::Deny(why) => (false, why),
@@ -206,6 +216,10 @@ impl Server {
     }
 
     async fn health(&self, r: &Incoming) -> Result<Answer, Fault> {
+        let check = r.path.trim_start_matches('/').split_once('/').map_or("", |(_, c)| c);
+        if !matches!(check.trim_end_matches('/'), "" | "ping" | "etcd" | "informer-sync" | "log") {
+            return Err(Fault::no_route());
+        }
         self.api.store.revision().await.map_err(|e| crate::api::fault(&e))?;
         if r.query.contains("verbose") {
             let name = r.path.trim_start_matches('/').split('/').next().unwrap_or_default();
@@ -234,7 +248,7 @@ impl Server {
             aggregator::merge_groups(&self.api, &mut list);
             list
         };
-        Ok(Answer::json(StatusCode::OK, &doc, pretty))
+        Ok(document(r, &doc, pretty))
     }
 
     fn other(&self, r: &Incoming) -> Result<Answer, Fault> {
@@ -249,8 +263,16 @@ impl Server {
                     }
                 }
                 paths.extend(
-                    ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-                        .map(str::to_owned),
+                    [
+                        "/healthz",
+                        "/livez",
+                        "/metrics",
+                        "/openapi/v2",
+                        "/openapi/v3",
+                        "/readyz",
+                        "/version",
+                    ]
+                    .map(str::to_owned),
                 );
                 paths.sort();
                 Ok(Answer::json(StatusCode::OK, &json!({"paths": paths}), true))
@@ -443,9 +465,7 @@ impl Server {
                 self.api.change(call, &Change::StrategicPatch(&json(&r.body)?)).await
             }
             "application/apply-patch+yaml" => self.apply(r, call).await,
-            _ if call.kind.custom.is_some() => Err(Fault::media_type(
-                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
-            )),
+            _ if call.kind.custom.is_some() => Err(Fault::media_type(PATCHES_OF_CUSTOM)),
             _ => Err(Fault::media_type(
                 "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/strategic-merge-patch+json, application/apply-patch+cbor",
             )),
@@ -481,122 +501,6 @@ impl Server {
         self.api.change(call, &Change::Apply(&config)).await
     }
 
-    fn written(&self, call: &Call<'_>, accept: Accept, w: &Written, pretty: bool) -> Answer {
-        let status = if w.created { StatusCode::CREATED } else { StatusCode::OK };
-        self.show(call, accept, status, &w.object, pretty)
-    }
-
-    /// One object in the form that was negotiated.
-    pub fn show(
-        &self,
-        call: &Call<'_>,
-        accept: Accept,
-        status: StatusCode,
-        object: &Value,
-        pretty: bool,
-    ) -> Answer {
-        match accept.view {
-            View::Table => {
-                let rv = crate::api::meta(object, "resourceVersion");
-                let options = TableOptions::of(call, self.api.now_seconds());
-                let version = json!({"resourceVersion": rv});
-                let table = render::table(call.kind, &[object], &version, &options);
-                Answer::json(status, &table, pretty)
-            }
-            View::Metadata => {
-                let partial = render::partial(object);
-                Answer::object(status, accept, &partial, pretty, || render::sealed(&partial))
-            }
-            View::Whole | View::Discovery(_) => {
-                Answer::object(status, accept, object, pretty, || sealed(call.kind, object))
-            }
-        }
-    }
-
-    async fn list(&self, call: &Call<'_>, accept: Accept, pretty: bool) -> Result<Answer, Fault> {
-        let listed = self.api.list(call).await?;
-        self.show_list(call, accept, &listed, pretty).await
-    }
-
-    async fn show_list(
-        &self,
-        call: &Call<'_>,
-        accept: Accept,
-        listed: &list::Listed,
-        pretty: bool,
-    ) -> Result<Answer, Fault> {
-        // Texts and messages are made from what is stored, where that is what is shown.
-        let whole = accept.view == View::Whole;
-        let objects =
-            if whole && (call.kind.hub == Hub::Own || accept.notation == Notation::Protobuf) {
-                Vec::new()
-            } else {
-                self.api.seen_all(call.kind, &listed.items).await?
-            };
-        Ok(self.shown_list(call, accept, listed, objects, pretty))
-    }
-
-    /// `objects` are the list's, in the version of the request, where the form needs them.
-    fn shown_list(
-        &self,
-        call: &Call<'_>,
-        accept: Accept,
-        listed: &list::Listed,
-        objects: Vec<Arc<Value>>,
-        pretty: bool,
-    ) -> Answer {
-        match (accept.view, accept.notation) {
-            (View::Table, _) => {
-                let options = TableOptions::of(call, self.api.now_seconds());
-                let rows: Vec<&Value> = objects.iter().map(|o| &**o).collect();
-                let table = render::table(call.kind, &rows, &listed.metadata(), &options);
-                Answer::json(StatusCode::OK, &table, pretty)
-            }
-            (View::Metadata, _) => {
-                let all: Vec<&Value> = objects.iter().map(|o| &**o).collect();
-                let list = render::partial_list(&all, &listed.metadata());
-                Answer::object(StatusCode::OK, accept, &list, pretty, || render::sealed(&list))
-            }
-            (_, Notation::Protobuf) => {
-                let items = listed.items.iter();
-                let items: Vec<Bytes> =
-                    items.map(|kv| self.api.objects.message(call.kind, kv)).collect();
-                let message =
-                    proto::encode_list(&listed.metadata(), items.iter().map(AsRef::as_ref));
-                let kind = format!("{}List", call.kind.name());
-                let bytes = proto::seal(&call.kind.api_version, &kind, &message);
-                Answer::bytes(StatusCode::OK, "application/vnd.kubernetes.protobuf", bytes)
-            }
-            (_, notation) => {
-                let mut text = list::json_text(call.kind, listed, &objects);
-                if notation == Notation::Yaml || pretty {
-                    let value: Value = serde_json::from_slice(&text).unwrap_or_default();
-                    return Answer::object(StatusCode::OK, accept, &value, pretty, Vec::new);
-                }
-                text.push(b'\n');
-                Answer::bytes(StatusCode::OK, "application/json", text)
-            }
-        }
-    }
-
-    async fn watch(&self, call: &Call<'_>, accept: Accept) -> Result<Answer, Fault> {
-        let media = match accept.notation {
-            Notation::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
-            Notation::Yaml => "application/yaml;stream=watch",
-            Notation::Json => "application/json",
-        };
-        let body = match self.api.watch(call, accept).await {
-            Ok(events) => Content::Stream(Box::new(events)),
-            Err(f) => match watching::refused(&self.api, call.kind, accept, &f) {
-                Some(bytes) => Content::Ended(bytes),
-                None => return Err(f),
-            },
-        };
-        let mut answer = Answer::bytes(StatusCode::OK, media, Bytes::new());
-        answer.body = body;
-        Ok(answer)
-    }
-
     /// The user that a request wants to be, if the one it is may be that.
     async fn impersonated(&self, r: &Incoming, user: User) -> Result<User, Fault> {
         let Some(wanted) = crate::authn::impersonation(&r.headers)? else { return Ok(user) };
@@ -608,7 +512,7 @@ impl Server {
                 a.group = "authentication.k8s.io";
                 a.subresource = sub;
             }
-            if let Decision::Deny(why) = self.authorizer.decide(&self.api, &user, &a).await {
+            if let Decision::Deny(why) = self.api.roles.decide(&self.api, &user, &a).await {
                 return Err(a.refusal(&user, &why));
             }
         }
@@ -616,9 +520,11 @@ impl Server {
     }
 }
 
-/// An object in its protobuf envelope.
-pub fn sealed(kind: &Kind, object: &Value) -> Vec<u8> {
-    proto::seal(&kind.api_version, kind.name(), &proto::encode(kind.ty(), object))
+/// A document of discovery in YAML where that is asked for, else in JSON, which every client reads.
+fn document(r: &Incoming, value: &Value, pretty: bool) -> Answer {
+    let json = media::Accept { notation: Notation::Json, view: View::Whole, stream: false };
+    let accept = media::accept(r.header("accept"), false, false).unwrap_or(json);
+    Answer::object(StatusCode::OK, accept, value, pretty, Vec::new)
 }
 
 /// A document with a validator: 304 where the client has it already.

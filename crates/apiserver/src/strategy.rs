@@ -2,6 +2,7 @@
 
 use crate::api::{drop_meta, meta, set_meta};
 use crate::kinds::Kind;
+use base64::Engine as _;
 use serde_json::{Value, json};
 use wharf_kube::names;
 
@@ -363,5 +364,21 @@ fn desired(kind: &Kind, object: &Value) -> Value {
             }
             v
         }
+    }
+}
+
+/// What a secret was given as text becomes its data; it is never kept or shown as text.
+pub fn keep_texts(secret: &mut Value) {
+    let Some(Value::Object(texts)) =
+        secret.as_object_mut().and_then(|m| m.shift_remove("stringData"))
+    else {
+        return;
+    };
+    if !secret["data"].is_object() {
+        secret["data"] = json!({});
+    }
+    for (key, text) in texts {
+        let text = text.as_str().unwrap_or_default();
+        secret["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(text));
     }
 }

@@ -5,7 +5,7 @@ use crate::body::{self, Expected};
 use crate::definitions::Scale;
 use crate::media::{self, Accept, Notation, View};
 use crate::respond::Answer;
-use crate::server::{Incoming, Server};
+use crate::server::{Incoming, PATCHES_OF_CUSTOM, Server};
 use crate::stored;
 use crate::write::{Change, ordered};
 use http::StatusCode;
@@ -153,7 +153,7 @@ async fn scale(
     let wanted = match verb {
         "get" => return Ok(show_scale(accept, &current, pretty)),
         "update" => read(server, r, call, "Scale")?,
-        "patch" => patched_scale(r, &current)?,
+        "patch" => patched_scale(r, call, &current)?,
         _ => return Err(Fault::wrong_method()),
     };
     let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
@@ -189,12 +189,15 @@ fn show_scale(accept: Accept, scale: &Value, pretty: bool) -> Answer {
     })
 }
 
-fn patched_scale(r: &Incoming, current: &Value) -> Result<Value, Fault> {
+fn patched_scale(r: &Incoming, call: &Call<'_>, current: &Value) -> Result<Value, Fault> {
     let media = media::essence(r.header("content-type").unwrap_or_default());
     let notation =
         if media == "application/apply-patch+yaml" { Notation::Yaml } else { Notation::Json };
     let p = body::tree(&r.body, notation)?.value;
     match media.as_str() {
+        "application/strategic-merge-patch+json" if call.kind.custom.is_some() => {
+            Err(Fault::media_type(PATCHES_OF_CUSTOM))
+        }
         "application/json-patch+json" => patch::json(current, &p).map_err(|_| {
             Fault::unprocessable("the server rejected our request due to an error in our request")
         }),

@@ -3,7 +3,8 @@
 use crate::api::{Call, meta};
 use crate::authz::{Attributes, Decision};
 use crate::body::Expected;
-use crate::media;
+use crate::media::{self, View};
+use crate::render::{self, TableOptions};
 use crate::respond::Answer;
 use crate::server::{Incoming, Server};
 use crate::user::User;
@@ -19,10 +20,10 @@ pub async fn serve(
     call: &Call<'_>,
     pretty: bool,
 ) -> Result<Answer, Fault> {
-    let accept = media::accept(r.header("accept"), false, true)?;
     if call.kind.name() == "ComponentStatus" {
-        return component(call, pretty);
+        return component(server, r, call, pretty);
     }
+    let accept = media::accept(r.header("accept"), false, true)?;
     let mut object = server.read_body(r, call, Expected::of(call.kind))?;
     if call.kind.name() == "Binding" {
         let name = meta(&object, "name").to_owned();
@@ -61,23 +62,31 @@ fn track(server: &Server, call: &Call<'_>, object: &mut Value) {
     managed::update(&wharf_kube::typed::zero(call.kind.ty()), object, call.kind.shape(), &writer);
 }
 
-fn component(call: &Call<'_>, pretty: bool) -> Result<Answer, Fault> {
-    let one = |name: &str| json!({"metadata": {"name": name}, "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]});
+fn component(
+    server: &Server,
+    r: &Incoming,
+    call: &Call<'_>,
+    pretty: bool,
+) -> Result<Answer, Fault> {
+    let accept = media::accept(r.header("accept"), true, false)?;
     // The store answered, or the request would not have come this far.
-    let all = ["etcd-0"];
+    let all = ["etcd-0"].map(|name| {
+        json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
+            "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]})
+    });
     if let Some(name) = call.name {
-        if !all.contains(&name) {
-            return Err(Fault::not_found(call.about(), name));
-        }
-        let mut object = json!({"kind": "ComponentStatus", "apiVersion": "v1"});
-        if let (Value::Object(m), Value::Object(more)) = (&mut object, one(name)) {
-            m.extend(more);
-        }
-        return Ok(Answer::json(StatusCode::OK, &object, pretty));
+        let one = all.iter().find(|o| meta(o, "name") == name);
+        let one = one.ok_or_else(|| Fault::not_found(call.about(), name))?;
+        return Ok(server.show(call, accept, StatusCode::OK, one, pretty));
     }
-    let items: Vec<Value> = all.iter().map(|n| one(n)).collect();
+    if accept.view == View::Table {
+        let rows: Vec<&Value> = all.iter().collect();
+        let options = TableOptions::of(call, server.api.now_seconds());
+        let table = render::table(call.kind, &rows, &json!({}), &options);
+        return Ok(Answer::json(StatusCode::OK, &table, pretty));
+    }
     let list =
-        json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
+        json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": all});
     Ok(Answer::json(StatusCode::OK, &list, pretty))
 }
 
@@ -143,7 +152,7 @@ async fn access(server: &Server, user: &User, spec: &Value) -> Value {
             ..Attributes::default()
         }
     };
-    match server.authorizer.decide(&server.api, user, &a).await {
+    match server.api.roles.decide(&server.api, user, &a).await {
         Decision::Allow(why) if why.is_empty() => json!({"allowed": true}),
         Decision::Allow(why) => json!({"allowed": true, "reason": why}),
         Decision::Deny(why) if why.is_empty() => json!({"allowed": false}),
@@ -156,7 +165,7 @@ async fn rules(server: &Server, call: &Call<'_>, object: &Value) -> Result<Value
     if ns.is_empty() {
         return Err(Fault::bad_request("no namespace on request"));
     }
-    let all = server.authorizer.rules(&server.api, call.user, ns).await?;
+    let all = server.api.roles.rules(&server.api, call.user, ns).await?;
     let (paths, resources): (Vec<Value>, Vec<Value>) =
         all.into_iter().partition(|r| r.get("nonResourceURLs").is_some());
     Ok(json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false}))

@@ -37,6 +37,8 @@ pub struct Events {
     told: Revision,
     deadline: tokio::time::Instant,
     next_bookmark: tokio::time::Instant,
+    /// Tells when custom kinds changed.
+    moments: tokio::sync::watch::Receiver<u64>,
     finished: bool,
 }
 
@@ -83,6 +85,7 @@ impl Api {
             Err(e) => return Err(gone(&e, from)),
         };
         let now = tokio::time::Instant::now();
+        let moments = self.kinds.moments();
         let lasts = call.query.timeout.unwrap_or_else(|| LASTS + jitter(LASTS));
         Ok(Events {
             watch,
@@ -96,7 +99,8 @@ impl Api {
             told: Revision(0),
             deadline: now + Duration::from_secs(lasts),
             next_bookmark: now + BOOKMARK,
-            finished: false,
+            moments,
+            finished: self.kinds.is_outdated(call.kind),
         })
     }
 }
@@ -147,6 +151,7 @@ fn gone(e: &StoreError, from: Revision) -> Fault {
 enum Next {
     Item(Result<WatchItem, StoreError>),
     Bookmark,
+    Defined,
     Deadline,
 }
 
@@ -187,6 +192,7 @@ impl Events {
             biased;
             item = self.watch.next() => Next::Item(item),
             () = tokio::time::sleep_until(self.deadline) => Next::Deadline,
+            Ok(()) = self.moments.changed(), if self.kind.custom.is_some() => Next::Defined,
             () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => Next::Bookmark,
         };
         self.turn(next).await
@@ -215,7 +221,9 @@ impl Events {
                 self.watch.request_progress();
                 Vec::new()
             }
-            Next::Deadline => {
+            Next::Defined if !self.encoder.api.kinds.is_outdated(&self.kind) => Vec::new(),
+            // The client comes back and is shown what the new definition says.
+            Next::Defined | Next::Deadline => {
                 self.finished = true;
                 // The client resumes from here, unless it knows already.
                 if self.told < self.seen { self.bookmark() } else { Vec::new() }

@@ -55,6 +55,7 @@ pub async fn call(
             Some(url) => Place::url(url).map_err(&failed)?,
             None => service(api, &config["service"], 443).await.map_err(&failed)?,
         };
+        place.path = clean(&place.path);
         let mark = if place.path.contains('?') { '&' } else { '?' };
         place.path = format!("{}{mark}timeout={}s", place.path, patience.as_secs());
         let request = Request::post(&place.path)
@@ -75,5 +76,27 @@ pub async fn call(
     match tokio::time::timeout(patience, attempt).await {
         Ok(outcome) => outcome,
         Err(_) => Err(failed(ReachError::Late)),
+    }
+}
+
+/// A path without empty parts, as the reference server's client makes it: Go's servers redirect others.
+fn clean(path: &str) -> String {
+    let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let query = query.map_or(String::new(), |q| format!("?{q}"));
+    format!("/{}{query}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_no_empty_parts() {
+        for (path, expected) in
+            [("//a", "/a"), ("/a//b/", "/a/b"), ("/", "/"), ("", "/"), ("/a?x=//", "/a?x=//")]
+        {
+            assert_eq!(clean(path), expected);
+        }
     }
 }

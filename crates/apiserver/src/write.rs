@@ -57,11 +57,6 @@ impl Api {
         let named = !meta(&object, "name").is_empty();
         let prefix = meta(&object, "generateName").to_owned();
         self.check_namespace(call, &mut object)?;
-        if !meta(&object, "resourceVersion").is_empty() {
-            return Err(Fault::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            ));
-        }
         let tries = if named || prefix.is_empty() { 1 } else { NAMES };
         let mut outcome = Err(Fault::internal("no name was tried"));
         for _ in 0..tries {
@@ -85,6 +80,7 @@ impl Api {
     ) -> Result<Written, Fault> {
         let kind = call.kind;
         ending(call)?;
+        let versioned = !matches!(meta(&object, "resourceVersion"), "" | "0");
         kind.complete(&mut object);
         admission::mutate(self, call, &mut object, None).await?;
         hooks::mutate(self, call, &mut object, None).await?;
@@ -135,7 +131,14 @@ impl Api {
             }
             return Ok(Written { object: self.read_stored(kind, object).await?, created: true });
         }
-        match self.insert(call, &name, &object).await {
+        let inserted = if versioned {
+            // The last thing that is looked at, and not before something is to be stored, as etcd's client does it.
+            let why = "resourceVersion should not be set on objects to be created";
+            Err(Fault::unknown(why))
+        } else {
+            self.insert(call, &name, &object).await
+        };
+        match inserted {
             Ok(revision) => {
                 Ok(Written { object: self.shown(kind, object, revision).await?, created: true })
             }
@@ -291,7 +294,7 @@ impl Api {
         let old_hub = stored::decode(kv);
         let old = self.read_stored(kind, old_hub.clone()).await?;
         let mut object = self.changed(call, change, &old)?;
-        self.check_identity(call, &object, &old)?;
+        self.check_identity(call, &mut object, &old)?;
         let version = meta(&object, "resourceVersion").to_owned();
         if version.is_empty()
             && strategy::needs_version(kind)
@@ -362,13 +365,20 @@ impl Api {
         })
     }
 
-    /// Name, namespace and uid of an object never change.
-    fn check_identity(&self, call: &Call<'_>, object: &Value, old: &Value) -> Result<(), Fault> {
+    /// Name, namespace and uid of an object never change. A namespace that is not given is that of the path: Helm
+    /// leaves it out of what it updates.
+    fn check_identity(
+        &self,
+        call: &Call<'_>,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), Fault> {
         let name = meta(old, "name");
         let given = meta(object, "name");
         if given.is_empty() {
-            let p = Problem::required("metadata.name", "name is required");
-            return Err(Fault::invalid(call.kind.group(), call.kind.name(), "", &[p]));
+            return Err(Fault::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            )));
         }
         if given != name {
             return Err(Fault::bad_request(format!(
@@ -376,7 +386,9 @@ impl Api {
             )));
         }
         let ns = meta(object, "namespace");
-        if !ns.is_empty() && ns != meta(old, "namespace") {
+        if ns.is_empty() && call.kind.resource.namespaced {
+            set_meta(object, "namespace", meta(old, "namespace"));
+        } else if !ns.is_empty() && ns != meta(old, "namespace") {
             return Err(Fault::bad_request(format!(
                 "the namespace of the object ({ns}) does not match the namespace on the request ({})",
                 meta(old, "namespace")
@@ -487,7 +499,10 @@ impl Api {
 
 /// Judges a custom resource by its schema, in the version of the request.
 fn judge_custom(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Problem> {
-    kind.custom.as_ref().map(|c| c.schema.validate(object, old)).unwrap_or_default()
+    let Some(custom) = &kind.custom else { return Vec::new() };
+    let mut problems = custom.schema.validate(object, old);
+    problems.extend(custom.scale.iter().flat_map(|s| s.judge(object)));
+    problems
 }
 
 /// Nothing new is made of a kind whose definition is going.

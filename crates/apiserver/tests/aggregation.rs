@@ -171,4 +171,7 @@ async fn other_servers_can_read_whom_to_trust() {
     assert_eq!(data["client-ca-file"], "clients");
     assert_eq!(data["requestheader-client-ca-file"], "proxy");
     assert_eq!(data["requestheader-allowed-names"], "[\"front-proxy-client\"]");
+    // Authorities that were changed while the server was down are told with its next start.
+    wharf_apiserver::aggregator::publish(&w.server.api, "others", "proxy").await.unwrap();
+    assert_eq!(w.get(target).await.json()["data"]["client-ca-file"], "others");
 }

@@ -203,7 +203,12 @@ async fn versions_are_converted_by_name() {
     w.create(TABS, &tab("a", "{cronSpec: '1'}")).await;
     let old = w.get("/apis/stable.example.com/v1beta1/namespaces/default/crontabs/a").await;
     assert_eq!(old.json()["apiVersion"], "stable.example.com/v1beta1");
-    assert_eq!(old.warnings(), ["299 - \"stable.example.com/v1beta1 CronTab is deprecated\""]);
+    assert_eq!(
+        old.warnings(),
+        [
+            "299 - \"stable.example.com/v1beta1 CronTab is deprecated; use stable.example.com/v1 CronTab\""
+        ]
+    );
     // The older version knows no defaults and no pattern.
     assert_eq!(old.json()["spec"], json!({"cronSpec": "1", "replicas": 1}));
 }

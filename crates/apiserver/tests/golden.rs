@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use wharf_apiserver::api::Api;
 use wharf_apiserver::authn::{Authenticator, jwt::Keys};
-use wharf_apiserver::authz::Authorizer;
 use wharf_apiserver::bootstrap;
 use wharf_apiserver::respond::Content;
 use wharf_apiserver::server::{Incoming, Server};
@@ -89,7 +88,6 @@ pub(crate) async fn server_on(store: Arc<dyn Store>) -> Server {
     Server::new(
         api,
         Authenticator::new(keys, "https://test".to_owned()),
-        Authorizer::default(),
         "127.0.0.1:6443".to_owned(),
     )
 }

@@ -18,6 +18,7 @@ use wharf_base::sync::Mutex;
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
 const BINDINGS: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
 const CONFIGS: &str = "/api/v1/namespaces/default/configmaps";
+const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 fn base64(text: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
@@ -32,14 +33,19 @@ struct Hook {
 }
 
 impl Hook {
+    /// One whose certificate is its own authority.
     async fn start(answer: fn(&Value) -> Value) -> Hook {
         let names = vec!["127.0.0.1".to_owned(), "hook.default.svc".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();
-        let key =
-            rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        Hook::with((made.cert, made.signing_key), answer).await
+    }
+
+    async fn with(made: (rcgen::Certificate, rcgen::KeyPair), answer: fn(&Value) -> Value) -> Hook {
+        let (cert, key) = made;
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let config = rustls::ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -73,7 +79,7 @@ impl Hook {
         });
         Hook {
             url: format!("https://127.0.0.1:{port}/"),
-            bundle: base64(made.cert.pem().as_bytes()),
+            bundle: base64(cert.pem().as_bytes()),
             port,
             seen,
         }
@@ -256,6 +262,102 @@ async fn a_webhook_refuses_and_its_failure_is_as_its_policy_says() {
         200
     );
     assert_eq!(w.write(Method::POST, CONFIGS, "", &config("b", "{bad: v}")).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_webhook_may_be_known_by_its_certificate_alone() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::Issuer::new(authority, key);
+    for (host, code) in [("127.0.0.1", 403), ("127.0.0.2", 500)] {
+        let w = World::new().await;
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut own = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        own.distinguished_name.push(rcgen::DnType::CommonName, "hook");
+        let cert = own.signed_by(&key, &issuer).unwrap();
+        let denies =
+            |_: &Value| json!({"allowed": false, "status": {"code": 403, "message": "no"}});
+        // Its bundle is its certificate, and who signed it is nobody's business.
+        let hook = Hook::with((cert, key), denies).await;
+        let kind = "ValidatingWebhookConfiguration";
+        w.create(VALIDATING, &hook.config(kind, &json!({}))).await;
+        let got = w.write(Method::POST, CONFIGS, "", &config("a", "{a: '1'}")).await;
+        assert_eq!(got.status, code, "{host}: {}", got.text());
+    }
+}
+
+const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+
+fn allows(_: &Value) -> Value {
+    json!({"allowed": true})
+}
+
+#[tokio::test]
+async fn a_webhook_sees_what_its_selectors_choose_and_learns_of_a_dry_run() {
+    let w = World::new().await;
+    let hook = Hook::start(allows).await;
+    let more = json!({"objectSelector": {"matchLabels": {"seen": "yes"}}, "namespaceSelector": {
+        "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["default"]}]}});
+    w.create(VALIDATING, &hook.config("ValidatingWebhookConfiguration", &more)).await;
+    let labelled = |name: &str| format!("{{metadata: {{name: {name}, labels: {{seen: 'yes'}}}}}}");
+    let count = || hook.seen.lock().len();
+    w.create(CONFIGS, &config("plain", "{a: '1'}")).await;
+    w.create("/api/v1/namespaces/kube-public/configmaps", &labelled("elsewhere")).await;
+    assert_eq!(count(), 0);
+    w.create(&format!("{CONFIGS}?dryRun=All"), &labelled("a")).await;
+    assert_eq!(hook.seen.lock()[0]["request"]["dryRun"], true);
+    w.create(CONFIGS, &labelled("a")).await;
+    assert_eq!(hook.seen.lock()[1]["request"]["dryRun"], false);
+    // What was selected before is still its business.
+    w.merge(&format!("{CONFIGS}/a"), json!({"metadata": {"labels": {"seen": null}}})).await;
+    assert_eq!(count(), 3);
+    w.merge(&format!("{CONFIGS}/a"), json!({"data": {"b": "2"}})).await;
+    assert_eq!(count(), 3);
+}
+
+#[tokio::test]
+async fn a_webhook_of_another_version_is_asked_in_its_own_unless_it_wants_exactly_that() {
+    for (policy, asked) in [("Equivalent", 1), ("Exact", 0)] {
+        let w = World::new().await;
+        let hook = Hook::start(allows).await;
+        let more = json!({"matchPolicy": policy, "rules": [{"operations": ["CREATE"], "apiGroups": ["autoscaling"],
+            "apiVersions": ["v2"], "resources": ["horizontalpodautoscalers"]}]});
+        w.create(VALIDATING, &hook.config("ValidatingWebhookConfiguration", &more)).await;
+        let scaler = "{apiVersion: autoscaling/v1, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind: Deployment, name: d, apiVersion: apps/v1}}}";
+        let all = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+        w.create(all, scaler).await;
+        let seen = hook.seen.lock();
+        assert_eq!(seen.len(), asked, "{policy}");
+        for review in seen.iter() {
+            let request = &review["request"];
+            assert_eq!(request["kind"]["version"], "v2");
+            assert_eq!(request["requestKind"]["version"], "v1");
+            assert_eq!(request["object"]["spec"]["metrics"][0]["resource"]["name"], "cpu");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_is_asked_again_when_a_later_one_changed_the_object() {
+    let w = World::new().await;
+    let first = Hook::start(allows).await;
+    let second = Hook::start(|_| {
+        let patch = json!([{"op": "add", "path": "/data/late", "value": "yes"}]);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": base64(patch.to_string().as_bytes())})
+    })
+    .await;
+    let kind = "MutatingWebhookConfiguration";
+    for (name, hook, again) in [("a", &first, "IfNeeded"), ("b", &second, "Never")] {
+        let more = json!({"name": format!("{name}.example.com"), "reinvocationPolicy": again});
+        let config = hook.config(kind, &more).replace("\"hook\"", &format!("\"{name}\""));
+        w.create(MUTATING, &config).await;
+    }
+    let made = w.create(CONFIGS, &config("a", "{a: '1'}")).await;
+    assert_eq!(made["data"], json!({"a": "1", "late": "yes"}));
+    let seen = first.seen.lock();
+    assert_eq!((seen.len(), second.seen.lock().len()), (2, 1));
+    assert_eq!(seen[1]["request"]["object"]["data"]["late"], "yes");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod formats;
 mod rules;
 mod structural;
 
-pub use definition::{check as check_definition, complete as complete_definition};
+pub use definition::{approved, check as check_definition, complete as complete_definition};
 
 use crate::fields::FieldSet;
 use crate::schema::{Schema, TypeId};

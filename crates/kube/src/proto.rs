@@ -413,7 +413,8 @@ fn either(ty: &Ty, b: &[u8], depth: usize) -> Result<Value, ProtoError> {
     })
 }
 
-fn put_varint(mut v: u64, out: &mut Vec<u8>) {
+/// Writes a variable-length number.
+pub fn put_varint(mut v: u64, out: &mut Vec<u8>) {
     while v >= 0x80 {
         out.push((v & 0x7f) as u8 | 0x80);
         v >>= 7;
@@ -421,11 +422,13 @@ fn put_varint(mut v: u64, out: &mut Vec<u8>) {
     out.push((v & 0x7f) as u8);
 }
 
-fn put_tag(number: u32, wire: u8, out: &mut Vec<u8>) {
+/// Writes what stands before a field: its number and its wire type.
+pub fn put_tag(number: u32, wire: u8, out: &mut Vec<u8>) {
     put_varint(u64::from(number) << 3 | u64::from(wire), out);
 }
 
-fn put_bytes(number: u32, b: &[u8], out: &mut Vec<u8>) {
+/// Writes a field of bytes, which is also what texts and messages are.
+pub fn put_bytes(number: u32, b: &[u8], out: &mut Vec<u8>) {
     put_tag(number, 2, out);
     put_varint(b.len() as u64, out);
     out.extend_from_slice(b);

@@ -75,6 +75,11 @@ impl About<'_> {
 }
 
 impl Fault {
+    /// A failure that has no reason of its own.
+    pub fn unknown(message: impl Into<String>) -> Fault {
+        Fault::new(500, "", message)
+    }
+
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Fault {
         Fault { code, reason, message: message.into(), details: None, next: None }
     }

@@ -1,5 +1,6 @@
 //! Validation: the rules of every kind, with the sentences that the API is known by.
 
+mod events;
 mod kinds;
 mod pods;
 mod registration;

@@ -15,7 +15,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use wharf_apiserver::api::Api;
 use wharf_apiserver::audit::{Audit, Policy};
 use wharf_apiserver::authn::{Authenticator, jwt::Keys, oidc};
-use wharf_apiserver::authz::Authorizer;
 use wharf_apiserver::certs::Pki;
 use wharf_apiserver::flow::Flow;
 use wharf_apiserver::local::Local;
@@ -104,7 +103,7 @@ async fn run(args: Serve) -> Result<()> {
         .context("cannot say which authorities are trusted")?;
     let _upkeep = loops::start(&api, reached);
     let authenticator = authenticator(&args.auth, &pki)?;
-    let mut server = Server::new(api, authenticator, Authorizer::default(), address.to_string());
+    let mut server = Server::new(api, authenticator, address.to_string());
     server.audit = audit(&args)?;
     server.flow = Flow::new(args.max_requests_inflight, args.max_mutating_requests_inflight);
     let server = Arc::new(server);

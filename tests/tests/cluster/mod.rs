@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use wharf_apiserver::api::Api;
 use wharf_apiserver::authn::{Authenticator, jwt::Keys};
-use wharf_apiserver::authz::Authorizer;
 use wharf_apiserver::certs::Pki;
 use wharf_apiserver::local::Local;
 use wharf_apiserver::respond::Content;
@@ -46,7 +45,6 @@ impl Cluster {
         let server = Arc::new(Server::new(
             api,
             Authenticator::new(keys, "https://test".to_owned()),
-            Authorizer::default(),
             address.to_string(),
         ));
         let reached: Arc<dyn wharf_client::Cluster> =

@@ -11,8 +11,13 @@ use wharf_kube::status::Fault;
 pub enum Conversion {
     /// Versions differ in their name only.
     None,
-    /// Somebody else converts; how they are reached.
-    Webhook(Value),
+    /// Somebody else converts.
+    Webhook {
+        /// How they are reached.
+        config: Value,
+        /// The version of reviews that they read: the first that this server knows.
+        review: String,
+    },
 }
 
 /// How long a conversion may take.
@@ -22,7 +27,14 @@ impl Conversion {
     /// Reads `spec.conversion`.
     pub fn of(v: &Value) -> Conversion {
         match v["strategy"].as_str() {
-            Some("Webhook") => Conversion::Webhook(v["webhook"]["clientConfig"].clone()),
+            Some("Webhook") => {
+                let webhook = &v["webhook"];
+                let reads = webhook["conversionReviewVersions"].as_array();
+                let mut reads = reads.into_iter().flatten().filter_map(Value::as_str);
+                let review = reads.find(|v| matches!(*v, "v1" | "v1beta1")).unwrap_or("v1");
+                let config = webhook["clientConfig"].clone();
+                Conversion::Webhook { config, review: format!("apiextensions.k8s.io/{review}") }
+            }
             _ => Conversion::None,
         }
     }
@@ -47,14 +59,14 @@ impl Api {
                 }
                 Ok(all)
             }
-            Conversion::Webhook(config) => {
+            Conversion::Webhook { config, review } => {
                 let places: Vec<usize> =
                     (0..all.len()).filter(|i| version(&all[*i]) != to).collect();
                 if places.is_empty() {
                     return Ok(all);
                 }
                 let old: Vec<Value> = places.iter().map(|i| all[*i].clone()).collect();
-                let new = self.ask(custom, config, to, &old).await?;
+                let new = self.ask(custom, (config, review), to, &old).await?;
                 for (i, v) in places.into_iter().zip(new) {
                     all[i] = v;
                 }
@@ -66,7 +78,7 @@ impl Api {
     async fn ask(
         &self,
         custom: &Custom,
-        config: &Value,
+        (config, review): (&Value, &str),
         to: &str,
         old: &[Value],
     ) -> Result<Vec<Value>, Fault> {
@@ -78,7 +90,7 @@ impl Api {
             ))
         };
         let uid = crate::random::uid();
-        let review = json!({"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1",
+        let review = json!({"kind": "ConversionReview", "apiVersion": review,
             "request": {"uid": uid, "desiredAPIVersion": to, "objects": old}});
         let answer = crate::webhook::call(self, config, &review, PATIENCE)
             .await

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use wharf_kube::custom;
 
 /// Names that others have in a group.
 #[derive(Debug, Default)]
@@ -77,6 +78,11 @@ pub(super) fn judge(crd: &Value, taken: &Taken, now: &str) -> Value {
             ("False", "NotAccepted", "not all names are accepted")
         };
         condition(&mut status, ("Established", good, reason, message), now);
+    }
+    if let Some((good, reason, message)) = custom::approved(crd) {
+        let good = if good { "True" } else { "False" };
+        let ty = "KubernetesAPIApprovalPolicyConformant";
+        condition(&mut status, (ty, good, reason, &message), now);
     }
     let versions = crd["spec"]["versions"].as_array();
     let storage = versions.into_iter().flatten().find(|v| v["storage"] == json!(true));

@@ -8,7 +8,6 @@ use serde_json::Value;
 use std::sync::Arc;
 use wharf_apiserver::api::Api;
 use wharf_apiserver::authn::{Authenticator, jwt::Keys};
-use wharf_apiserver::authz::Authorizer;
 use wharf_apiserver::bootstrap;
 use wharf_apiserver::respond::Content;
 use wharf_apiserver::server::{Incoming, Server};
@@ -53,7 +52,6 @@ impl World {
         let server = Server::new(
             api,
             Authenticator::new(keys, "https://test".to_owned()),
-            Authorizer::default(),
             "127.0.0.1:6443".to_owned(),
         );
         World { server }

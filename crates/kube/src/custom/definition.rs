@@ -47,8 +47,52 @@ pub fn check(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
         let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         out.push(Problem::invalid("spec.preserveUnknownFields", &json!(true), why));
     }
+    approval(new, old, out);
     if let Some(old) = old {
         unchanged(new, old, out);
+    }
+}
+
+/// The annotation by which somebody vouches for a definition in a group of Kubernetes' own.
+const APPROVED: &str = "api-approved.kubernetes.io";
+
+/// Whether a definition in a group of Kubernetes' own is approved: a condition's status, reason and message. Nothing
+/// of other groups.
+pub fn approved(definition: &Value) -> Option<(bool, &'static str, String)> {
+    let group = text(&definition["spec"], "group");
+    let protected = |own: &str| group == own || group.ends_with(&format!(".{own}"));
+    if !protected("k8s.io") && !protected("kubernetes.io") {
+        return None;
+    }
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let mark = text(&definition["metadata"]["annotations"], APPROVED);
+    Some(if mark.is_empty() {
+        let why = format!("protected groups must have approval annotation {APPROVED:?}, {see}");
+        (false, "MissingAnnotation", why)
+    } else if mark.starts_with("unapproved") {
+        (false, "UnapprovedAnnotation", format!("not approved: {mark:?}"))
+    } else if mark.split_once("://").is_some_and(|(s, rest)| !s.is_empty() && !rest.is_empty()) {
+        (true, "ApprovedAnnotation", format!("approved in {mark}"))
+    } else {
+        let why = format!(
+            "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
+        );
+        (false, "InvalidAnnotation", why)
+    })
+}
+
+fn approval(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
+    let Some((_, reason, why)) = approved(new) else { return };
+    if old.and_then(approved).is_some_and(|(_, before, _)| before == reason) {
+        return;
+    }
+    let field = format!("metadata.annotations[{APPROVED}]");
+    match reason {
+        "MissingAnnotation" => out.push(Problem::required(field, why)),
+        "InvalidAnnotation" => {
+            out.push(Problem::invalid(field, &new["metadata"]["annotations"][APPROVED], why));
+        }
+        _ => {}
     }
 }
 
@@ -246,7 +290,7 @@ fn conversion(c: &Value, out: &mut Vec<Problem>) {
             let versions = list(&c["webhook"], "conversionReviewVersions");
             if versions.is_empty() {
                 out.push(Problem::required(format!("{at}.conversionReviewVersions"), ""));
-            } else if !versions.contains(&json!("v1")) {
+            } else if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
                 let why = "must include at least one of v1, v1beta1";
                 let v = &c["webhook"]["conversionReviewVersions"];
                 out.push(Problem::invalid(format!("{at}.conversionReviewVersions"), v, why));

@@ -1,6 +1,6 @@
 //! Rules of single kinds that look at more than one field, or at what an object was before.
 
-use super::{elements, entries, label_selector, pods, registration, selects};
+use super::{elements, entries, events, label_selector, pods, registration, selects};
 use crate::names;
 use crate::quantity::Quantity;
 use crate::status::{Problem, Rule};
@@ -29,6 +29,9 @@ pub(super) fn check(
         ("", "PersistentVolume") => volume(new, out),
         ("", "LimitRange") => limit_range(new, out),
         ("", "PodTemplate") => pods::template("template", &new["template"], None, out),
+        ("events.k8s.io", "Event") => events::strict(new, old, out),
+        ("", "ResourceQuota") => immutable(new, old, "/spec/scopes", out),
+        ("apps", "ControllerRevision") => immutable(new, old, "/data", out),
         ("apps", "Deployment") => deployment(new, old, out),
         ("apps", "ReplicaSet" | "StatefulSet" | "DaemonSet") => workload(kind, new, old, out),
         ("batch", "Job") => job(new, old, out),
@@ -157,6 +160,10 @@ fn service(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
         } else if let Some(why) = names::subdomain(name.trim_end_matches('.')) {
             out.push(Problem::invalid("spec.externalName", &spec["externalName"], why));
         }
+    }
+    if spec["ipFamilyPolicy"] == "RequireDualStack" {
+        let why = "this cluster is not configured for dual-stack services";
+        out.push(Problem::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why));
     }
     if ports > 1 {
         for (i, p) in elements(spec.get("ports")) {

@@ -189,9 +189,30 @@ fn update(new: &Value, old: &Value, out: &mut Vec<Problem>) {
         }
         spec
     };
+    for list in ["initContainers", "containers"] {
+        let count = |v: &Value| v["spec"][list].as_array().map_or(0, Vec::len);
+        if count(new) != count(old) {
+            let why = "pod updates may not add or remove containers";
+            out.push(Problem::forbidden(format!("spec.{list}"), why));
+            return;
+        }
+    }
+    tolerations(&new["spec"]["tolerations"], &old["spec"]["tolerations"], out);
     let bound = |v: &Value| v["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
     let moved = !bound(old).is_empty() && bound(old) != bound(new);
     if mask(new) != mask(old) || moved {
         out.push(Problem::forbidden("spec", "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"));
+    }
+}
+
+/// Tolerations may be added; of one that is there only how long it holds may change.
+fn tolerations(new: &Value, old: &Value, out: &mut Vec<Problem>) {
+    let alike = |a: &Value, b: &Value| {
+        ["key", "operator", "value", "effect"].iter().all(|f| a.get(f) == b.get(f))
+    };
+    let kept = |o: &Value| new.as_array().into_iter().flatten().any(|n| alike(n, o));
+    if !old.as_array().into_iter().flatten().all(kept) {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        out.push(Problem::forbidden("spec.tolerations", why));
     }
 }

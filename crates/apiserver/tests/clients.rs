@@ -1,0 +1,337 @@
+//! What stock clients rely on beyond the recorded exchanges: each case is one that some client's own suite found.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::World;
+use http::Method;
+use serde_json::json;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+#[tokio::test]
+async fn an_update_may_leave_out_its_namespace_but_not_its_name() {
+    let w = World::new().await;
+    w.create(MAPS, r#"{"metadata": {"name": "a"}}"#).await;
+    let (one, json) = (format!("{MAPS}/a"), "application/json");
+    let body = r#"{"metadata": {"name": "a"}, "data": {"b": "c"}}"#;
+    let got = w.write(Method::PUT, &one, json, body).await;
+    assert_eq!((got.status, &got.json()["metadata"]["namespace"]), (200, &json!("default")));
+    let got = w.merge(&one, json!({"metadata": {"namespace": null}})).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let got = w.write(Method::PUT, &one, json, r#"{"metadata": {}}"#).await;
+    let why = "the name of the object (a based on URL) was undeterminable: name must be provided";
+    assert_eq!((got.status, &got.json()["message"]), (400, &json!(why)));
+}
+
+#[tokio::test]
+async fn what_is_applied_is_of_the_version_of_its_path() {
+    let w = World::new().await;
+    let body = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: p}}";
+    let got = w.apply(&format!("{PODS}/p?fieldManager=me"), body).await;
+    let why = "Incorrect version specified in apply patch. Specified patch version: apps/v1, expected: v1";
+    assert_eq!((got.status, &got.json()["message"]), (400, &json!(why)));
+}
+
+#[tokio::test]
+async fn a_pod_keeps_its_containers_and_its_tolerations() {
+    let w = World::new().await;
+    let account = "/api/v1/namespaces/default/serviceaccounts";
+    w.create(account, "{metadata: {name: default}}").await;
+    let pod = "{metadata: {name: p}, spec: {tolerations: [{key: a, operator: Exists}], containers: [{name: c, image: i}]}}";
+    w.create(PODS, pod).await;
+    let one = format!("{PODS}/p");
+    let strategic = "application/strategic-merge-patch+json";
+    let more = r#"{"spec": {"containers": [{"name": "d", "image": "i"}]}}"#;
+    let got = w.write(Method::PATCH, &one, strategic, more).await;
+    let cause = &got.json()["details"]["causes"][0];
+    assert_eq!(cause["field"], "spec.containers");
+    assert_eq!(cause["message"], "Forbidden: pod updates may not add or remove containers");
+    let tolerations = |list: serde_json::Value| json!({"spec": {"tolerations": list}});
+    let mut kept = w.get(&one).await.json()["spec"]["tolerations"].as_array().unwrap().clone();
+    kept.push(json!({"key": "b", "operator": "Exists"}));
+    let got = w.merge(&one, tolerations(json!(kept))).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let got = w.merge(&one, tolerations(json!([]))).await;
+    assert_eq!(got.json()["details"]["causes"][0]["field"], "spec.tolerations");
+}
+
+#[tokio::test]
+async fn components_and_metrics_are_shown() {
+    let w = World::new().await;
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let admin = World::admin();
+    let states = "/api/v1/componentstatuses";
+    let got = w.send(Method::GET, states, &table, Vec::new(), &admin).await.json();
+    assert_eq!(got["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    w.create(MAPS, "{metadata: {name: a}}").await;
+    let nobody = wharf_apiserver::user::User::anonymous();
+    assert_eq!(w.send(Method::GET, MAPS, &[], Vec::new(), &nobody).await.status, 403);
+    let text = w.get("/metrics").await.text();
+    for line in [
+        "apiserver_request_total{component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",scope=\"namespace\",subresource=\"\",verb=\"POST\",version=\"v1\",code=\"201\"} 1",
+        "apiserver_request_total{component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"\",verb=\"LIST\",version=\"\",code=\"403\"} 1",
+        "# TYPE apiserver_request_duration_seconds histogram",
+        "apiserver_storage_objects{resource=\"configmaps\"} 1",
+        "apiserver_current_inflight_requests{request_kind=\"mutating\"} 0",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn older_openapi_is_served_in_protobuf() {
+    let w = World::new().await;
+    let asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let accept = [("accept", asked)];
+    let got = w.send(Method::GET, "/openapi/v2", &accept, Vec::new(), &World::admin()).await;
+    let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    assert_eq!((got.status, got.headers["content-type"].to_str().unwrap()), (200, media));
+    assert!(got.body.starts_with(b"\n\x032.0"), "the first field is the version");
+    let etag = got.headers["etag"].to_str().unwrap().to_owned();
+    let known = [("accept", asked), ("if-none-match", &etag)];
+    let again = w.send(Method::GET, "/openapi/v2", &known, Vec::new(), &World::admin()).await;
+    assert_eq!(again.status, 304);
+    let json = [("accept", "application/json"), ("if-none-match", &etag)];
+    let got = w.send(Method::GET, "/openapi/v2", &json, Vec::new(), &World::admin()).await;
+    assert_eq!((got.status, &got.json()["swagger"]), (200, &json!("2.0")));
+}
+
+#[tokio::test]
+async fn a_version_of_what_is_created_is_judged_last() {
+    let w = World::new().await;
+    let body = r#"{"metadata": {"name": "a", "resourceVersion": "7"}}"#;
+    let json = "application/json";
+    let got = w.write(Method::POST, &format!("{MAPS}?dryRun=All"), json, body).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    let got = w.write(Method::POST, MAPS, json, body).await;
+    let why = json!("resourceVersion should not be set on objects to be created");
+    assert_eq!((got.status, &got.json()["message"]), (500, &why));
+    let bad = r#"{"metadata": {"name": "A_", "resourceVersion": "7"}}"#;
+    assert_eq!(w.write(Method::POST, MAPS, json, bad).await.status, 422);
+    assert_eq!(w.get(&format!("{MAPS}/a")).await.status, 404);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let w = World::new().await;
+    let got = w.get("/apis?timeout=soon").await;
+    let why = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
+    assert_eq!((got.status, &got.json()["message"]), (400, &json!(why)));
+    assert_eq!(w.get(&format!("{MAPS}?timeout=32s")).await.status, 200);
+    assert_eq!(w.get("/readyz/nothing").await.status, 404);
+    assert_eq!(w.get("/readyz/ping").await.status, 200);
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let short = "{metadata: {name: e}, regarding: {namespace: default}, type: Normal, reason: r}";
+    let got = w.write(Method::POST, events, "", short).await;
+    assert_eq!(got.json()["details"]["causes"][0]["field"], "eventTime");
+    let whole = "{metadata: {name: e}, regarding: {namespace: default}, type: Normal, reason: r, action: a, reportingController: x.com/c, reportingInstance: i, eventTime: '2026-01-01T00:00:00.000000Z'}";
+    w.create(events, whole).await;
+    let services = "/api/v1/namespaces/default/services";
+    let both =
+        "{metadata: {name: s}, spec: {ipFamilyPolicy: RequireDualStack, ports: [{port: 1}]}}";
+    let got = w.write(Method::POST, services, "", both).await;
+    assert_eq!(got.json()["details"]["causes"][0]["field"], "spec.ipFamilyPolicy");
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    w.create(quotas, "{metadata: {name: q}, spec: {hard: {pods: 1}, scopes: [BestEffort]}}").await;
+    let got = w.merge(&format!("{quotas}/q"), json!({"spec": {"scopes": ["NotBestEffort"]}})).await;
+    assert_eq!(got.json()["details"]["causes"][0]["field"], "spec.scopes");
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    w.create(revisions, "{metadata: {name: r}, data: {a: 1}, revision: 1}").await;
+    let got = w.merge(&format!("{revisions}/r"), json!({"data": {"a": 2}})).await;
+    assert_eq!(got.json()["details"]["causes"][0]["field"], "data");
+    assert_eq!(w.merge(&format!("{revisions}/r"), json!({"revision": 2})).await.status, 200);
+}
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const FOOS: &str = "/apis/tests.example.com/v1/foos";
+
+/// A definition of two versions, of which `v1beta1` is stored.
+fn foos() -> serde_json::Value {
+    let field = |name: &str| {
+        json!({"type": "object", "properties": {
+        "own": {"type": "string", "default": name},
+        "part": {"type": "object", "nullable": true, "required": ["a"], "properties": {"a": {"type": "string"}}}},
+        "x-kubernetes-preserve-unknown-fields": true})
+    };
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "deprecated": !storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": field(name)}}}})
+    };
+    json!({"metadata": {"name": "foos.tests.example.com"}, "spec": {"group": "tests.example.com", "scope": "Cluster",
+        "names": {"plural": "foos", "kind": "Foo"},
+        "versions": [version("v1", true), version("v1beta1", false)]}})
+}
+
+async fn with_foos() -> World {
+    let w = World::new().await;
+    w.create(CRDS, &foos().to_string()).await;
+    w
+}
+
+#[tokio::test]
+async fn a_deprecated_version_names_the_better_one() {
+    let w = with_foos().await;
+    let got = w.get("/apis/tests.example.com/v1beta1/foos").await;
+    let text =
+        "299 - \"tests.example.com/v1beta1 Foo is deprecated; use tests.example.com/v1 Foo\"";
+    assert_eq!(got.warnings(), [text]);
+}
+
+#[tokio::test]
+async fn defaults_of_the_stored_version_are_there_in_every_version() {
+    let w = World::new().await;
+    let mut crd = foos();
+    let stored = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    stored["properties"] = json!({"other": {"type": "string", "default": "stored"}});
+    w.create(CRDS, &crd.to_string()).await;
+    let old = "/apis/tests.example.com/v1beta1/foos";
+    let made = w.create(old, r#"{"apiVersion": "tests.example.com/v1beta1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {}}"#).await;
+    assert_eq!(made["spec"], json!({"other": "stored", "own": "v1beta1"}));
+    assert_eq!(w.get(&format!("{old}/a")).await.json()["spec"]["other"], "stored");
+}
+
+#[tokio::test]
+async fn null_is_applied_where_the_schema_allows_it() {
+    let w = with_foos().await;
+    let one = format!("{FOOS}/a?fieldManager=me");
+    let apply = |spec: &str| {
+        format!(
+            "{{apiVersion: tests.example.com/v1, kind: Foo, metadata: {{name: a}}, spec: {spec}}}"
+        )
+    };
+    assert_eq!(w.apply(&one, &apply("{part: {a: x}}")).await.status, 201);
+    let got = w.apply(&one, &apply("{part: null}")).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    assert_eq!(got.json()["spec"], json!({"own": "v1", "part": null}));
+    let got = w.apply(&one, &apply("{own: null}")).await;
+    assert_eq!(got.json()["spec"], json!({"own": "v1"}), "a default takes the place of a null");
+}
+
+#[tokio::test]
+async fn watches_of_a_definition_that_changes_end() {
+    let w = with_foos().await;
+    let changed = async {
+        // The watch begins with what is there.
+        w.create(
+            FOOS,
+            r#"{"apiVersion": "tests.example.com/v1", "kind": "Foo", "metadata": {"name": "a"}}"#,
+        )
+        .await;
+        let patch = json!({"spec": {"names": {"shortNames": ["fo"]}}});
+        let got = w.merge(&format!("{CRDS}/foos.tests.example.com"), patch).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+    };
+    let target = format!("{FOOS}?watch=1&timeoutSeconds=600");
+    let soon = std::time::Duration::from_secs(60);
+    let (got, ()) = tokio::join!(tokio::time::timeout(soon, w.get(&target)), changed);
+    let text = got.expect("it ends before its time").text();
+    assert!(text.contains("\"ADDED\""), "{text}");
+}
+
+#[tokio::test]
+async fn groups_of_kubernetes_own_need_an_approval() {
+    let w = World::new().await;
+    let mut crd = foos();
+    crd["metadata"]["name"] = json!("foos.sigs.k8s.io");
+    crd["spec"]["group"] = json!("sigs.k8s.io");
+    let got = w.write(Method::POST, CRDS, "", &crd.to_string()).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    assert_eq!(cause["field"], "metadata.annotations[api-approved.kubernetes.io]");
+    let link = "https://github.com/kubernetes/kubernetes/pull/79724";
+    crd["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": link});
+    w.create(CRDS, &crd.to_string()).await;
+    let crd = w.get(&format!("{CRDS}/foos.sigs.k8s.io")).await.json();
+    let all = crd["status"]["conditions"].as_array().unwrap();
+    let of = |c: &&serde_json::Value| c["type"] == "KubernetesAPIApprovalPolicyConformant";
+    let found = all.iter().find(of).unwrap();
+    assert_eq!(
+        (&found["status"], &found["message"]),
+        (&json!("True"), &json!(format!("approved in {link}")))
+    );
+}
+
+#[tokio::test]
+async fn converters_may_read_the_older_reviews_only() {
+    let w = World::new().await;
+    let mut crd = foos();
+    let config = json!({"url": "https://127.0.0.1:9/convert"});
+    crd["spec"]["conversion"] = json!({"strategy": "Webhook",
+        "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1beta1"]}});
+    w.create(CRDS, &crd.to_string()).await;
+    crd["metadata"]["name"] = json!("bars.tests.example.com");
+    crd["spec"]["names"] = json!({"plural": "bars", "kind": "Bar"});
+    crd["spec"]["conversion"]["webhook"]["conversionReviewVersions"] = json!(["v9"]);
+    let got = w.write(Method::POST, CRDS, "", &crd.to_string()).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    assert_eq!(cause["field"], "spec.conversion.webhook.conversionReviewVersions");
+}
+
+#[tokio::test]
+async fn objects_of_a_definition_are_told_from_others_by_their_kind() {
+    let w = with_foos().await;
+    let other =
+        r#"{"apiVersion": "tests.example.com/v1", "kind": "Bar", "metadata": {"name": "a"}}"#;
+    let got = w.write(Method::POST, FOOS, "", other).await;
+    let why = r#"Bar.tests.example.com "a" is invalid: kind: Invalid value: "Bar": must be Foo"#;
+    assert_eq!((got.status, &got.json()["message"]), (422, &json!(why)));
+}
+
+#[tokio::test]
+async fn discovery_is_read_as_yaml_too() {
+    let w = World::new().await;
+    let yaml = [("accept", "application/yaml")];
+    for target in ["/apis", "/apis/apps", "/apis/apps/v1", "/api", "/api/v1"] {
+        let got = w.send(Method::GET, target, &yaml, Vec::new(), &World::admin()).await;
+        let text = got.text();
+        assert_eq!(got.headers["content-type"], "application/yaml", "{target}");
+        assert!(text.starts_with("kind: ") || text.starts_with("apiVersion: "), "{target}: {text}");
+    }
+    let none = format!("{MAPS}/none");
+    let got = w.send(Method::GET, &none, &yaml, Vec::new(), &World::admin()).await;
+    assert_eq!(
+        (got.status, got.headers["content-type"].to_str().unwrap()),
+        (404, "application/yaml")
+    );
+    assert!(got.text().contains("reason: NotFound"), "{}", got.text());
+}
+
+#[tokio::test]
+async fn what_scaling_reads_is_a_number_of_replicas() {
+    let w = World::new().await;
+    let mut crd = foos();
+    for v in crd["spec"]["versions"].as_array_mut().unwrap() {
+        v["subresources"] =
+            json!({"scale": {"specReplicasPath": ".spec.n", "statusReplicasPath": ".status.n"}});
+    }
+    w.create(CRDS, &crd.to_string()).await;
+    let foo = |n: i64| json!({"apiVersion": "tests.example.com/v1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"n": n}});
+    let got = w.write(Method::POST, FOOS, "", &foo(1 << 31).to_string()).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    assert_eq!((got.status, &cause["field"]), (422, &json!(".spec.n")));
+    w.create(FOOS, &foo(2).to_string()).await;
+    let scale = format!("{FOOS}/a/scale");
+    assert_eq!(w.get(&scale).await.json()["spec"]["replicas"], 2);
+    let strategic = "application/strategic-merge-patch+json";
+    let patch = r#"{"spec": {"replicas": 3}}"#;
+    assert_eq!(w.write(Method::PATCH, &scale, strategic, patch).await.status, 415);
+    assert_eq!(w.merge(&scale, json!({"spec": {"replicas": 3}})).await.status, 200);
+}
+
+#[tokio::test]
+async fn texts_of_secrets_become_their_data() {
+    let w = World::new().await;
+    let all = "/api/v1/namespaces/default/secrets";
+    let body = "{metadata: {name: a}, data: {x: b2xk, y: eQ==}, stringData: {x: new}}";
+    let made = w.create(all, body).await;
+    assert_eq!(made["data"], json!({"x": "bmV3", "y": "eQ=="}));
+    assert_eq!(made["stringData"], json!(null));
+    let fields = &made["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!(fields["f:data"], json!({".": {}, "f:x": {}, "f:y": {}}));
+    let got = w.merge(&format!("{all}/a"), json!({"stringData": {"y": "z"}})).await.json();
+    assert_eq!(got["data"], json!({"x": "bmV3", "y": "eg=="}));
+    let docker = "{apiVersion: v1, kind: Secret, metadata: {name: d}, type: kubernetes.io/dockercfg, stringData: {.dockercfg: '{}'}}";
+    let got = w.apply(&format!("{all}/d?fieldManager=me"), docker).await;
+    assert_eq!((got.status, &got.json()["data"]), (201, &json!({".dockercfg": "e30="})));
+}
