@@ -1,10 +1,12 @@
 //! rtnetlink: links, addresses, routes, neighbours and rules.
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use super::{
-    Attributes, Batch, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
+    Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
     NLM_F_REPLACE, NetlinkError, Received, Socket, attribute, attributes, text, u32_of,
 };
 
@@ -458,7 +460,36 @@ impl Batch {
     }
 }
 
+/// Opens a socket on which changes of interfaces arrive.
+pub fn subscribe() -> io::Result<Socket> {
+    const LINKS: u32 = 1;
+    Socket::subscribe(Family::Route, &[LINKS])
+}
+
 impl Socket {
+    /// On a [`subscribe`]d socket: waits until nobody sees the interface of that index any more. False if that
+    /// takes longer than `patience`.
+    pub fn wait_for_end(&mut self, index: u32, patience: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            if !self.readable_within(left)? {
+                continue;
+            }
+            // Bridges report a port that leaves as a deletion as well, in their own family.
+            let gone = |m: &Received| {
+                let own = m.body.first() == Some(&0);
+                own && m.kind == DELLINK && m.body.get(4..8).and_then(u32_of) == Some(index)
+            };
+            if self.receive()?.iter().any(gone) {
+                return Ok(true);
+            }
+        }
+    }
+
     /// Every interface.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let answer = self.dump("list interfaces", GETLINK, &link_head(0, None))?;
