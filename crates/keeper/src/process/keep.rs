@@ -11,6 +11,7 @@ use wharf_base::clock::Clock;
 use wharf_runtime::cgroup::Cgroup;
 use wharf_sys::child::{self, Ended as ChildEnded};
 use wharf_sys::events::{Events, Interest, Ready, next_signal};
+use wharf_sys::root::{Dir, Root};
 use wharf_sys::scratch::{Scratch, forget_code};
 use wharf_sys::{channel, process};
 
@@ -38,6 +39,8 @@ const FLOOD: usize = 2 << 10;
 /// A container being kept.
 pub(super) struct Keep {
     pub(super) dir: PathBuf,
+    /// The same directory, whatever has its name by now: a container that was started again has a new one.
+    home: Option<Dir>,
     pub(super) started: Started,
     pub(super) pidfd: OwnedFd,
     pub(super) cgroup: Cgroup,
@@ -70,6 +73,7 @@ impl Keep {
             .map_err(|e| fault(format!("allocate the keeper's buffer: {e}")))?;
         let mut keep = Keep {
             dir: dir.to_owned(),
+            home: Root::open(dir).and_then(|root| root.top()).ok(),
             started: born.started,
             pidfd: born.pidfd,
             cgroup: born.cgroup,
@@ -120,7 +124,9 @@ impl Keep {
                 }
             }
         }
-        drop(std::fs::remove_file(self.dir.join(SOCKET))); // Its directory may be gone already.
+        if let Some(home) = &self.home {
+            drop(home.unlink(SOCKET.as_ref())); // Gone with its directory if the container runs again.
+        }
         ExitCode::SUCCESS
     }
 
