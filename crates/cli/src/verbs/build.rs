@@ -656,7 +656,7 @@ fn agents(list: &[String]) -> Result<Map<String, Value>, Failure> {
         };
         if socket.is_empty() {
             return Err(Failure::new(format!(
-                "--ssh {entry}: SSH_AUTH_SOCK is not set: no agent runs"
+                "--ssh {entry}: invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set"
             )));
         }
         out.insert(id.to_owned(), crate::parse::absolute(&socket).into());

@@ -23,6 +23,15 @@ pub async fn build(call: Call) -> Outcome {
         true => Selection::WithDependencies,
         false => Selection::Alone,
     };
+    let builder = given_or(&call, "builder", "BUILDX_BUILDER");
+    if !matches!(builder.as_str(), "" | "default") {
+        return Err(Failure::new(format!("no builder {builder:?} found: wharf has one, default")));
+    }
+    if call.given.on("print") {
+        return Err(Failure::new(
+            "--print: wharf builds without bake: write the targets into a bake file and give it to docker buildx bake",
+        ));
+    }
     let project = load(&call, call.args(), reach)?;
     let buildable = project.services.iter().filter(|(_, s)| s.build.is_some());
     let names: Vec<String> = buildable.map(|(n, _)| n.clone()).collect();
@@ -35,6 +44,14 @@ pub async fn build(call: Call) -> Outcome {
     match call.given.on("push") {
         true => Failure::join(super::one::push_all(&call, &project).await),
         false => Ok(()),
+    }
+}
+
+/// A flag's value, else a variable's.
+fn given_or(call: &Call, flag: &str, variable: &str) -> String {
+    match call.given.text(flag) {
+        "" => std::env::var(variable).unwrap_or_default(),
+        text => text.to_owned(),
     }
 }
 
@@ -157,6 +174,9 @@ impl Job<'_> {
         for (id, path) in &build.ssh.0 {
             words.add("ssh", &path.as_ref().map_or(id.clone(), |p| format!("{id}={p}")));
         }
+        for agent in self.call.given.all("ssh") {
+            words.add("ssh", if agent.is_empty() { "default" } else { agent });
+        }
         Ok(())
     }
 
@@ -170,6 +190,15 @@ impl Job<'_> {
     /// Everything that is one flag.
     fn options(&self, words: &mut Words) {
         let (build, given) = (self.build, &self.call.given);
+        let progress = match (self.call.group.text("progress"), given.text("progress")) {
+            ("json", _) | ("", "json") => "rawjson",
+            ("none", _) | ("", "none") => "quiet",
+            ("", mode) | (mode, _) => mode,
+        };
+        let chosen = |flag: &str, written: &str| match given.text(flag) {
+            "" => written.to_owned(),
+            text => text.to_owned(),
+        };
         let platforms = match build.platforms.is_empty() {
             true => self.service.platform.clone(),
             false => build.platforms.join(","),
@@ -178,8 +207,9 @@ impl Job<'_> {
             ("target", &build.target),
             ("network", &build.network),
             ("platform", &platforms),
-            ("provenance", &build.provenance),
-            ("sbom", &build.sbom),
+            ("progress", &progress.to_owned()),
+            ("provenance", &chosen("provenance", &build.provenance)),
+            ("sbom", &chosen("sbom", &build.sbom)),
         ] {
             if !value.is_empty() {
                 words.add(flag, value);
@@ -201,6 +231,7 @@ impl Job<'_> {
         for (flag, on) in [
             ("no-cache", build.no_cache || given.on("no-cache")),
             ("pull", build.pull || given.on("pull")),
+            ("check", given.on("check")),
         ] {
             if on {
                 words.add(flag, "true");

@@ -98,18 +98,22 @@ async fn start_dependencies(call: &Call, project: &Project, name: &str) -> Outco
         false => project.services.keys().filter(|n| *n != name).cloned().collect(),
     };
     let mut others = project.clone();
+    let all = std::mem::take(&mut others.services).into_iter();
+    let (kept, left): (Vec<_>, Vec<_>) = all.partition(|(n, _)| n == name || needed.contains(n));
+    others.services.extend(kept);
+    // What is left out is no orphan.
+    others.disabled.extend(left);
     // The service itself is not brought up, but its networks are.
     if let Some(service) = others.services.get_mut(name) {
         service.set_replicas(0);
     }
-    others.services.retain(|n, _| n == name || needed.contains(n));
     for service in others.services.values_mut() {
         service.depends_on.retain(|n, _| needed.contains(n));
     }
     let options = UpOptions {
         services: needed,
         start: true,
-        ignore_orphans: !call.given.on("remove-orphans"),
+        ignore_orphans: super::switch("COMPOSE_IGNORE_ORPHANS", &project.environment),
         remove_orphans: call.given.on("remove-orphans"),
         ..UpOptions::default()
     };
@@ -128,9 +132,10 @@ async fn start_dependencies(call: &Call, project: &Project, name: &str) -> Outco
         if running.is_empty() {
             return up::bring_up(call, &others, &kept).await;
         }
-        others.services.remove(name);
+        let own = others.services.remove_entry(name);
+        others.disabled.extend(own);
         others.services.values_mut().for_each(|s| drop(s.depends_on.remove(name)));
-        return up::bring_up(call, &others, &UpOptions { ignore_orphans: true, ..kept }).await;
+        return up::bring_up(call, &others, &kept).await;
     }
     Ok(())
 }
