@@ -253,9 +253,11 @@ impl Socket {
     fn readable_within(&self, patience: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            other => Ok(other? > 0),
+        loop {
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => (),
+                other => return Ok(other? > 0),
+            }
         }
     }
 

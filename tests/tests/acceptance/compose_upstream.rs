@@ -214,6 +214,86 @@ fn variables_are_listed_in_every_format() {
 }
 
 #[test]
+fn hooks_run_before_every_stop() {
+    let hook = "pre_stop: [{command: [sh, -c, \"echo $$HOSTNAME >> /shared/stops\"]}]";
+    let text = format!(
+        "name: p\nservices:\n  a: {{{SLEEP}, volumes: [\"./shared:/shared\"], {hook}}}\n  \
+         job: {{image: busybox, command: sleep 1}}\n"
+    );
+    let host = with(&[("compose.yaml", text), ("shared/stops", String::new())]);
+    let stops =
+        || std::fs::read_to_string(host.dir().join("shared/stops")).unwrap().lines().count();
+    for tool in BOTH {
+        host.write("shared/stops", b"");
+        tool.run(&host, &["up", "-d", "a"]).ok();
+        tool.run(&host, &["stop"]).ok();
+        assert_eq!(stops(), 1, "{tool:?} stop");
+        tool.run(&host, &["up", "--abort-on-container-exit"]).ok();
+        assert_eq!(stops(), 2, "{tool:?} up");
+        tool.run(&host, &["start", "a"]).ok();
+        tool.run(&host, &["down"]).ok();
+        assert_eq!(stops(), 3, "{tool:?} down");
+    }
+}
+
+#[test]
+fn what_is_watched_may_be_made_later() {
+    let text = "name: p\nservices:\n  a:\n    image: busybox\n    command: sleep 100000\n    \
+                stop_grace_period: 0s\n    develop: {watch: [{action: sync, path: ./later, target: /later}]}\n";
+    let host = with(&[("compose.yaml", text.to_owned())]);
+    for tool in BOTH {
+        let mut watch = Talk::start(tool.command(&host).current_dir(host.dir()).arg("watch"));
+        watch.expect("Watch enabled");
+        host.write("later/x", b"here");
+        eventually("the file is copied", || {
+            let cat = tool.run(&host, &["exec", "-T", "a", "cat", "/later/x"]);
+            (cat.stdout == "here").then_some(())
+        });
+        watch.signal(Signal::INT);
+        watch.finish();
+        tool.run(&host, &["down"]).ok();
+        std::fs::remove_dir_all(host.dir().join("later")).unwrap();
+    }
+}
+
+#[test]
+fn what_is_built_can_be_had_as_a_bake_file() {
+    let text = r#"
+name: p
+services:
+  a:
+    image: reg/a:1
+    build:
+      context: .
+      dockerfile: other.Dockerfile
+      args: {B: "1", NOWHERE: }
+      labels: [l=1]
+      target: t
+      cache_from: [reg/c]
+      no_cache: true
+      network: host
+      shm_size: 1g
+      extra_hosts: ["h:1.2.3.4"]
+      tags: [reg/a:2]
+      secrets: [s1, {source: s2, target: t2}]
+      ssh: [k=/tmp/k]
+      platforms: [linux/amd64, linux/arm64]
+      ulimits: {nofile: {soft: 1, hard: 2}}
+      entitlements: [network.host]
+      additional_contexts: {res: ../res, other: "service:b"}
+  b: {build: {dockerfile_inline: "FROM x\n", context: sub}}
+  c: {image: busybox}
+secrets: {s1: {file: ./s1}, s2: {environment: S2}}
+"#;
+    let host = with(&[("compose.yaml", text.to_owned()), ("s1", String::new())]);
+    host.write("sub/x", b"");
+    for flags in [&["build", "--print"][..], &["build", "--print", "--build-arg", "Z=1", "b"]] {
+        assert_eq!(Wharf.run(&host, flags).json(), Tool::Stock.run(&host, flags).json());
+    }
+    Wharf.run(&host, &["build", "--builder", "nope"]).fails("no builder \"nope\" found");
+}
+
+#[test]
 fn a_container_that_is_started_again_at_once_stays_in_reach() {
     let host = Host::with_busybox();
     let script = "trap 'exit 0' TERM; while :; do sleep 0.01; done";

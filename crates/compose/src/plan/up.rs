@@ -487,7 +487,7 @@ impl Planner<'_> {
         for source in service.volumes_from.iter().filter(|s| !s.starts_with("container:")) {
             let target = source.split(':').next().unwrap_or_default();
             if missing(target) {
-                return Err(PlanError::Missing { what: "volumes", service: target.to_owned() });
+                return Err(PlanError::Missing { what: "volume", service: target.to_owned() });
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{
     Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
@@ -467,27 +467,20 @@ pub fn subscribe() -> io::Result<Socket> {
 }
 
 impl Socket {
-    /// On a [`subscribe`]d socket: waits until nobody sees the interface of that index any more. False if that
-    /// takes longer than `patience`.
+    /// On a [`subscribe`]d socket: waits until nobody sees the interface of that index any more. False if
+    /// nothing at all happens for as long as `patience`.
     pub fn wait_for_end(&mut self, index: u32, patience: Duration) -> io::Result<bool> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            if !self.readable_within(left)? {
-                continue;
-            }
-            // Bridges report a port that leaves as a deletion as well, in their own family.
-            let gone = |m: &Received| {
-                let own = m.body.first() == Some(&0);
-                own && m.kind == DELLINK && m.body.get(4..8).and_then(u32_of) == Some(index)
-            };
+        // Bridges report a port that leaves as a deletion as well, in their own family.
+        let gone = |m: &Received| {
+            let own = m.body.first() == Some(&0);
+            own && m.kind == DELLINK && m.body.get(4..8).and_then(u32_of) == Some(index)
+        };
+        while self.readable_within(patience)? {
             if self.receive()?.iter().any(gone) {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Every interface.

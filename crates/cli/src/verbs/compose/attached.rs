@@ -42,7 +42,7 @@ pub(crate) async fn follow_until_end(
     let engine = super::engine(call)?;
     let mut events = events(&engine, &project.name).await?;
     let found = containers(&engine, &project.name, &[], false).await?;
-    let mut show = Show::new(call, project, services, &found);
+    let mut show = Show::new(call, project, services, &found)?;
     for container in &found {
         if !show.wants(container) {
             continue;
@@ -143,7 +143,7 @@ impl<'a> Show<'a> {
         project: &'a Project,
         services: &'a [String],
         found: &[ContainerSummary],
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let mut show = Self {
             call,
             project,
@@ -161,9 +161,9 @@ impl<'a> Show<'a> {
         let attached: Vec<ContainerSummary> =
             found.iter().filter(|c| show.wants(c)).cloned().collect();
         let names: Vec<String> = attached.iter().map(|c| short_name(c, &project.name)).collect();
-        warn(format!("Attaching to {}", names.join(", ")));
+        say_line(format!("Attaching to {}", names.join(", ")))?;
         show.printer = Printer::new(call, &attached, &project.name);
-        show
+        Ok(show)
     }
 
     /// Whether a container's output is shown.
@@ -351,7 +351,7 @@ async fn stop_all(
             screen.event(Event { subject, status, text: text.to_owned() });
         };
         tell(Status::Working, "Stopping");
-        let done = engine.stop(&c.id, timeout).await;
+        let done = super::stop_gently(&engine, Some(project), c, timeout).await;
         match &done {
             Ok(()) => tell(Status::Done, "Stopped"),
             Err(error) => tell(Status::Failed, &error.to_string()),

@@ -12,10 +12,11 @@ use wharf_spec::compose::{Project, Selection};
 
 use super::display::Screen;
 use super::load;
-use crate::app::Call;
+use crate::app::{Call, say_line};
 use crate::cmdline::{parse, tree};
 use crate::failure::{Failure, os_text};
 use crate::verbs::Outcome;
+use crate::verbs::build::OF_COMPOSE;
 
 /// `compose build [SERVICE...]`
 pub async fn build(call: Call) -> Outcome {
@@ -27,17 +28,17 @@ pub async fn build(call: Call) -> Outcome {
     if !matches!(builder.as_str(), "" | "default") {
         return Err(Failure::new(format!("no builder {builder:?} found: wharf has one, default")));
     }
-    if call.given.on("print") {
-        return Err(Failure::new(
-            "--print: wharf builds without bake: write the targets into a bake file and give it to docker buildx bake",
-        ));
-    }
     let project = load(&call, call.args(), reach)?;
     let buildable = project.services.iter().filter(|(_, s)| s.build.is_some());
     let names: Vec<String> = buildable.map(|(n, _)| n.clone()).collect();
     if names.is_empty() {
         super::remark("No services to build");
         return Ok(());
+    }
+    if call.given.on("print") {
+        let file = super::bake::file(&call, &project, &names);
+        let text = serde_json::to_string_pretty(&file).map_err(|e| Failure::new(e.to_string()))?;
+        return say_line(text);
     }
     let screen = super::screen(&call)?;
     build_services(&call, &screen, &project, &names).await?;
@@ -113,7 +114,9 @@ impl Job<'_> {
         words.list.extend(["--".to_owned(), self.build.context.clone()]);
         let verb = tree::verb("build").ok_or("there is no verb build")?;
         let given = parse::parse(verb, &words.list).map_err(Failure::new)?;
-        let other = Call { verb, path: "build".to_owned(), given, ..self.call.clone() };
+        // The output of `run` is that of its command.
+        let path = if self.call.path == "compose run" { "build" } else { OF_COMPOSE };
+        let other = Call { verb, path: path.to_owned(), given, ..self.call.clone() };
         let quiet = self.call.given.on("quiet") || self.call.given.on("quiet-build");
         crate::verbs::build::image(&other, quiet).await
     }

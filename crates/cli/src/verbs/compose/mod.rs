@@ -1,6 +1,7 @@
 //! `compose`: projects from files.
 
 mod attached;
+mod bake;
 pub mod builds;
 pub mod config;
 mod display;
@@ -158,6 +159,20 @@ pub(crate) async fn pick(
 pub(crate) fn switch(name: &str, environment: &Env) -> bool {
     let value = environment.get(name).cloned().or_else(|| std::env::var(name).ok());
     value.and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
+}
+
+/// Stops a container after its service's `pre_stop` hooks.
+pub(crate) async fn stop_gently(
+    engine: &ApiEngine<'_>,
+    project: Option<&Project>,
+    container: &ContainerSummary,
+    timeout: Option<i64>,
+) -> Result<(), EngineError> {
+    let service = project.and_then(|p| p.services.get(label(container, labels::SERVICE)));
+    if let (Some(service), "running") = (service, container.state.as_str()) {
+        restart::run_hooks(engine, container, &service.pre_stop).await?;
+    }
+    engine.stop(&container.id, timeout).await
 }
 
 /// Seconds of `--timeout`, if given.

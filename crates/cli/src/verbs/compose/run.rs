@@ -7,7 +7,7 @@ use wharf_compose::observe::observe;
 use wharf_compose::plan::UpOptions;
 use wharf_compose::{Engine, labels};
 use wharf_spec::compose::model::{Mount, Port, Service};
-use wharf_spec::compose::{Project, Selection};
+use wharf_spec::compose::{Env, Project, Selection};
 
 use super::{load, up};
 use crate::app::{Call, say_line};
@@ -28,12 +28,14 @@ pub async fn run(call: Call) -> Outcome {
     start_dependencies(&call, &project, &name).await?;
     let detached = given.on("detach");
     let tty = !given.on("no-TTY") && std::io::stdout().is_terminal() && !detached;
-    let interactive = given.on_or("interactive", true) && !detached;
+    // Of a detached container as well: what reads its input waits for somebody to attach.
+    let interactive = given.on_or("interactive", true);
     let slug = slug()?;
+    let around = project.environment.clone();
     let Some(service) = project.services.get_mut(&name) else {
         return Err(Failure::new(format!("no such service: {name}")));
     };
-    adapt(&call, service, tty, interactive)?;
+    adapt(&call, &around, service, tty, interactive)?;
     let service = service.clone();
     let own = match given.text("name") {
         "" => format!(
@@ -141,7 +143,13 @@ async fn start_dependencies(call: &Call, project: &Project, name: &str) -> Outco
 }
 
 /// The service as this call wants it.
-fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Outcome {
+fn adapt(
+    call: &Call,
+    around: &Env,
+    service: &mut Service,
+    tty: bool,
+    interactive: bool,
+) -> Outcome {
     let given = &call.given;
     service.tty = tty;
     service.stdin_open = interactive;
@@ -178,9 +186,12 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
     for pair in given.all("env") {
         let (key, value) = match pair.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
-            None => (pair.as_str(), std::env::var(pair).ok()),
+            None => (pair.as_str(), around.get(pair).cloned()),
         };
-        service.environment.0.insert(key.to_owned(), value);
+        // One that has no value here keeps what the service gives it.
+        if value.is_some() {
+            service.environment.0.insert(key.to_owned(), value);
+        }
     }
     for pair in given.all("label") {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -185,7 +185,9 @@ pub async fn stop(call: Call) -> Outcome {
             .each(
                 ["Stopping", "Stopped"],
                 |c| now.contains(&c.id),
-                async |c| found.engine.stop(&c.id, timeout).await,
+                async |c| {
+                    super::stop_gently(&found.engine, found.project.as_ref(), c, timeout).await
+                },
             )
             .await?;
         left.retain(|c| !now.contains(&c.id));
