@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: kernel tests, the ladder, the tour and the demo in a virtual machine, for cgroup v2; with
+//! `cargo xtask vm`: kernel tests, the ladder, Compose, the tour and the demo in a virtual machine, for cgroup v2; with
 //! `--all`, every test that drives an engine.
 //!
 //! Debian's cloud kernel boots in software emulation from an initramfs with the modules that wharf needs, and goes
@@ -46,6 +46,14 @@ const LADDER: &[&str] = &[
     "isolation::devices_are_the_usual_few",
     "network::published_ports_answer",
     "network::sctp",
+    "names::a_link",
+    "names::names_on",
+    "compose::both_tools_manage_one_project",
+    "compose_verbs::watch_copies",
+    "compose_verbs::a_dry_run",
+    "compose_bad_days::after_a_daemon",
+    "compose_upstream::links_pass",
+    "compose_upstream::a_container_that_is_started_again",
     "tour::",
 ];
 
@@ -87,7 +95,16 @@ const MODULES: &[&str] = &[
 ];
 
 /// Tools that the acceptance tests use, as in `target/tools`, where they look for them.
-const TOOLS: &[&str] = &["busybox-deb", "nft-deb", "nft", "nginx", "nginx.packages"];
+const TOOLS: &[&str] = &[
+    "busybox-deb",
+    "nft-deb",
+    "nft",
+    "nginx",
+    "nginx.packages",
+    "compose-deb",
+    "compose-deb.packages",
+    "docker-compose",
+];
 
 /// What runs in the machine, and how large it is for that.
 #[derive(Clone, Copy)]

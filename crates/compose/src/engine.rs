@@ -41,8 +41,6 @@ pub trait Engine {
     async fn inspect(&self, id: &str) -> Answer<ContainerInspect>;
     /// An image, if it is there.
     async fn image(&self, name: &str) -> Answer<Option<ImageInspect>>;
-    /// Fetches an image, showing its progress as it likes.
-    async fn pull(&self, image: &str, platform: &str) -> Answer<()>;
     /// All networks of a project.
     async fn networks(&self, project: &str) -> Answer<Vec<NetworkInspect>>;
     /// The network with exactly this name or id, if it is there.

@@ -188,13 +188,6 @@ impl Engine for FakeEngine {
         Ok(self.world.borrow().images.get(name).cloned())
     }
 
-    async fn pull(&self, image: &str, _: &str) -> Answer<()> {
-        self.told(format!("pull {image}"))?;
-        let found = ImageInspect { id: format!("sha256:{image}"), ..ImageInspect::default() };
-        self.world.borrow_mut().images.insert(image.to_owned(), found);
-        Ok(())
-    }
-
     async fn networks(&self, project: &str) -> Answer<Vec<NetworkInspect>> {
         let world = self.world.borrow();
         let own = |n: &&NetworkInspect| {

@@ -25,6 +25,7 @@ impl Inner {
         mut request: CreateRequest,
         platform: Option<&Platform>,
     ) -> Result<CreateResponse> {
+        validate::conflicts(&request.config, &request.host_config)?;
         let image = self.image_for(&request.config.image, platform)?;
         if let Some(defaults) = image.run_config() {
             merge::merge(&mut request.config, defaults);

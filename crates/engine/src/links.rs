@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wharf_base::Id;
-use wharf_net::{Endpoint, Protocol};
+use wharf_net::{Endpoint, Opening, Protocol};
 use wharf_spec::docker::HostConfig;
 
 use crate::error::{EngineError, Result};
@@ -111,8 +111,18 @@ impl Inner {
         linked.iter().flat_map(|l| l.environment(&record.name)).collect()
     }
 
+    /// Lets a container reach what it links to, and no more, on a bridge that keeps containers apart. Blocks.
+    pub(crate) fn open_links(&self, record: &Record) -> Result<()> {
+        let openings = self.linked(record)?.into_iter().flat_map(|l| {
+            let IpAddr::V4(to) = l.ip else { return Vec::new() };
+            let opening = |(proto, port)| Opening { to, proto, port };
+            l.ports.into_iter().map(opening).collect::<Vec<_>>()
+        });
+        self.net.open_links(&record.id, openings.collect()).map_err(EngineError::from)
+    }
+
     /// A container has started, maybe at another address: tells those that link to it.
-    pub(crate) fn tell_linking(&self, child: &Record) {
+    pub(crate) async fn tell_linking(self: &Arc<Self>, child: &Record) {
         let Some(ip) = bridge_address(&self.net.endpoints(&child.id)) else { return };
         for parent in self.all() {
             let of = parent.record();
@@ -124,7 +134,9 @@ impl Inner {
                 let edited = crate::files::edit(&self.dir(&parent.id), "hosts", |text| {
                     moved(text, &names, ip)
                 });
-                if let Err(e) = edited {
+                let linking = of.clone();
+                let opened = self.blocking(move |inner| inner.open_links(&linking)).await;
+                if let Err(e) = edited.and(opened) {
                     tracing::warn!(container = %parent.id, error = %e.message(), "link was not updated");
                 }
             }
@@ -146,11 +158,13 @@ impl Inner {
         };
         record.links.retain(|l| l.alias != alias);
         record::store(&self.db, &record, &parent.life())?;
-        parent.with(|core| core.record = Arc::new(record));
+        let record = Arc::new(record);
+        parent.with(|core| core.record = record.clone());
         let Ok(child) = self.find(child.as_str()) else { return Ok(()) };
         let of = child.record();
         let names = names(alias, of.hostname(), &of.name);
         if parent.state().run().is_some() {
+            self.blocking(move |inner| inner.open_links(&record)).await?;
             crate::files::edit(&self.dir(&parent.id), "hosts", |text| without(text, &names))?;
         }
         Ok(())

@@ -93,6 +93,9 @@ impl Inner {
         if !ports.is_empty() {
             self.net.publish(&record.id, &ports).map_err(EngineError::from)?;
         }
+        if !record.links.is_empty() {
+            self.open_links(record)?;
+        }
         let endpoints = self.net.endpoints(&record.id);
         if let Some(names) = self.name_service(record, &endpoints)? {
             self.net.serve_names(&record.id, names).map_err(EngineError::from)?;

@@ -42,10 +42,12 @@ fn range(text: &str) -> Option<(u16, u16)> {
     (first <= last).then_some((first, last))
 }
 
-/// The ports that a container says it offers.
+/// The ports that a container says it offers, each once however it is written: `80` is `80/tcp`.
 pub fn exposed(config: &ContainerConfig) -> Vec<(Protocol, u16)> {
     let ranges = config.exposed_ports.keys().filter_map(|p| container_port(p).ok());
-    ranges.flat_map(|(first, last, proto)| (first..=last).map(move |p| (proto, p))).collect()
+    let all = ranges.flat_map(|(first, last, proto)| (first..=last).map(move |p| (proto, p)));
+    let mut seen = std::collections::BTreeSet::new();
+    all.filter(|port| seen.insert(*port)).collect()
 }
 
 /// What a container publishes, in the order of its ports.
@@ -100,13 +102,9 @@ pub fn summary(config: &ContainerConfig, bound: &[Binding]) -> Vec<Port> {
             kind: b.proto.to_string(),
         });
     }
-    for port in config.exposed_ports.keys() {
-        let Ok((first, last, proto)) = container_port(port) else { continue };
-        for p in first..=last {
-            if !bound.iter().any(|b| (b.container, b.proto) == (p, proto)) {
-                let kind = proto.to_string();
-                out.push(Port { private_port: p, kind, ..Port::default() });
-            }
+    for (proto, p) in exposed(config) {
+        if !bound.iter().any(|b| (b.container, b.proto) == (p, proto)) {
+            out.push(Port { private_port: p, kind: proto.to_string(), ..Port::default() });
         }
     }
     out

@@ -117,7 +117,7 @@ impl Inner {
         c.tell(|news| (news.running, news.error) = (true, String::new()));
         self.tell_mounts(&c.record());
         self.emit(&c.record(), "start", &[]);
-        self.tell_linking(&c.record());
+        self.tell_linking(&c.record()).await;
         for attached in launched.attached {
             self.watch_attachment(c, attached);
         }

@@ -12,7 +12,6 @@ use crate::spec::security::{self, SecurityOptions};
 pub fn request(r: &CreateRequest, facts: &Facts) -> Result<Vec<String>> {
     config(&r.config)?;
     let mut warnings = host(&r.host_config, facts)?;
-    conflicts(&r.config, &r.host_config)?;
     if r.host_config.security_opt.iter().flatten().any(|o| o.starts_with("apparmor="))
         && !facts.apparmor
     {
@@ -274,8 +273,8 @@ fn unsupported(h: &HostConfig) -> Result<()> {
     Ok(())
 }
 
-/// Options that exclude each other.
-fn conflicts(c: &ContainerConfig, h: &HostConfig) -> Result<()> {
+/// Options that exclude each other, as they were asked for: what the image adds conflicts with nothing.
+pub fn conflicts(c: &ContainerConfig, h: &HostConfig) -> Result<()> {
     let conflict = |text: &str| Err(EngineError::invalid(format!("conflicting options: {text}")));
     if h.uts_mode == "host" && !c.hostname.is_empty() {
         return conflict("hostname and the UTS mode");
@@ -354,16 +353,20 @@ mod tests {
             },
             "can't create 'AutoRemove' container with restart policy",
         );
-        refused(
-            |r| {
-                r.host_config.network_mode = "container:x".into();
-                r.host_config.publish_all_ports = true;
-            },
-            "conflicting options: port publishing",
-        );
         refused(|r| r.config.working_dir = "x".into(), "needs to be an absolute path");
         refused(|r| r.config.env = Some(vec!["=1".into()]), "invalid environment variable");
         refused(|r| r.config.stop_signal = "SIGWHAT".into(), "Invalid signal: SIGWHAT");
+    }
+
+    #[test]
+    fn who_shares_a_network_publishes_nothing_there() {
+        let host = HostConfig {
+            network_mode: "container:x".into(),
+            publish_all_ports: true,
+            ..HostConfig::default()
+        };
+        let refused = conflicts(&ContainerConfig::default(), &host).unwrap_err();
+        assert!(refused.message().contains("conflicting options: port publishing"));
     }
 
     #[test]

@@ -671,15 +671,16 @@ impl Index {
     pub(crate) fn summary(&self, image: &Image) -> Summary {
         let mut summary =
             Summary { image: image.clone(), repo_tags: Vec::new(), repo_digests: Vec::new() };
-        for name in self.names_of(image.id()) {
+        // By their whole names, as dockerd orders them: `me/app` before `app`, which is `library/app`.
+        let mut names = self.names_of(image.id());
+        names.sort_by_key(|n| n.to_string());
+        for name in names {
             if name.digest().is_some() {
                 summary.repo_digests.push(name.familiar());
             } else {
                 summary.repo_tags.push(name.familiar());
             }
         }
-        summary.repo_tags.sort();
-        summary.repo_digests.sort();
         summary
     }
 

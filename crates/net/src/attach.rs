@@ -14,8 +14,8 @@ use wharf_sys::netlink::route::{
 };
 use wharf_sys::nft::Transaction;
 
+use crate::elements::of_ports;
 use crate::error::{NetError, kernel};
-use crate::firewall;
 use crate::interface::bridge_netfilter;
 use crate::mac::Mac;
 use crate::namespace::Namespace;
@@ -79,6 +79,7 @@ impl Net {
     pub fn detach(&self, sandbox: &Id, network: &str) -> Result<(), NetError> {
         let endpoint = self.endpoint(sandbox, network)?;
         self.withdraw(&endpoint)?;
+        self.reopen(&endpoint, Vec::new())?;
         let before = self.gateways(sandbox);
         if !endpoint.ifname.is_empty() {
             self.disconnect(&endpoint)?;
@@ -321,15 +322,14 @@ impl Net {
     }
 
     fn disconnect(&self, e: &Endpoint) -> Result<(), NetError> {
-        let mut batch = Batch::new();
         let done = if e.host_ifname.is_empty() {
             let ns = self.state.lock().sandboxes.get(&e.sandbox).and_then(|m| m.ns.clone());
             let Some(ns) = ns else { return Ok(()) };
+            let mut batch = Batch::new();
             batch.delete_link(LinkRef::Name(&e.ifname));
             ns.route().lock().execute(batch)
         } else {
-            batch.delete_link(LinkRef::Name(&e.host_ifname));
-            self.route.lock().execute(batch)
+            self.vanish(&e.host_ifname)
         };
         match done {
             Err(error) if !error.is_absent() => {
@@ -350,7 +350,7 @@ impl Net {
             let rules = state
                 .networks
                 .get(&endpoint.network)
-                .map(|n| firewall::of_ports(endpoint, n, &endpoint.ports));
+                .map(|n| of_ports(endpoint, n, &endpoint.ports));
             let member = state.sandboxes.get_mut(&endpoint.sandbox);
             if let Some(e) = member.and_then(|m| m.endpoints.get_mut(&endpoint.network)) {
                 e.ports.clear();
@@ -425,6 +425,7 @@ impl State {
             exposed: config.exposed.clone(),
             gateway_priority: config.gateway_priority,
             ports: Vec::new(),
+            opened: Vec::new(),
         })
     }
 }

@@ -10,16 +10,12 @@ use std::net::IpAddr;
 
 use wharf_sys::nft::{
     Base, ChainKind, Data, Element, Expr, Field, Hook, MetaKey, Payload, Register, Set,
-    Transaction, Value, Verdict, ifname, key,
+    Transaction, Verdict,
 };
 
+use crate::elements::{of_links, of_network, of_ports};
 use crate::network::Network;
-use crate::options::GatewayMode;
-use crate::spec::{Binding, Driver, Endpoint, Reach};
-use crate::subnet::Subnet;
-
-/// Shorter runs of ports are cheaper as single elements of a hash.
-const RANGE_FROM: usize = 16;
+use crate::spec::Endpoint;
 
 /// Names of the tables of one daemon.
 #[derive(Clone, Debug)]
@@ -54,6 +50,8 @@ pub(crate) enum Place {
     Bridges,
     /// filter: (bridge, same bridge), because a rule cannot compare two names.
     Same,
+    /// filter: (bridge, container, linked container, protocol, port) where neighbours are kept apart.
+    Linked,
     /// filter: bridges with no way out.
     Internal,
     /// filter: (host interface, bridge) pairs with free access.
@@ -73,7 +71,7 @@ pub(crate) enum Family {
     V6,
 }
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 impl Family {
     pub(crate) fn of(ip: IpAddr) -> Family {
@@ -137,7 +135,10 @@ impl Tables {
         nat_rules(&mut t, &self.nat);
         filter_rules(&mut t, &self.filter);
         let mut all: Vec<Placed> = networks.flat_map(of_network).collect();
-        all.extend(endpoints.flat_map(|(e, n)| of_ports(e, n, &e.ports)));
+        for (e, n) in endpoints {
+            all.extend(of_ports(e, n, &e.ports));
+            all.extend(of_links(e, n));
+        }
         self.add(&mut t, all);
         t
     }
@@ -163,147 +164,16 @@ impl Tables {
 
     fn table(&self, place: Place) -> &str {
         use Place::{
-            Any, AnyRange, At, AtRange, Bridges, Internal, Masquerade, NatBridges, Open, Routed,
-            Same, Source, Subnets, Trusted, Unprotected,
+            Any, AnyRange, At, AtRange, Bridges, Internal, Linked, Masquerade, NatBridges, Open,
+            Routed, Same, Source, Subnets, Trusted, Unprotected,
         };
         match place {
             Any(_) | At(_) | AnyRange(_) | AtRange(_) | Masquerade(_) | Source(_) | Subnets(_)
             | NatBridges => &self.nat,
-            Bridges | Same | Internal | Trusted | Routed(_) | Open(_) | Unprotected(_) => {
+            Bridges | Same | Linked | Internal | Trusted | Routed(_) | Open(_) | Unprotected(_) => {
                 &self.filter
             }
         }
-    }
-}
-
-/// What a network puts into the sets.
-pub(crate) fn of_network(network: &Network) -> Vec<Placed> {
-    if network.record.driver != Driver::Bridge {
-        return Vec::new();
-    }
-    let name = ifname(&network.ifname);
-    let single = || Element::member(name.to_vec());
-    let mut out = vec![
-        (Place::NatBridges, single()),
-        (Place::Bridges, single()),
-        (Place::Same, Element::member(key(&[&name, &name]))),
-    ];
-    if network.record.internal {
-        out.push((Place::Internal, single()));
-    }
-    for host in &network.options.trusted {
-        out.push((Place::Trusted, Element::member(key(&[&ifname(host), &name]))));
-    }
-    for family in FAMILIES {
-        let v4 = family == Family::V4;
-        let Some(subnet) = network.subnet(v4) else { continue };
-        let mode = network.mode(v4);
-        let (first, last) = (bytes(subnet.network().addr()), bytes(subnet.last_addr()));
-        let pair =
-            Element { end: Some(key(&[&last, &name])), ..Element::member(key(&[&first, &name])) };
-        out.push((Place::Subnets(family), pair));
-        match mode {
-            GatewayMode::Routed => out.push((Place::Routed(family), single())),
-            GatewayMode::Unprotected => out.push((Place::Unprotected(family), single())),
-            GatewayMode::Nat | GatewayMode::Isolated => (),
-        }
-        let translated = matches!(mode, GatewayMode::Nat | GatewayMode::Unprotected);
-        if translated && network.options.masquerade && !network.record.internal {
-            out.push(outgoing(network, family, &first, &last));
-        }
-    }
-    out
-}
-
-fn outgoing(network: &Network, family: Family, first: &[u8], last: &[u8]) -> Placed {
-    let whole = Element { end: Some(last.to_vec()), ..Element::member(first.to_vec()) };
-    let source = match family {
-        Family::V4 => network.options.source4.map(IpAddr::V4),
-        Family::V6 => network.options.source6.map(IpAddr::V6),
-    };
-    match source {
-        None => (Place::Masquerade(family), whole),
-        Some(ip) => (Place::Source(family), Element { value: Value::Fields(bytes(ip)), ..whole }),
-    }
-}
-
-/// What published ports put into the sets. Equal arguments give equal elements, so that what was
-/// added can be removed.
-pub(crate) fn of_ports(endpoint: &Endpoint, network: &Network, ports: &[Binding]) -> Vec<Placed> {
-    let mut sorted: Vec<&Binding> = ports.iter().collect();
-    sorted.sort_by_key(|b| (b.reach, b.host_ip, b.proto, b.host));
-    let mut out = Vec::new();
-    let mut rest = &sorted[..];
-    while let Some(first) = rest.first() {
-        let run = straight_run(rest);
-        let family = Family::of(first.host_ip);
-        let container = match family {
-            Family::V4 => endpoint.ipv4,
-            Family::V6 => endpoint.ipv6,
-        };
-        let take = if run >= RANGE_FROM { run } else { 1 };
-        if let Some(container) = container {
-            match first.reach {
-                Reach::Nat if take > 1 => out.push(range(first, rest[take - 1].host, container)),
-                Reach::Nat => out.push(single(first, container)),
-                Reach::Routed if network.mode(family == Family::V4) == GatewayMode::Routed => {
-                    out.push(open(first, container));
-                }
-                Reach::Routed | Reach::Relay => (),
-            }
-        }
-        rest = &rest[take..];
-    }
-    out.dedup();
-    out
-}
-
-/// How many bindings from the first on are consecutive and map each port to itself.
-fn straight_run(sorted: &[&Binding]) -> usize {
-    let first = sorted[0];
-    let like = |(i, b): &(usize, &&Binding)| {
-        (b.reach, b.host_ip, b.proto) == (first.reach, first.host_ip, first.proto)
-            && usize::from(b.host) == usize::from(first.host) + i
-            && b.host == b.container
-    };
-    sorted.iter().enumerate().take_while(like).count().max(1)
-}
-
-fn single(b: &Binding, container: Subnet) -> Placed {
-    let value = key(&[&bytes(container.addr()), &b.container.to_be_bytes()]);
-    let family = Family::of(b.host_ip);
-    let (proto, port) = ([b.proto.number()], b.host.to_be_bytes());
-    let (place, key) = if b.host_ip.is_unspecified() {
-        (Place::Any(family), key(&[&proto, &port]))
-    } else {
-        (Place::At(family), key(&[&bytes(b.host_ip), &proto, &port]))
-    };
-    (place, Element { value: Value::Fields(value), ..Element::member(key) })
-}
-
-fn range(first: &Binding, last: u16, container: Subnet) -> Placed {
-    let family = Family::of(first.host_ip);
-    let proto = [first.proto.number()];
-    let (ip, any) = (bytes(first.host_ip), first.host_ip.is_unspecified());
-    let at = |port: u16| {
-        let port = port.to_be_bytes();
-        if any { key(&[&proto, &port]) } else { key(&[&ip, &proto, &port]) }
-    };
-    let place = if any { Place::AnyRange(family) } else { Place::AtRange(family) };
-    let value = Value::Fields(bytes(container.addr()));
-    (place, Element { key: at(first.host), end: Some(at(last)), value, timeout: None })
-}
-
-fn open(b: &Binding, container: Subnet) -> Placed {
-    let ip = bytes(container.addr());
-    let key = key(&[&ip, &[b.proto.number()], &b.container.to_be_bytes()]);
-    (Place::Open(Family::of(b.host_ip)), Element::member(key))
-}
-
-fn bytes(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
 
@@ -334,15 +204,16 @@ fn places() -> Vec<Place> {
     ];
     let mut all: Vec<Place> =
         per_family.iter().flat_map(|p| FAMILIES.iter().map(|f| p(*f))).collect();
-    all.extend([Place::NatBridges, Place::Bridges, Place::Same, Place::Internal, Place::Trusted]);
+    all.extend([Place::NatBridges, Place::Bridges, Place::Same, Place::Linked]);
+    all.extend([Place::Internal, Place::Trusted]);
     all
 }
 
 fn set(place: Place) -> Set<'static> {
     use Field::{Ifname, Ipv4, Ipv6, Port, Proto};
     use Place::{
-        Any, AnyRange, At, AtRange, Bridges, Internal, Masquerade, NatBridges, Open, Routed, Same,
-        Source, Subnets, Trusted, Unprotected,
+        Any, AnyRange, At, AtRange, Bridges, Internal, Linked, Masquerade, NatBridges, Open,
+        Routed, Same, Source, Subnets, Trusted, Unprotected,
     };
     let (name, key, data): (_, &'static [Field], &'static [Field]) = match place {
         Any(Family::V4) => ("ports4", &[Proto, Port], &[Ipv4, Port]),
@@ -361,6 +232,7 @@ fn set(place: Place) -> Set<'static> {
         Subnets(Family::V6) => ("subnets6", &[Ipv6, Ifname], &[]),
         NatBridges | Bridges => ("bridges", &[Ifname], &[]),
         Same => ("same", &[Ifname, Ifname], &[]),
+        Linked => ("linked4", &[Ifname, Ipv4, Ipv4, Proto, Port], &[]),
         Internal => ("internal", &[Ifname], &[]),
         Trusted => ("trusted", &[Ifname, Ifname], &[]),
         Routed(Family::V4) => ("routed4", &[Ifname], &[]),
@@ -531,6 +403,7 @@ fn filter_rules(t: &mut Transaction, table: &str) {
     let known = Expr::ct_established().to_vec();
     rule(t, forward, "known flows", [known, accept()].concat());
     rule(t, forward, "within a network", [pair(Place::Same), accept()].concat());
+    rule(t, forward, "to a linked neighbour", [linked(), accept()].concat());
     rule(t, forward, "internal: no way out", [from(Place::Internal), drop_it()].concat());
     rule(t, forward, "internal: no way in", [to(Place::Internal), drop_it()].concat());
     let elsewhere = vec![oif(), not_member(Place::Bridges, r(0))];
@@ -556,6 +429,20 @@ fn opened(f: Family) -> Vec<Expr> {
         Expr::Meta { key: MetaKey::L4Proto, into: r(f.words()) },
         Expr::Payload { what: Payload::DestinationPort, into: r(f.words() + 1) },
         member(Place::Open(f), r(0)),
+    ]);
+    out
+}
+
+/// Loads what tells a link, at the bridge where the packet came in. It leaves there, too: the address is on it.
+fn linked() -> Vec<Expr> {
+    let mut out = family(Family::V4).to_vec();
+    out.extend([
+        iif(),
+        Expr::Payload { what: Payload::SourceV4, into: r(4) },
+        Expr::Payload { what: Payload::DestinationV4, into: r(5) },
+        Expr::Meta { key: MetaKey::L4Proto, into: r(6) },
+        Expr::Payload { what: Payload::DestinationPort, into: r(7) },
+        member(Place::Linked, r(0)),
     ]);
     out
 }

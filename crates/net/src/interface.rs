@@ -39,16 +39,19 @@ impl Net {
     }
 
     fn remove_own(&self, network: &Network, name: &str) -> Result<(), NetError> {
-        let mut route = self.route.lock();
-        let found = route.link(LinkRef::Name(name)).map_err(kernel("look up interface"))?;
-        let own = self.alias(&network.record.id);
-        let Some(link) = found.filter(|l| l.alias == own) else { return Ok(()) };
+        let Some(link) = self.own_link(network, name)? else { return Ok(()) };
         let mut batch = Batch::new();
         batch.delete_link(LinkRef::Index(link.index));
-        match route.execute(batch) {
+        match self.route.lock().execute(batch) {
             Err(e) if !e.is_absent() => Err(kernel(format!("remove interface {name}"))(e)),
             _ => Ok(()),
         }
+    }
+
+    /// An interface, if wharf made it for this network.
+    pub(crate) fn own_link(&self, network: &Network, name: &str) -> Result<Option<Link>, NetError> {
+        let own = self.alias(&network.record.id);
+        Ok(self.host_link(name)?.filter(|l| l.alias == own))
     }
 
     /// The mark by which wharf knows its interfaces.
@@ -190,6 +193,11 @@ impl Net {
         // from doing the same the other way.
         set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
         set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        if network.record.predefined && !network.options.icc {
+            // Neighbours do not hear one another. The host answers in their place and forwards what the
+            // table `…-filter` lets through: nothing but what links open.
+            set(&format!("net/ipv4/conf/{name}/proxy_arp_pvlan"), "1")?;
+        }
         // Until duplicate detection of its link-local address is done, the host asks for no neighbour on
         // the bridge: containers would be unreachable for two seconds.
         set(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;

@@ -4,6 +4,7 @@
 mod attach;
 mod config;
 pub mod dns;
+mod elements;
 mod error;
 pub mod files;
 mod firewall;
@@ -17,6 +18,7 @@ mod options;
 mod plug;
 mod ports;
 mod publish;
+mod reap;
 mod reconcile;
 mod relay;
 mod sandbox;
@@ -33,6 +35,6 @@ pub use plug::{Plug, Source};
 pub use sandbox::Sandbox;
 pub use spec::{
     Binding, Driver, Endpoint, EndpointConfig, InterfaceStats, IpamConfig, Link, NetworkInfo,
-    NetworkSpec, PortMap, Protocol, Reach,
+    NetworkSpec, Opening, PortMap, Protocol, Reach,
 };
 pub use subnet::{Subnet, SubnetError};

@@ -12,11 +12,13 @@ use wharf_sys::netlink::Socket;
 
 use crate::config::NetConfig;
 use crate::dns::{HostResolver, Service};
+use crate::elements;
 use crate::error::NetError;
-use crate::firewall::{self, Tables};
+use crate::firewall::Tables;
 use crate::namespace::{Namespace, Pool};
 use crate::network::{Network, Record, Surroundings};
 use crate::ports::Held;
+use crate::reap::Dying;
 use crate::spec::{Driver, Endpoint, NetworkInfo, NetworkSpec};
 
 pub(crate) const NETWORKS: &str = "networks";
@@ -42,7 +44,7 @@ pub struct Net {
     pub(crate) nft: Mutex<Socket>,
     /// Address of `nft`, by which events that this daemon causes are told from others.
     pub(crate) nft_port: u32,
-    /// Held while released sandboxes are taken apart; who waits for it waits for their addresses.
+    /// Held while what is dying is taken apart; who waits for it waits for addresses and names.
     pub(crate) reaper: Mutex<()>,
     /// The network namespace of the host, to which borrowed interfaces go back.
     pub(crate) home: std::os::fd::OwnedFd,
@@ -56,10 +58,7 @@ pub(crate) struct State {
     pub(crate) networks: BTreeMap<Id, Network>,
     pub(crate) sandboxes: BTreeMap<Id, Member>,
     pub(crate) held: Held,
-    /// Endpoints of released sandboxes, whose interfaces may still be there and whose addresses are
-    /// therefore not free yet.
-    pub(crate) dying: Vec<Endpoint>,
-    pub(crate) reaping: bool,
+    pub(crate) dying: Dying,
 }
 
 /// A sandbox in memory.
@@ -100,6 +99,9 @@ impl Net {
             state.networks.insert(network.record.id.clone(), network.clone());
             network
         };
+        if self.state.lock().dying.has_bridge(&network.ifname) {
+            self.reap();
+        }
         match self.set_up(&network) {
             Ok(()) => Ok(network.info(Vec::new())),
             Err(e) => {
@@ -173,7 +175,7 @@ impl Net {
     fn set_up(&self, network: &Network) -> Result<(), NetError> {
         self.ensure_interface(network)?;
         let mut t = wharf_sys::nft::Transaction::new();
-        self.tables.add(&mut t, firewall::of_network(network));
+        self.tables.add(&mut t, elements::of_network(network));
         self.commit(t)
     }
 
@@ -187,11 +189,11 @@ impl Net {
             self.write_or_warn(changes);
         }
         let mut t = wharf_sys::nft::Transaction::new();
-        self.tables.remove(&mut t, firewall::of_network(network));
+        self.tables.remove(&mut t, elements::of_network(network));
         if let Err(e) = self.commit(t) {
             warn(&e, "remove rules of a network");
         }
-        if let Err(e) = self.remove_interface(network) {
+        if let Err(e) = self.retire_interface(network) {
             warn(&e, "remove interface of a network");
         }
     }
@@ -270,12 +272,12 @@ impl State {
             .collect()
     }
 
-    /// Every endpoint with published ports, with its network.
+    /// Every endpoint with published ports or links, with its network.
     pub(crate) fn published(&self) -> impl Iterator<Item = (&Endpoint, &Network)> {
         self.sandboxes
             .values()
             .flat_map(|m| m.endpoints.values())
-            .filter(|e| !e.ports.is_empty())
+            .filter(|e| !e.ports.is_empty() || !e.opened.is_empty())
             .filter_map(|e| Some((e, self.networks.get(&e.network)?)))
     }
 

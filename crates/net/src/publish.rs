@@ -5,11 +5,11 @@ use wharf_sys::netlink::conntrack::Flows;
 use wharf_sys::nft::Transaction;
 
 use crate::attach::gateway_order;
+use crate::elements;
 use crate::error::NetError;
-use crate::firewall;
 use crate::net::Net;
-use crate::sandbox::forget;
-use crate::spec::{Binding, Endpoint, PortMap, Protocol};
+use crate::reap::forget;
+use crate::spec::{Binding, Endpoint, Opening, PortMap, Protocol};
 
 impl Net {
     /// Publishes ports of a sandbox, all or none, through the endpoint that holds its default route.
@@ -34,7 +34,7 @@ impl Net {
                 .held
                 .publish(place, ports, self.config.publish_on, &self.handle)
                 .map_err(|e| publish_error(endpoint, e))?;
-            let rules = firewall::of_ports(endpoint, network, &bindings);
+            let rules = elements::of_ports(endpoint, network, &bindings);
             endpoint.ports.extend(bindings.iter().cloned());
             if let Err(e) = self.save_endpoint(endpoint) {
                 state.held.release(&bindings);
@@ -51,6 +51,49 @@ impl Net {
         }
         forget_untranslated(&bindings);
         Ok(bindings)
+    }
+
+    /// Opens ports of linked containers to a sandbox, instead of those that were open to it. Links lead to
+    /// containers on the default bridge; while that lets all neighbours talk, nothing is to be done.
+    pub fn open_links(&self, sandbox: &Id, mut openings: Vec<Opening>) -> Result<(), NetError> {
+        openings.sort();
+        openings.dedup();
+        let found = {
+            let state = self.state.lock();
+            let apart = |e: &&Endpoint| {
+                let network = state.networks.get(&e.network);
+                network.is_some_and(|n| n.record.predefined && !n.options.icc)
+            };
+            let member = state.sandboxes.get(sandbox);
+            member.and_then(|m| m.endpoints.values().find(apart)).cloned()
+        };
+        found.map_or(Ok(()), |endpoint| self.reopen(&endpoint, openings))
+    }
+
+    /// Replaces what is open to an endpoint.
+    pub(crate) fn reopen(
+        &self,
+        endpoint: &Endpoint,
+        openings: Vec<Opening>,
+    ) -> Result<(), NetError> {
+        if endpoint.opened == openings {
+            return Ok(());
+        }
+        let mut t = Transaction::new();
+        {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            let member = state.sandboxes.get_mut(&endpoint.sandbox);
+            let now = member.and_then(|m| m.endpoints.get_mut(&endpoint.network));
+            let (Some(now), Some(network)) = (now, state.networks.get(&endpoint.network)) else {
+                return Ok(());
+            };
+            self.tables.remove(&mut t, elements::of_links(now, network));
+            now.opened = openings;
+            self.tables.add(&mut t, elements::of_links(now, network));
+            self.save_endpoint(now)?;
+        }
+        self.commit(t)
     }
 
     /// Withdraws every published port of a sandbox.

@@ -7,15 +7,12 @@ use std::time::Duration;
 
 use wharf_base::Id;
 use wharf_base::db::Batch as Changes;
-use wharf_sys::netlink::conntrack::{self, Flows};
-use wharf_sys::netlink::route::LinkRef;
-use wharf_sys::netlink::{Batch, Family, Socket};
 use wharf_sys::nft::Transaction;
 
+use crate::elements;
 use crate::error::{NetError, kernel};
-use crate::firewall;
 use crate::namespace::{Namespace, Upkeep};
-use crate::net::{ENDPOINTS, Net, endpoint_key, warn};
+use crate::net::{ENDPOINTS, Net, endpoint_key};
 use crate::spec::{Endpoint, InterfaceStats};
 
 /// A network namespace of a container. It lives as long as somebody holds a descriptor of it or
@@ -34,9 +31,6 @@ impl Sandbox {
 
 /// How long spares are kept after the last container was started.
 const SPARES_FOR: Duration = Duration::from_secs(5);
-/// How long interfaces of a released sandbox may take to go by themselves, with the namespace. The
-/// kernel removes those of many namespaces at the price of one, so it is worth waiting for.
-const REAP_AFTER: Duration = Duration::from_millis(50);
 
 impl Net {
     /// Makes the network namespace for a container: loopback up, Docker's default sysctls.
@@ -106,11 +100,12 @@ impl Net {
             for e in member.endpoints.values() {
                 state.held.release(&e.ports);
                 if let Some(n) = state.networks.get(&e.network) {
-                    rules.extend(firewall::of_ports(e, n, &e.ports));
+                    rules.extend(elements::of_ports(e, n, &e.ports));
+                    rules.extend(elements::of_links(e, n));
                 }
             }
             let wired = member.endpoints.values().filter(|e| !e.ifname.is_empty());
-            state.dying.extend(wired.cloned());
+            state.dying.endpoints.extend(wired.cloned());
             (member, rules)
         };
         let mut changes = Changes::new();
@@ -164,78 +159,5 @@ impl Net {
                 tx_dropped: l.counters.tx_dropped,
             })
             .collect())
-    }
-
-    /// Removes what is left of released sandboxes now, and frees their addresses. Blocks for some
-    /// tens of milliseconds: the kernel waits until no packet can be on the way.
-    pub(crate) fn reap(&self) {
-        let _one_at_a_time = self.reaper.lock();
-        let dying = std::mem::take(&mut self.state.lock().dying);
-        if dying.is_empty() {
-            return;
-        }
-        let mut links = Batch::new();
-        for e in dying.iter().filter(|e| !e.host_ifname.is_empty()) {
-            links.delete_link(LinkRef::Name(&e.host_ifname));
-        }
-        // A socket of its own: the shared one must stay free for containers that start.
-        let done = Socket::open(Family::Route).map(|mut s| s.execute(links));
-        if let Ok(Err(e)) = &done
-            && !e.is_absent()
-        {
-            tracing::warn!(error = %wharf_base::error::chain(e), "remove interfaces");
-        }
-        forget_flows(&dying);
-        let mut state = self.state.lock();
-        for e in &dying {
-            if let Some(n) = state.networks.get_mut(&e.network) {
-                n.free(e);
-            }
-        }
-    }
-
-    fn reap_soon(&self) {
-        {
-            let mut state = self.state.lock();
-            if state.reaping || state.dying.is_empty() {
-                return;
-            }
-            state.reaping = true;
-        }
-        let me = self.me.clone();
-        self.handle.spawn(async move {
-            tokio::time::sleep(REAP_AFTER).await;
-            let Some(net) = me.upgrade() else { return };
-            let work = move || {
-                net.state.lock().reaping = false;
-                net.reap();
-                net.reap_soon();
-            };
-            tokio::task::spawn_blocking(work).await.ok();
-        });
-    }
-}
-
-/// Makes the kernel forget flows to addresses that will be somebody else's. Only published ports are
-/// worth the pass over the whole table: other flows ended with the container.
-fn forget_flows(dying: &[Endpoint]) {
-    let published = dying.iter().filter(|e| !e.ports.is_empty());
-    let addresses = published.flat_map(|e| [e.ipv4, e.ipv6]).flatten().map(|s| s.addr());
-    let flows =
-        addresses.map(|ip| Flows { ipv6: ip.is_ipv6(), answered_by: Some(ip), ..Flows::default() });
-    forget(&flows.collect::<Vec<_>>());
-}
-
-/// Asks connection tracking to forget. Failing leaves flows that time out by themselves.
-pub(crate) fn forget(flows: &[Flows]) {
-    if flows.is_empty() {
-        return;
-    }
-    match Socket::open(Family::Netfilter).map(|mut s| conntrack::forget(&mut s, flows)) {
-        Ok(Ok(())) => (),
-        // No such flow.
-        Ok(Err(e)) if e.is_absent() => (),
-        Ok(Err(e)) => warn(&kernel("forget tracked flows")(e), "conntrack"),
-        Err(e) => warn(&kernel("open netfilter socket")(e), "conntrack"),
     }
 }

@@ -184,6 +184,20 @@ pub struct Endpoint {
     pub gateway_priority: i64,
     /// Ports published through this endpoint.
     pub ports: Vec<Binding>,
+    /// Ports of neighbours that it may use where its network keeps neighbours apart.
+    #[serde(default)]
+    pub opened: Vec<Opening>,
+}
+
+/// A port of a linked container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Opening {
+    /// The container's address.
+    pub to: Ipv4Addr,
+    /// Transport.
+    pub proto: Protocol,
+    /// Port.
+    pub port: u16,
 }
 
 /// A transport with ports.

@@ -12,7 +12,9 @@ pub mod route;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -244,6 +246,18 @@ impl Socket {
             Ok(messages) => Ok(Some(messages)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(source) => Err(NetlinkError::Io { action: "receive", source }),
+        }
+    }
+
+    /// Whether something has come within `patience`.
+    fn readable_within(&self, patience: Duration) -> io::Result<bool> {
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => (),
+                other => return Ok(other? > 0),
+            }
         }
     }
 

@@ -11,6 +11,7 @@ mod builtin;
 mod compose;
 mod compose_bad_days;
 mod compose_images;
+mod compose_upstream;
 mod compose_verbs;
 mod copy;
 mod crash;

@@ -48,7 +48,8 @@ pub async fn show(
     Ok(())
 }
 
-fn error_of(message: &Value) -> Option<String> {
+/// The error that a message carries.
+pub fn error_of(message: &Value) -> Option<String> {
     let detail = message["errorDetail"]["message"].as_str();
     detail.or_else(|| message["error"].as_str()).map(str::to_owned)
 }

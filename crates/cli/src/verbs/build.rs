@@ -81,7 +81,7 @@ async fn make(call: &Call, style: Style) -> Result<Option<String>, Failure> {
     if checking {
         plan.query.push(("check", "1".into()));
     }
-    let mut view = view(style);
+    let mut view = view(call, style);
     let client = call.client()?;
     let dockerfile = plan.dockerfile.clone();
     let (names, loaded) = caches(client, &cache_from).await?;
@@ -118,10 +118,24 @@ async fn keep_caches(client: &Client, to: &[CacheTo], made: &[Vec<String>]) -> O
     Ok(())
 }
 
-fn view(style: Style) -> View {
-    let width = terminal::size(std::io::stderr()).map_or(80, |(_, columns)| usize::from(columns));
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    View::new(style, color, width)
+/// The name of a build that Compose asks for: it shows its progress on standard output, as stock Compose does.
+pub(super) const OF_COMPOSE: &str = "compose build";
+
+fn view(call: &Call, style: Style) -> View {
+    let stdout = call.path == OF_COMPOSE;
+    let size =
+        if stdout { terminal::size(std::io::stdout()) } else { terminal::size(std::io::stderr()) };
+    let width = size.map_or(80, |(_, columns)| usize::from(columns));
+    let color = is_seen(call) && std::env::var_os("NO_COLOR").is_none();
+    View::new(style, color, width).on_stdout(stdout)
+}
+
+/// Whether progress goes to a terminal.
+fn is_seen(call: &Call) -> bool {
+    match call.path == OF_COMPOSE {
+        true => std::io::stdout().is_terminal(),
+        false => std::io::stderr().is_terminal(),
+    }
 }
 
 fn platforms(call: &Call) -> Vec<String> {
@@ -146,7 +160,7 @@ async fn several(call: &Call, style: Style, outputs: &[Output]) -> Outcome {
         plan.query.retain(|(key, _)| *key != "platform");
         plan.query.push(("platform", platform.clone()));
         plan.query.push(("cachefrom", json!(names).to_string()));
-        let (dockerfile, mut view) = (plan.dockerfile.clone(), view(style));
+        let (dockerfile, mut view) = (plan.dockerfile.clone(), view(call, style));
         let built = run(client, plan, &mut view).await;
         view.finish();
         match built {
@@ -327,7 +341,7 @@ fn style(call: &Call) -> Result<Style, Failure> {
         chosen => chosen,
     };
     match chosen {
-        "" | "auto" if std::io::stderr().is_terminal() => Ok(Style::Tree),
+        "" | "auto" if is_seen(call) => Ok(Style::Tree),
         "" | "auto" | "plain" => Ok(Style::Plain),
         "tty" => Ok(Style::Tree),
         "quiet" | "none" => Ok(Style::Quiet),
@@ -656,7 +670,7 @@ fn agents(list: &[String]) -> Result<Map<String, Value>, Failure> {
         };
         if socket.is_empty() {
             return Err(Failure::new(format!(
-                "--ssh {entry}: SSH_AUTH_SOCK is not set: no agent runs"
+                "--ssh {entry}: invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set"
             )));
         }
         out.insert(id.to_owned(), crate::parse::absolute(&socket).into());

@@ -31,6 +31,8 @@ pub(super) struct View {
     style: Style,
     color: bool,
     width: usize,
+    /// Whether it is standard output that shows it.
+    stdout: bool,
     steps: Vec<Step>,
     index: HashMap<String, usize>,
     pub(super) warnings: Vec<Value>,
@@ -59,6 +61,7 @@ impl View {
             style,
             color,
             width: width.max(20),
+            stdout: false,
             steps: Vec::new(),
             index: HashMap::new(),
             warnings: Vec::new(),
@@ -67,6 +70,11 @@ impl View {
             begun: clock.instant(),
             clock,
         }
+    }
+
+    /// The same on standard output.
+    pub(super) fn on_stdout(self, stdout: bool) -> View {
+        View { stdout, ..self }
     }
 
     /// Takes one piece of news and shows what follows from it.
@@ -260,8 +268,11 @@ impl View {
     }
 
     fn print(&self, text: &str) {
-        // Nothing can be done when standard error is gone.
-        drop(std::io::stderr().lock().write_all(text.as_bytes()));
+        // Nothing can be done when nobody listens any more.
+        match self.stdout {
+            true => drop(std::io::stdout().lock().write_all(text.as_bytes())),
+            false => drop(std::io::stderr().lock().write_all(text.as_bytes())),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Outcome, items, text};
 use crate::api::{Client, JsonStream, Payload, url};
 use crate::app::{Call, say_line};
 use crate::conf::auth;
+use crate::failure::Failure;
 use crate::out::progress::{Target, show};
 use crate::out::{Report, Row, ellipsis};
 use crate::parse::reference::{self, Name};
@@ -51,6 +52,17 @@ pub async fn quietly(
     request(call, client, &name, platform, target).await
 }
 
+/// Begins a pull; what comes is its progress.
+pub async fn stream(
+    call: &Call,
+    client: &Client,
+    image: &str,
+    platform: &str,
+) -> Result<JsonStream, Failure> {
+    let name = reference::parse(image)?.with_default_tag();
+    begin(call, client, &name, platform).await
+}
+
 async fn request(
     call: &Call,
     client: &Client,
@@ -58,6 +70,15 @@ async fn request(
     platform: &str,
     target: Target,
 ) -> Outcome {
+    show(begin(call, client, name, platform).await?, target, |_| ()).await
+}
+
+async fn begin(
+    call: &Call,
+    client: &Client,
+    name: &Name,
+    platform: &str,
+) -> Result<JsonStream, Failure> {
     let header = auth::header(call.session.config(), &name.domain)?;
     let tag = name.digest.as_deref().or(name.tag.as_deref()).unwrap_or_default();
     let query = [
@@ -69,7 +90,7 @@ async fn request(
     let path = url("/images/create", &query);
     let response =
         client.send(Method::POST, &path, Payload::Empty, &[("X-Registry-Auth", header)]).await?;
-    show(JsonStream::new(response), target, |_| ()).await
+    Ok(JsonStream::new(response))
 }
 
 /// `search TERM`

@@ -58,6 +58,12 @@ pub(super) fn refuse(name: &str, service: &Service) -> Result<(), PlanError> {
         ),
         ("provider", "programs of other vendors are not run", service.provider.is_some()),
     ];
+    let check = service.healthcheck.as_ref();
+    if check.is_some_and(|c| c.start_interval.is_some() && c.start_period.is_none()) {
+        // Stock Compose's text.
+        let why = "healthcheck.start_interval requires healthcheck.start_period to be set";
+        return Err(PlanError::Unsupported(why.to_owned()));
+    }
     match odd.iter().find(|(_, _, used)| *used) {
         Some((what, why, _)) => {
             Err(PlanError::Unsupported(format!("service {name:?}: {what} is not supported: {why}")))

@@ -277,12 +277,20 @@ impl Planner<'_> {
     /// The service with references to other services replaced, as far as that is possible before
     /// the plan is carried out; `None` when it refers to a container that is still to be made.
     fn resolved(&self, service: &Service) -> Option<Service> {
-        let id = |name: &str| match self.services.get(name)?.containers.first()? {
-            (Container::Known { id, .. }, _, _) => Some(id.clone()),
-            (Container::Made { .. }, _, _) => None,
+        let id = |name: &str| match self.services.get(name).and_then(|s| s.containers.first()) {
+            Some((Container::Known { id, .. }, _, _)) => Some(id.clone()),
+            Some((Container::Made { .. }, _, _)) => None,
+            None => self.left_alone(name),
         };
         let mut service = service.clone();
         resolve(&mut service, &id).then_some(service)
+    }
+
+    /// The container of a service that this up does not touch.
+    fn left_alone(&self, name: &str) -> Option<String> {
+        let outside = !self.project.services.contains_key(name);
+        let found = self.observed.of_service(name).first().map(|c| c.id.clone());
+        found.filter(|_| outside)
     }
 
     fn must_recreate(&self, name: &str, service: &Service, container: &ContainerSummary) -> bool {
@@ -463,7 +471,9 @@ impl Planner<'_> {
 
     fn check_references(&self, name: &str, service: &Service) -> Result<(), PlanError> {
         let missing = |target: &str| {
-            target != name && self.services.get(target).is_none_or(|s| s.containers.is_empty())
+            target != name
+                && self.services.get(target).is_none_or(|s| s.containers.is_empty())
+                && self.left_alone(target).is_none()
         };
         for (what, mode) in [
             ("network namespace", &service.network_mode),
@@ -477,7 +487,7 @@ impl Planner<'_> {
         for source in service.volumes_from.iter().filter(|s| !s.starts_with("container:")) {
             let target = source.split(':').next().unwrap_or_default();
             if missing(target) {
-                return Err(PlanError::Missing { what: "volumes", service: target.to_owned() });
+                return Err(PlanError::Missing { what: "volume", service: target.to_owned() });
             }
         }
         Ok(())

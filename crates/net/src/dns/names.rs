@@ -216,6 +216,7 @@ mod tests {
             exposed: Vec::new(),
             gateway_priority: 0,
             ports: Vec::new(),
+            opened: Vec::new(),
         }
     }
 

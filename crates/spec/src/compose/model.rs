@@ -532,6 +532,8 @@ pub struct Project {
     pub services: Map<Service>,
     /// Those that no active profile asks for, or that were not selected.
     pub disabled: Map<Service>,
+    /// Services whose `env_file` or `label_file` could not be read, and why.
+    pub unreadable: Map<String>,
     pub networks: Map<Network>,
     pub volumes: Map<Volume>,
     pub secrets: Map<FileObject>,

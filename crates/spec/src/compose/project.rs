@@ -56,6 +56,13 @@ impl Project {
         }
     }
 
+    /// Fails if a file that an enabled service takes its environment or labels from could not be read.
+    pub fn readable(&self) -> std::result::Result<(), &str> {
+        let mut broken =
+            self.unreadable.iter().filter(|(name, _)| self.services.contains_key(*name));
+        broken.next().map_or(Ok(()), |(_, why)| Err(why.as_str()))
+    }
+
     /// Disables all services but those; none means all.
     pub fn select(
         &mut self,

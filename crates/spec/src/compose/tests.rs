@@ -355,11 +355,13 @@ fn env_files_fill_the_environment() {
     let environment = &project.services["a"].environment.0;
     assert_eq!(environment["A"].as_deref(), Some("own"));
     assert_eq!(environment["B"].as_deref(), Some("two own"));
-    refused(
-        &["services: {a: {image: x, env_file: no.env}}"],
-        &[],
-        &["env file /shop/no.env not found"],
-    );
+    let text = "services: {a: {image: x, env_file: no.env}, b: {image: x}, c: {image: x, profiles: [p], env_file: a.env}}";
+    let mut project = loaded(&[text], &files).unwrap_or_else(|e| panic!("{e}")).project;
+    assert_eq!(project.readable(), Err("env file /shop/no.env not found"));
+    project.enable(&["c".to_owned()]);
+    project.select(&["b".to_owned(), "c".to_owned()], Selection::Alone).unwrap();
+    assert_eq!(project.readable(), Ok(()), "a is not asked for");
+    assert_eq!(project.services["c"].environment.0["A"].as_deref(), Some("file"));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! rtnetlink: links, addresses, routes, neighbours and rules.
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
 
 use super::{
-    Attributes, Batch, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
+    Attributes, Batch, Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
     NLM_F_REPLACE, NetlinkError, Received, Socket, attribute, attributes, text, u32_of,
 };
 
@@ -458,7 +460,29 @@ impl Batch {
     }
 }
 
+/// Opens a socket on which changes of interfaces arrive.
+pub fn subscribe() -> io::Result<Socket> {
+    const LINKS: u32 = 1;
+    Socket::subscribe(Family::Route, &[LINKS])
+}
+
 impl Socket {
+    /// On a [`subscribe`]d socket: waits until nobody sees the interface of that index any more. False if
+    /// nothing at all happens for as long as `patience`.
+    pub fn wait_for_end(&mut self, index: u32, patience: Duration) -> io::Result<bool> {
+        // Bridges report a port that leaves as a deletion as well, in their own family.
+        let gone = |m: &Received| {
+            let own = m.body.first() == Some(&0);
+            own && m.kind == DELLINK && m.body.get(4..8).and_then(u32_of) == Some(index)
+        };
+        while self.readable_within(patience)? {
+            if self.receive()?.iter().any(gone) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Every interface.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let answer = self.dump("list interfaces", GETLINK, &link_head(0, None))?;

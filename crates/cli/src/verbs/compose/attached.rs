@@ -10,7 +10,8 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wharf_compose::observe::{is_oneoff, label};
+use wharf_compose::apply::{Event, Progress as _, Status};
+use wharf_compose::observe::{self, is_oneoff, label};
 use wharf_compose::{Engine, labels};
 use wharf_spec::compose::Project;
 use wharf_spec::docker::ContainerSummary;
@@ -41,7 +42,7 @@ pub(crate) async fn follow_until_end(
     let engine = super::engine(call)?;
     let mut events = events(&engine, &project.name).await?;
     let found = containers(&engine, &project.name, &[], false).await?;
-    let mut show = Show::new(call, project, services, &found);
+    let mut show = Show::new(call, project, services, &found)?;
     for container in &found {
         if !show.wants(container) {
             continue;
@@ -78,18 +79,18 @@ pub(crate) async fn follow_until_end(
             result = &mut beside => return result,
             _ = interrupts.recv() => {
                 up::stopping();
-                return stop_all(call, project, &mut interrupts).await;
+                return stop_all(call, project, services, &mut interrupts).await;
             }
             _ = terms.recv() => {
                 up::stopping();
-                return stop_all(call, project, &mut interrupts).await;
+                return stop_all(call, project, services, &mut interrupts).await;
             }
         }
     }
     let mut code = end.unwrap_or(0);
     if show.aborted {
         warn("Aborting on container exit...");
-        stop_all(call, project, &mut interrupts).await?;
+        stop_all(call, project, services, &mut interrupts).await?;
         code = show.selected(&engine).await?.unwrap_or(code);
     }
     // What was written last may still be on its way.
@@ -142,7 +143,7 @@ impl<'a> Show<'a> {
         project: &'a Project,
         services: &'a [String],
         found: &[ContainerSummary],
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let mut show = Self {
             call,
             project,
@@ -160,9 +161,9 @@ impl<'a> Show<'a> {
         let attached: Vec<ContainerSummary> =
             found.iter().filter(|c| show.wants(c)).cloned().collect();
         let names: Vec<String> = attached.iter().map(|c| short_name(c, &project.name)).collect();
-        warn(format!("Attaching to {}", names.join(", ")));
+        say_line(format!("Attaching to {}", names.join(", ")))?;
         show.printer = Printer::new(call, &attached, &project.name);
-        show
+        Ok(show)
     }
 
     /// Whether a container's output is shown.
@@ -279,21 +280,26 @@ impl<'a> Show<'a> {
         self.ended(container, code)
     }
 
-    /// Whether any container of the project runs or will again.
+    /// Whether a container is of a service whose end this call waits for: those that it names, else all
+    /// whose output it shows. What others depend on may go on.
+    fn awaits(&self, container: &ContainerSummary) -> bool {
+        let name = label(container, labels::SERVICE);
+        match self.services {
+            [] => self.project.services.contains_key(name) && self.wants(container),
+            named => named.iter().any(|s| s == name),
+        }
+    }
+
+    /// Whether any container that this call waits for runs or will again.
     async fn any_left(&self, engine: &ApiEngine<'_>) -> Result<bool, Failure> {
         let now = containers(engine, &self.project.name, &[], false).await?;
-        let own =
-            |c: &&ContainerSummary| self.project.services.contains_key(label(c, labels::SERVICE));
-        Ok(now.iter().filter(own).any(|c| !is_over(c)))
+        Ok(now.iter().any(|c| self.awaits(c) && !is_over(c)))
     }
 
     /// Whether a container has ended in a way of which no event has told yet.
     async fn any_untold(&self, engine: &ApiEngine<'_>) -> Result<bool, Failure> {
         let now = containers(engine, &self.project.name, &[], false).await?;
-        for container in now
-            .iter()
-            .filter(|c| self.project.services.contains_key(label(c, labels::SERVICE)) && is_over(c))
-        {
+        for container in now.iter().filter(|c| self.awaits(c) && is_over(c)) {
             let Some(told) = self.ended_at.get(&container.id) else {
                 if self.over.contains(&container.id) {
                     continue;
@@ -325,13 +331,34 @@ fn is_over(container: &ContainerSummary) -> bool {
     matches!(container.state.as_str(), "exited" | "dead" | "removing")
 }
 
-/// Stops what `up` has started; a second interrupt kills it.
-async fn stop_all(call: &Call, project: &Project, interrupts: &mut Signal) -> Outcome {
+/// Stops the services that `up` was called with, or all; a second interrupt kills them. What they depend on
+/// goes on if it was not named.
+async fn stop_all(
+    call: &Call,
+    project: &Project,
+    services: &[String],
+    interrupts: &mut Signal,
+) -> Outcome {
     let engine = super::engine(call)?;
-    let found = containers(&engine, &project.name, &[], false).await?;
+    let screen = super::screen(call)?;
+    let mut found = containers(&engine, &project.name, services, false).await?;
+    found.retain(|c| project.services.contains_key(label(c, labels::SERVICE)));
     let running: Vec<&ContainerSummary> = found.iter().filter(|c| c.state == "running").collect();
     let timeout = super::timeout(call);
-    let stops = futures_util::future::join_all(running.iter().map(|c| engine.stop(&c.id, timeout)));
+    let stops = found.iter().map(async |c| {
+        let tell = |status, text: &str| {
+            let subject = format!("Container {}", observe::name(c));
+            screen.event(Event { subject, status, text: text.to_owned() });
+        };
+        tell(Status::Working, "Stopping");
+        let done = super::stop_gently(&engine, Some(project), c, timeout).await;
+        match &done {
+            Ok(()) => tell(Status::Done, "Stopped"),
+            Err(error) => tell(Status::Failed, &error.to_string()),
+        }
+        done
+    });
+    let stops = futures_util::future::join_all(stops);
     tokio::select! {
         results = stops => {
             let failed = results.into_iter().filter_map(Result::err).map(Failure::from);

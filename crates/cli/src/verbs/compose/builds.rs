@@ -12,10 +12,11 @@ use wharf_spec::compose::{Project, Selection};
 
 use super::display::Screen;
 use super::load;
-use crate::app::Call;
+use crate::app::{Call, say_line};
 use crate::cmdline::{parse, tree};
 use crate::failure::{Failure, os_text};
 use crate::verbs::Outcome;
+use crate::verbs::build::OF_COMPOSE;
 
 /// `compose build [SERVICE...]`
 pub async fn build(call: Call) -> Outcome {
@@ -23,6 +24,10 @@ pub async fn build(call: Call) -> Outcome {
         true => Selection::WithDependencies,
         false => Selection::Alone,
     };
+    let builder = given_or(&call, "builder", "BUILDX_BUILDER");
+    if !matches!(builder.as_str(), "" | "default") {
+        return Err(Failure::new(format!("no builder {builder:?} found: wharf has one, default")));
+    }
     let project = load(&call, call.args(), reach)?;
     let buildable = project.services.iter().filter(|(_, s)| s.build.is_some());
     let names: Vec<String> = buildable.map(|(n, _)| n.clone()).collect();
@@ -30,11 +35,24 @@ pub async fn build(call: Call) -> Outcome {
         super::remark("No services to build");
         return Ok(());
     }
+    if call.given.on("print") {
+        let file = super::bake::file(&call, &project, &names);
+        let text = serde_json::to_string_pretty(&file).map_err(|e| Failure::new(e.to_string()))?;
+        return say_line(text);
+    }
     let screen = super::screen(&call)?;
     build_services(&call, &screen, &project, &names).await?;
     match call.given.on("push") {
         true => Failure::join(super::one::push_all(&call, &project).await),
         false => Ok(()),
+    }
+}
+
+/// A flag's value, else a variable's.
+fn given_or(call: &Call, flag: &str, variable: &str) -> String {
+    match call.given.text(flag) {
+        "" => std::env::var(variable).unwrap_or_default(),
+        text => text.to_owned(),
     }
 }
 
@@ -96,7 +114,9 @@ impl Job<'_> {
         words.list.extend(["--".to_owned(), self.build.context.clone()]);
         let verb = tree::verb("build").ok_or("there is no verb build")?;
         let given = parse::parse(verb, &words.list).map_err(Failure::new)?;
-        let other = Call { verb, path: "build".to_owned(), given, ..self.call.clone() };
+        // The output of `run` is that of its command.
+        let path = if self.call.path == "compose run" { "build" } else { OF_COMPOSE };
+        let other = Call { verb, path: path.to_owned(), given, ..self.call.clone() };
         let quiet = self.call.given.on("quiet") || self.call.given.on("quiet-build");
         crate::verbs::build::image(&other, quiet).await
     }
@@ -157,6 +177,9 @@ impl Job<'_> {
         for (id, path) in &build.ssh.0 {
             words.add("ssh", &path.as_ref().map_or(id.clone(), |p| format!("{id}={p}")));
         }
+        for agent in self.call.given.all("ssh") {
+            words.add("ssh", if agent.is_empty() { "default" } else { agent });
+        }
         Ok(())
     }
 
@@ -170,6 +193,15 @@ impl Job<'_> {
     /// Everything that is one flag.
     fn options(&self, words: &mut Words) {
         let (build, given) = (self.build, &self.call.given);
+        let progress = match (self.call.group.text("progress"), given.text("progress")) {
+            ("json", _) | ("", "json") => "rawjson",
+            ("none", _) | ("", "none") => "quiet",
+            ("", mode) | (mode, _) => mode,
+        };
+        let chosen = |flag: &str, written: &str| match given.text(flag) {
+            "" => written.to_owned(),
+            text => text.to_owned(),
+        };
         let platforms = match build.platforms.is_empty() {
             true => self.service.platform.clone(),
             false => build.platforms.join(","),
@@ -178,8 +210,9 @@ impl Job<'_> {
             ("target", &build.target),
             ("network", &build.network),
             ("platform", &platforms),
-            ("provenance", &build.provenance),
-            ("sbom", &build.sbom),
+            ("progress", &progress.to_owned()),
+            ("provenance", &chosen("provenance", &build.provenance)),
+            ("sbom", &chosen("sbom", &build.sbom)),
         ] {
             if !value.is_empty() {
                 words.add(flag, value);
@@ -201,6 +234,7 @@ impl Job<'_> {
         for (flag, on) in [
             ("no-cache", build.no_cache || given.on("no-cache")),
             ("pull", build.pull || given.on("pull")),
+            ("check", given.on("check")),
         ] {
             if on {
                 words.add(flag, "true");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize as _;
 use wharf_spec::compose::model::Service;
 use wharf_spec::compose::{Form, Loaded, Out, Project, Resolution, Selection, Source};
 
@@ -111,6 +112,7 @@ fn restrict(call: &Call, loaded: &mut Loaded) -> Outcome {
     let names = call.args().to_vec();
     loaded.project.enable(&names);
     loaded.project.select(&names, Selection::WithDependencies)?;
+    loaded.project.readable().map_err(Failure::new)?;
     if !call.group.on("all-resources") {
         loaded.project.drop_unused();
     }
@@ -209,15 +211,39 @@ fn variables(call: &Call) -> Outcome {
     let loaded = setup.load(true)?;
     let mut found = BTreeSet::new();
     collect(&loaded.tree.written(Form::Json), &mut found);
-    let mut table = String::from("NAME\tREQUIRED\tDEFAULT VALUE\tALTERNATE VALUE\n");
-    for (name, required, default, alternate) in found {
-        table.push_str(&format!("{name}\t{required}\t{default}\t{alternate}\n"));
-    }
-    if loaded.warnings.is_empty() {
-        return say(crate::out::table::align(&table, 10, 3));
-    }
     loaded.warnings.iter().for_each(|w| remark(w));
-    say(crate::out::table::align(&table, 10, 3))
+    match call.given.text("format") {
+        "json" => {
+            let one = |(name, required, default, alternate): &Variable| {
+                let fields = serde_json::json!({"Name": name, "DefaultValue": default,
+                    "PresenceValue": alternate, "Required": required});
+                (name.clone(), fields)
+            };
+            let all: serde_json::Map<_, _> = found.iter().map(one).collect();
+            let mut text = Vec::new();
+            let style = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+            all.serialize(&mut serde_json::Serializer::with_formatter(&mut text, style))
+                .map_err(|e| Failure::new(e.to_string()))?;
+            text.push(b'\n');
+            say(text)
+        }
+        "yaml" => {
+            let quoted = |text: &str| Out::Text(text.to_owned()).yaml().trim_end().to_owned();
+            found.iter().try_for_each(|(name, required, default, alternate)| {
+                say_line(format!("{name}:\n    name: {}", quoted(name)))?;
+                say_line(format!("    defaultvalue: {}", quoted(default)))?;
+                say_line(format!("    presencevalue: {}", quoted(alternate)))?;
+                say_line(format!("    required: {required}"))
+            })
+        }
+        _ => {
+            let mut table = String::from("NAME\tREQUIRED\tDEFAULT VALUE\tALTERNATE VALUE\n");
+            for (name, required, default, alternate) in &found {
+                table.push_str(&format!("{name}\t{required}\t{default}\t{alternate}\n"));
+            }
+            say(crate::out::table::align(&table, 10, 3))
+        }
+    }
 }
 
 type Variable = (String, bool, String, String);

@@ -26,9 +26,9 @@ impl Screen {
     /// What `--progress`, `--ansi` and the terminal ask for.
     pub(crate) fn new(call: &Call) -> Result<Self, Failure> {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
-        let or = |flag: &str, name: &str| match call.group.text(flag) {
-            "" => variable(name),
-            value => value.to_owned(),
+        let or = |flag: &str, name: &str| match (call.group.text(flag), call.given.text(flag)) {
+            ("", "") => variable(name),
+            ("", value) | (value, _) => value.to_owned(),
         };
         let terminal = std::io::stderr().is_terminal();
         let ansi = match or("ansi", "COMPOSE_ANSI").as_str() {
@@ -49,6 +49,20 @@ impl Screen {
             other => return Err(Failure::new(format!("unsupported --progress value {other:?}"))),
         };
         Ok(Self { mode, colors: ansi, lines: RefCell::new(Vec::new()) })
+    }
+
+    /// Whether lines change in place, so that steps of progress do not fill the log.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.mode, Mode::Terminal)
+    }
+
+    /// Tells of the image of a service, in stock Compose's form.
+    pub(crate) fn image(&self, service: &str, status: Status, text: &str) {
+        let (subject, text) = match self.mode {
+            Mode::Plain => (format!("{service} {text}"), String::new()),
+            _ => (service.to_owned(), text.to_owned()),
+        };
+        self.event(Event { subject, status, text });
     }
 
     fn place(&self, event: Event) -> String {

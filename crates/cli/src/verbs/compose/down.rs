@@ -22,22 +22,24 @@ pub async fn down(call: Call) -> Outcome {
         "all" => Images::All,
         other => return Err(Failure::new(format!("invalid value for --rmi: {other:?}"))),
     };
-    let (project, name) = super::project_or_name(&call)?;
-    let project = match project {
-        Some(project) => project,
-        None => of_labels(&call, name).await?,
-    };
-    let truth = |name: &str| {
-        std::env::var(name).ok().and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
-    };
+    let project = project(&call).await?;
+    let all = super::switch("COMPOSE_REMOVE_ORPHANS", &project.environment);
     let options = DownOptions {
         services: call.args().to_vec(),
-        remove_orphans: given.on("remove-orphans") || truth("COMPOSE_REMOVE_ORPHANS"),
+        remove_orphans: given.on("remove-orphans") || all,
         volumes: given.on("volumes"),
         images,
         timeout: super::timeout(&call),
     };
     take_down(&call, &project, &options).await
+}
+
+/// The project of a call, from its files or else from its containers.
+pub(super) async fn project(call: &Call) -> Result<Project, Failure> {
+    match super::project_or_name(call)? {
+        (Some(project), _) => Ok(project),
+        (None, name) => of_labels(call, name).await,
+    }
 }
 
 /// A project without its files: the services that there are containers of.

@@ -9,15 +9,11 @@ use wharf_spec::docker::{
 };
 
 use crate::api::{ApiError, Client, JsonStream, Payload, filters, image_path, segment, url};
-use crate::app::Call;
-use crate::verbs::{pull, text};
+use crate::verbs::text;
 
 /// A client as an engine.
 pub(crate) struct ApiEngine<'a> {
-    pub(crate) call: &'a Call,
     pub(crate) client: &'a Client,
-    /// Whether pulls are silent.
-    pub(crate) quiet: bool,
 }
 
 fn failed(error: ApiError) -> EngineError {
@@ -53,8 +49,8 @@ fn of_project(project: &str) -> String {
 
 impl<'a> ApiEngine<'a> {
     /// An engine behind a call's client.
-    pub(crate) fn new(call: &'a Call, client: &'a Client) -> Self {
-        Self { call, client, quiet: false }
+    pub(crate) fn new(client: &'a Client) -> Self {
+        Self { client }
     }
 
     pub(crate) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Answer<T> {
@@ -108,12 +104,6 @@ impl Engine for ApiEngine<'_> {
 
     async fn image(&self, name: &str) -> Answer<Option<ImageInspect>> {
         found(self.get(&format!("/images/{}/json", image_path(name))).await)
-    }
-
-    async fn pull(&self, image: &str, platform: &str) -> Answer<()> {
-        pull::quietly(self.call, self.client, image, platform, self.quiet)
-            .await
-            .map_err(|failure| EngineError::Failed(failure.text))
     }
 
     async fn networks(&self, project: &str) -> Answer<Vec<NetworkInspect>> {

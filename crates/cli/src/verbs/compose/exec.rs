@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use serde_json::{Value, json};
+use wharf_spec::compose::Env;
 
 use super::{pick, project_or_name};
 use crate::api::{Payload, segment};
@@ -13,9 +14,10 @@ use crate::verbs::{Outcome, run, text};
 /// `compose exec SERVICE COMMAND [ARGS...]`
 pub async fn exec(call: Call) -> Outcome {
     let given = &call.given;
-    let (_, name) = project_or_name(&call)?;
+    let (project, name) = project_or_name(&call)?;
     let engine = super::engine(&call)?;
     let container = pick(&engine, &name, &call.args()[0], given.int_or("index", 0)).await?;
+    let around = project.map(|p| p.environment).unwrap_or_default();
     let detached = given.on("detach");
     let stdin = given.on_or("interactive", true) && !detached;
     let tty = !given.on("no-TTY") && std::io::stdout().is_terminal() && !detached;
@@ -29,7 +31,7 @@ pub async fn exec(call: Call) -> Outcome {
     let body = json!({
         "User": given.text("user"), "Privileged": given.on("privileged"), "Tty": tty,
         "ConsoleSize": size, "AttachStdin": stdin, "AttachStderr": !detached,
-        "AttachStdout": !detached, "DetachKeys": keys, "Env": given.all("env"),
+        "AttachStdout": !detached, "DetachKeys": keys, "Env": variables(given.all("env"), &around),
         "WorkingDir": given.text("workdir"), "Cmd": call.args()[1..],
     });
     let path = format!("/containers/{}/exec", segment(&container.id));
@@ -59,6 +61,18 @@ pub async fn exec(call: Call) -> Outcome {
     let state = client.get(&format!("/exec/{id}/json")).await?;
     let status = state["ExitCode"].as_i64().unwrap_or(0);
     run::exit_with(u8::try_from(status & 0xff).unwrap_or(125))
+}
+
+/// `--env`: a name alone takes its value from here; one that has none here is left out.
+fn variables(given: &[String], around: &Env) -> Vec<String> {
+    let complete = |text: &String| {
+        if text.contains('=') {
+            return Some(text.clone());
+        }
+        let value = around.get(text).cloned().or_else(|| std::env::var(text).ok())?;
+        Some(format!("{text}={value}"))
+    };
+    given.iter().filter_map(complete).collect()
 }
 
 /// `compose attach SERVICE`

@@ -83,9 +83,10 @@ pub async fn ps(call: Call) -> Outcome {
 fn row(c: &ContainerSummary, project: &str, full: bool) -> Row {
     let ports: Vec<Value> =
         serde_json::to_value(&c.ports).map(|v| items(&v).to_vec()).unwrap_or_default();
-    let publishers: Vec<Value> = c
-        .ports
-        .iter()
+    let mut published: Vec<_> = c.ports.iter().collect();
+    published.sort_by_key(|p| (&p.ip, p.private_port, p.public_port, &p.kind));
+    let publishers: Vec<Value> = published
+        .into_iter()
         .map(|p| {
             json!({"URL": p.ip, "TargetPort": p.private_port, "PublishedPort": p.public_port, "Protocol": p.kind})
         })

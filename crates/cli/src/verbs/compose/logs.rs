@@ -1,15 +1,18 @@
 //! `logs` and `events`, and how the lines of containers are printed.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
 use jiff::Timestamp;
-use wharf_compose::labels;
-use wharf_compose::observe;
+use wharf_compose::observe::{self, label};
+use wharf_compose::{Engine, labels};
 use wharf_spec::docker::ContainerSummary;
 
+use super::engine::ApiEngine;
 use super::{check_services, containers, project_or_name};
 use crate::api::frames::{Demux, Stream};
 use crate::api::{Client, JsonStream, Payload, filters, next, segment, url};
@@ -92,6 +95,10 @@ pub async fn logs(call: Call) -> Outcome {
     let engine = super::engine(&call)?;
     let mut found = containers(&engine, &name, call.args(), false).await?;
     check_services(project.as_ref(), &found, call.args())?;
+    if let (Some(project), true) = (&project, call.args().is_empty()) {
+        // Other files may describe other services of the same project.
+        found.retain(|c| project.services.contains_key(label(c, labels::SERVICE)));
+    }
     let index = given.int_or("index", 0);
     if index > 0 {
         found.retain(|c| observe::number(c) == index);
@@ -116,23 +123,83 @@ pub async fn logs(call: Call) -> Outcome {
         ("until", until.as_str()),
     ];
     let printer = Printer::new(&call, &found, &name);
-    let client = call.client()?;
-    let prefixes: Vec<Prefix> =
-        found.iter().enumerate().map(|(at, c)| printer.prefix(c, &name, at)).collect();
-    let follow = given.on("follow");
-    let mut streams = FuturesUnordered::new();
-    for (container, prefix) in found.iter().zip(&prefixes) {
-        let one = copy(client, container, prefix, &query);
-        match follow {
-            true => streams.push(one),
-            // One after the other, so that each one's lines stay together.
-            false => one.await?,
-        }
+    if given.on("follow") {
+        return follow(&call, &name, index, &printer, found, &query).await;
     }
-    while let Some(result) = streams.next().await {
-        result?;
+    // One after the other, so that each one's lines stay together.
+    for (at, container) in found.iter().enumerate() {
+        copy(call.client()?, container, &printer.prefix(container, &name, at), &query).await?;
     }
     Ok(())
+}
+
+/// Copies the logs of these containers, and of those that start meanwhile, until none runs any more.
+async fn follow(
+    call: &Call,
+    project: &str,
+    index: i64,
+    printer: &Printer,
+    found: Vec<ContainerSummary>,
+    query: &[(&str, &str)],
+) -> Outcome {
+    let engine = super::engine(call)?;
+    let client = call.client()?;
+    let mut starts = starts(&engine, project).await?;
+    let mut streams: FuturesUnordered<LocalBoxFuture<'_, (String, Outcome)>> =
+        FuturesUnordered::new();
+    let mut following = BTreeSet::new();
+    let mut shown = 0;
+    let mut add =
+        |streams: &mut FuturesUnordered<_>, container: ContainerSummary, since: String| {
+            let prefix = printer.prefix(&container, project, shown);
+            shown += 1;
+            let one = async move {
+                let mut query = query.to_vec();
+                if !since.is_empty() {
+                    query.retain(|(name, _)| *name != "since");
+                    query.push(("since", since.as_str()));
+                }
+                let done = copy(client, &container, &prefix, &query).await;
+                (container.id.clone(), done)
+            };
+            streams.push(Box::pin(one) as LocalBoxFuture<'_, _>);
+        };
+    for container in found {
+        following.insert(container.id.clone());
+        add(&mut streams, container, String::new());
+    }
+    loop {
+        tokio::select! {
+            ended = streams.next() => {
+                let Some((id, done)) = ended else { return Ok(()) };
+                done?;
+                following.remove(&id);
+            }
+            event = starts.next() => {
+                let Some(event) = event? else { return Ok(()) };
+                let id = text(&event["Actor"], "ID");
+                let now = containers(&engine, project, call.args(), false).await?;
+                let new = now.into_iter().find(|c| c.id == id);
+                let new = new.filter(|c| index == 0 || observe::number(c) == index);
+                if let Some(container) = new && following.insert(container.id.clone()) {
+                    let since = engine.inspect(&container.id).await?.state.started_at;
+                    let since = time::api(&since, Timestamp::now()).map_err(Failure::new)?;
+                    add(&mut streams, container, since);
+                }
+            }
+        }
+    }
+}
+
+/// Starts of a project's containers.
+async fn starts(engine: &ApiEngine<'_>, project: &str) -> Result<JsonStream, Failure> {
+    let wanted = filters(&[
+        format!("label={}={project}", labels::PROJECT),
+        "type=container".to_owned(),
+        "event=start".to_owned(),
+    ]);
+    let path = url("/events", &[("filters", &wanted)]);
+    Ok(JsonStream::new(engine.client.send(Method::GET, &path, Payload::Empty, &[]).await?))
 }
 
 /// Copies the log of a container to its end.

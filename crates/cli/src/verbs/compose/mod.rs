@@ -1,6 +1,7 @@
 //! `compose`: projects from files.
 
 mod attached;
+mod bake;
 pub mod builds;
 pub mod config;
 mod display;
@@ -13,6 +14,7 @@ pub mod one;
 pub mod outdated;
 mod policy;
 mod project;
+pub mod pulls;
 pub mod restart;
 pub mod run;
 pub mod simple;
@@ -24,7 +26,7 @@ use std::collections::BTreeSet;
 
 use wharf_compose::observe::{self, label};
 use wharf_compose::{Engine, EngineError, labels};
-use wharf_spec::compose::{Project, Selection};
+use wharf_spec::compose::{Env, Project, Selection};
 use wharf_spec::docker::ContainerSummary;
 
 use crate::app::{Call, warn};
@@ -68,6 +70,7 @@ pub(crate) fn load(call: &Call, services: &[String], reach: Selection) -> Result
     let mut project = loaded.project;
     project.enable(services);
     project.select(services, reach)?;
+    project.readable().map_err(Failure::new)?;
     if !call.group.on("all-resources") {
         project.drop_unused();
     }
@@ -131,14 +134,16 @@ pub(crate) fn check_services(
     }
 }
 
-/// The container of a service that a verb acts on: by number, or the first.
+/// The container of a service that a verb acts on: by number, or the first that runs, those of `run` last.
 pub(crate) async fn pick(
     engine: &ApiEngine<'_>,
     project: &str,
     service: &str,
     index: i64,
 ) -> Result<ContainerSummary, Failure> {
-    let found = containers(engine, project, &[service.to_owned()], false).await?;
+    let mut found = containers(engine, project, &[service.to_owned()], true).await?;
+    found.retain(|c| !observe::is_oneoff(c) || c.state == "running");
+    found.sort_by_key(observe::is_oneoff);
     let numbered = |c: &ContainerSummary| index == 0 || observe::number(c) == index;
     let running = found.iter().find(|c| numbered(c) && c.state == "running");
     match running.or_else(|| found.iter().find(|c| numbered(c))) {
@@ -150,6 +155,26 @@ pub(crate) async fn pick(
     }
 }
 
+/// Whether a variable of the shell or of the project's env files says yes.
+pub(crate) fn switch(name: &str, environment: &Env) -> bool {
+    let value = environment.get(name).cloned().or_else(|| std::env::var(name).ok());
+    value.and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
+}
+
+/// Stops a container after its service's `pre_stop` hooks.
+pub(crate) async fn stop_gently(
+    engine: &ApiEngine<'_>,
+    project: Option<&Project>,
+    container: &ContainerSummary,
+    timeout: Option<i64>,
+) -> Result<(), EngineError> {
+    let service = project.and_then(|p| p.services.get(label(container, labels::SERVICE)));
+    if let (Some(service), "running") = (service, container.state.as_str()) {
+        restart::run_hooks(engine, container, &service.pre_stop).await?;
+    }
+    engine.stop(&container.id, timeout).await
+}
+
 /// Seconds of `--timeout`, if given.
 pub(crate) fn timeout(call: &Call) -> Option<i64> {
     call.given.changed("timeout").then(|| call.given.int_or("timeout", 10))
@@ -157,7 +182,7 @@ pub(crate) fn timeout(call: &Call) -> Option<i64> {
 
 /// The engine of a call.
 pub(crate) fn engine(call: &Call) -> Result<ApiEngine<'_>, Failure> {
-    Ok(ApiEngine::new(call, call.client()?))
+    Ok(ApiEngine::new(call.client()?))
 }
 
 /// Where a call's progress is shown.

@@ -11,6 +11,7 @@ use wharf_spec::compose::Project;
 use wharf_spec::compose::model::Hook;
 use wharf_spec::docker::ContainerSummary;
 
+use super::engine::ApiEngine;
 use super::simple::{Target, everything};
 use crate::api::{Payload, segment, url};
 use crate::app::Call;
@@ -112,21 +113,22 @@ async fn one(
     let service =
         found.project.as_ref().and_then(|p| p.services.get(label(container, labels::SERVICE)));
     if container.state == "running" {
-        hooks(found, container, service.map_or(&[][..], |s| &s.pre_stop[..])).await?;
+        run_hooks(&found.engine, container, service.map_or(&[][..], |s| &s.pre_stop[..])).await?;
     }
     let seconds = timeout.map(|t| t.to_string()).unwrap_or_default();
     let path = url(&format!("/containers/{}/restart", segment(&container.id)), &[("t", &seconds)]);
     found.engine.post(&path, Payload::Empty).await?;
-    hooks(found, container, service.map_or(&[][..], |s| &s.post_start[..])).await
+    run_hooks(&found.engine, container, service.map_or(&[][..], |s| &s.post_start[..])).await
 }
 
-async fn hooks(
-    found: &Target<'_>,
+/// Runs commands in a container, one after the other; each must succeed.
+pub(super) async fn run_hooks(
+    engine: &ApiEngine<'_>,
     container: &ContainerSummary,
     hooks: &[Hook],
 ) -> Result<(), EngineError> {
     for hook in hooks {
-        let status = found.engine.exec(&container.id, &wharf_compose::apply::exec_of(hook)).await?;
+        let status = engine.exec(&container.id, &wharf_compose::apply::exec_of(hook)).await?;
         if status != 0 {
             let service = label(container, labels::SERVICE);
             return Err(EngineError::Failed(format!("{service} hook exited with status {status}")));

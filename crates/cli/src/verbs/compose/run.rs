@@ -7,7 +7,7 @@ use wharf_compose::observe::observe;
 use wharf_compose::plan::UpOptions;
 use wharf_compose::{Engine, labels};
 use wharf_spec::compose::model::{Mount, Port, Service};
-use wharf_spec::compose::{Project, Selection};
+use wharf_spec::compose::{Env, Project, Selection};
 
 use super::{load, up};
 use crate::app::{Call, say_line};
@@ -28,12 +28,14 @@ pub async fn run(call: Call) -> Outcome {
     start_dependencies(&call, &project, &name).await?;
     let detached = given.on("detach");
     let tty = !given.on("no-TTY") && std::io::stdout().is_terminal() && !detached;
-    let interactive = given.on_or("interactive", true) && !detached;
+    // Of a detached container as well: what reads its input waits for somebody to attach.
+    let interactive = given.on_or("interactive", true);
     let slug = slug()?;
+    let around = project.environment.clone();
     let Some(service) = project.services.get_mut(&name) else {
         return Err(Failure::new(format!("no such service: {name}")));
     };
-    adapt(&call, service, tty, interactive)?;
+    adapt(&call, &around, service, tty, interactive)?;
     let service = service.clone();
     let own = match given.text("name") {
         "" => format!(
@@ -98,18 +100,22 @@ async fn start_dependencies(call: &Call, project: &Project, name: &str) -> Outco
         false => project.services.keys().filter(|n| *n != name).cloned().collect(),
     };
     let mut others = project.clone();
+    let all = std::mem::take(&mut others.services).into_iter();
+    let (kept, left): (Vec<_>, Vec<_>) = all.partition(|(n, _)| n == name || needed.contains(n));
+    others.services.extend(kept);
+    // What is left out is no orphan.
+    others.disabled.extend(left);
     // The service itself is not brought up, but its networks are.
     if let Some(service) = others.services.get_mut(name) {
         service.set_replicas(0);
     }
-    others.services.retain(|n, _| n == name || needed.contains(n));
     for service in others.services.values_mut() {
         service.depends_on.retain(|n, _| needed.contains(n));
     }
     let options = UpOptions {
         services: needed,
         start: true,
-        ignore_orphans: !call.given.on("remove-orphans"),
+        ignore_orphans: super::switch("COMPOSE_IGNORE_ORPHANS", &project.environment),
         remove_orphans: call.given.on("remove-orphans"),
         ..UpOptions::default()
     };
@@ -128,15 +134,22 @@ async fn start_dependencies(call: &Call, project: &Project, name: &str) -> Outco
         if running.is_empty() {
             return up::bring_up(call, &others, &kept).await;
         }
-        others.services.remove(name);
+        let own = others.services.remove_entry(name);
+        others.disabled.extend(own);
         others.services.values_mut().for_each(|s| drop(s.depends_on.remove(name)));
-        return up::bring_up(call, &others, &UpOptions { ignore_orphans: true, ..kept }).await;
+        return up::bring_up(call, &others, &kept).await;
     }
     Ok(())
 }
 
 /// The service as this call wants it.
-fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Outcome {
+fn adapt(
+    call: &Call,
+    around: &Env,
+    service: &mut Service,
+    tty: bool,
+    interactive: bool,
+) -> Outcome {
     let given = &call.given;
     service.tty = tty;
     service.stdin_open = interactive;
@@ -173,9 +186,12 @@ fn adapt(call: &Call, service: &mut Service, tty: bool, interactive: bool) -> Ou
     for pair in given.all("env") {
         let (key, value) = match pair.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
-            None => (pair.as_str(), std::env::var(pair).ok()),
+            None => (pair.as_str(), around.get(pair).cloned()),
         };
-        service.environment.0.insert(key.to_owned(), value);
+        // One that has no value here keeps what the service gives it.
+        if value.is_some() {
+            service.environment.0.insert(key.to_owned(), value);
+        }
     }
     for pair in given.all("label") {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

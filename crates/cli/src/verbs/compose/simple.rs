@@ -1,6 +1,10 @@
 //! The verbs that do one thing to each container of a project.
 
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use http::Method;
 use serde_json::Value;
 use wharf_compose::apply::{Event, Progress, Status};
@@ -41,8 +45,12 @@ async fn target(call: &Call, oneoff: bool) -> Result<Target<'_>, Failure> {
 pub(super) async fn everything(call: &Call, oneoff: bool) -> Result<Target<'_>, Failure> {
     let (project, name) = project_or_name(call)?;
     let engine = super::engine(call)?;
-    let found = containers(&engine, &name, &[], oneoff).await?;
+    let mut found = containers(&engine, &name, &[], oneoff).await?;
     check_services(project.as_ref(), &found, call.args())?;
+    if let (Some(project), true) = (&project, call.args().is_empty()) {
+        // Other files may describe other services of the same project.
+        found.retain(|c| project.services.contains_key(label(c, labels::SERVICE)));
+    }
     let dry = call.group.on("dry-run");
     Ok(Target { engine, screen: super::screen(call)?, project, containers: found, dry })
 }
@@ -89,13 +97,7 @@ pub async fn start(call: Call) -> Outcome {
         return Err("no container found for the project".into());
     }
     let Some(mut project) = found.project.clone() else {
-        return found
-            .each(
-                ["Starting", "Started"],
-                |c| !running(c),
-                async |c| found.engine.start(&c.id).await,
-            )
-            .await;
+        return start_by_labels(&call).await;
     };
     // In dependency order, with what each service waits for.
     project.enable(call.args());
@@ -125,13 +127,47 @@ pub async fn start(call: Call) -> Outcome {
     Ok(())
 }
 
+/// Without files: the services and what they depend on, as their containers' labels say, that first.
+async fn start_by_labels(call: &Call) -> Outcome {
+    let found = everything(call, false).await?;
+    let needs = |service: &str| {
+        let own = found.containers.iter().filter(|c| label(c, labels::SERVICE) == service);
+        let on = own.flat_map(|c| label(c, labels::DEPENDS_ON).split(','));
+        on.filter_map(|d| d.split(':').next()).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let all = found.containers.iter().map(|c| label(c, labels::SERVICE).to_owned());
+    let mut left: BTreeSet<String> = match call.args() {
+        [] => all.collect(),
+        named => {
+            let mut wanted: BTreeSet<String> = named.iter().cloned().collect();
+            let mut open: Vec<String> = named.to_vec();
+            while let Some(service) = open.pop() {
+                open.extend(needs(&service).into_iter().filter(|n| wanted.insert(n.clone())));
+            }
+            wanted
+        }
+    };
+    while !left.is_empty() {
+        let mut now = left.clone();
+        now.retain(|s| needs(s).is_disjoint(&left));
+        if now.is_empty() {
+            // A cycle, which only labels can have.
+            now.clone_from(&left);
+        }
+        let wanted = |c: &ContainerSummary| !running(c) && now.contains(label(c, labels::SERVICE));
+        let work = async |c: &ContainerSummary| found.engine.start(&c.id).await;
+        found.each(["Starting", "Started"], wanted, work).await?;
+        left.retain(|s| !now.contains(s));
+    }
+    Ok(())
+}
+
 /// `compose stop [SERVICE...]`
 pub async fn stop(call: Call) -> Outcome {
-    let found = target(&call, true).await?;
+    let found = target(&call, false).await?;
     let timeout = super::timeout(&call);
     // What depends on something stops before it.
-    let mut left: Vec<ContainerSummary> =
-        found.containers.iter().filter(|c| running(c)).cloned().collect();
+    let mut left: Vec<ContainerSummary> = found.containers.clone();
     while !left.is_empty() {
         let needed = |service: &str| {
             left.iter().any(|other| {
@@ -149,7 +185,9 @@ pub async fn stop(call: Call) -> Outcome {
             .each(
                 ["Stopping", "Stopped"],
                 |c| now.contains(&c.id),
-                async |c| found.engine.stop(&c.id, timeout).await,
+                async |c| {
+                    super::stop_gently(&found.engine, found.project.as_ref(), c, timeout).await
+                },
             )
             .await?;
         left.retain(|c| !now.contains(&c.id));
@@ -161,7 +199,9 @@ pub async fn stop(call: Call) -> Outcome {
 pub async fn pause(call: Call) -> Outcome {
     let found = target(&call, false).await?;
     let work = async |c: &ContainerSummary| found.post(c, "pause").await;
-    found.each(["Pausing", "Paused"], |c| c.state == "running", work).await
+    // One that is paused already is for the engine to refuse.
+    let wanted = |c: &ContainerSummary| matches!(c.state.as_str(), "running" | "paused");
+    found.each(["Pausing", "Paused"], wanted, work).await
 }
 
 /// `compose unpause [SERVICE...]`
@@ -227,6 +267,7 @@ pub async fn wait(call: Call) -> Outcome {
     if found.containers.is_empty() {
         return Err("no containers for project".into());
     }
+    let down = call.given.on("down-project");
     let ends = found.containers.iter().map(async |c| {
         let path = format!("/containers/{}/wait", segment(&c.id));
         let answer = call.client()?.send(Method::POST, &path, Payload::Empty, &[]).await?;
@@ -235,49 +276,17 @@ pub async fn wait(call: Call) -> Outcome {
         Ok::<_, Failure>((c, answer["StatusCode"].as_i64().unwrap_or(0)))
     });
     let mut status = 0;
-    for end in join_all(ends).await {
+    let mut ends: FuturesUnordered<_> = ends.collect();
+    while let Some(end) = ends.next().await {
         let (container, code) = end?;
         say_line(format!("container {:?} exited with status code {code}", container.id))?;
         status = u8::try_from(code & 0xff).unwrap_or(125);
-    }
-    if call.given.on("down-project")
-        && let Some(project) = &found.project
-    {
-        super::down::take_down(&call, project, &wharf_compose::plan::DownOptions::default())
-            .await?;
+        if down {
+            let project = super::down::project(&call).await?;
+            super::down::take_down(&call, &project, &wharf_compose::plan::DownOptions::default())
+                .await?;
+            break;
+        }
     }
     crate::verbs::run::exit_with(status)
-}
-
-/// `compose pull [SERVICE...]`
-pub async fn pull(call: Call) -> Outcome {
-    let given = &call.given;
-    let reach = match given.on("include-deps") {
-        true => Selection::WithDependencies,
-        false => Selection::Alone,
-    };
-    let project = super::load(&call, call.args(), reach)?;
-    let mut engine = super::engine(&call)?;
-    engine.quiet = given.on("quiet");
-    let policy = given.text("policy");
-    let mut failures = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for (name, service) in &project.services {
-        let image = service.image.clone();
-        let skipped = image.is_empty()
-            || (given.on("ignore-buildable") && service.build.is_some())
-            || matches!(service.pull_policy.as_str(), "never" | "build")
-            || !seen.insert(image.clone());
-        if skipped || (policy == "missing" && engine.image(&image).await?.is_some()) {
-            continue;
-        }
-        match engine.pull(&image, &service.platform).await {
-            Err(_) if given.on("ignore-pull-failures") || service.build.is_some() => {
-                super::remark(&format!("{name}: {image} could not be pulled"));
-            }
-            Err(error) => failures.push(Failure::from(error)),
-            Ok(()) => (),
-        }
-    }
-    Failure::join(failures)
 }

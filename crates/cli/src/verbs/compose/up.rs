@@ -6,16 +6,16 @@ use std::io::IsTerminal;
 use futures_util::future::LocalBoxFuture;
 use jiff::Timestamp;
 use wharf_compose::apply::Run;
+use wharf_compose::labels;
 use wharf_compose::observe::{Observed, observe};
 use wharf_compose::plan::{Recreate, UpOptions, diverged_volumes, ports, up as plan_up};
-use wharf_compose::{Engine, labels};
 use wharf_spec::compose::{Project, Selection};
 use wharf_spec::docker::ContainerSummary;
 
 use super::display::Screen;
 use super::engine::ApiEngine;
 use super::policy::{self, Need};
-use super::{attached, builds, load, remark, watch};
+use super::{attached, builds, load, pulls, remark, watch};
 use crate::app::{Call, say_line, warn};
 use crate::failure::Failure;
 use crate::verbs::Outcome;
@@ -36,7 +36,7 @@ pub async fn up(call: Call) -> Outcome {
         services: services.clone(),
         start: !given.on("no-start"),
         wait: given.on("wait"),
-        ..options(&call)
+        ..options(&call, &project)
     };
     let limit = given.int_or("wait-timeout", 0);
     let work = bring_up(&call, &project, &options);
@@ -63,7 +63,7 @@ pub async fn create(call: Call) -> Outcome {
     let services = call.args().to_vec();
     let mut project = load(&call, &services, Selection::WithDependencies)?;
     scale_by_flag(&mut project, call.given.all("scale"))?;
-    let options = UpOptions { services, start: false, ..options(&call) };
+    let options = UpOptions { services, start: false, ..options(&call, &project) };
     bring_up(&call, &project, &options).await
 }
 
@@ -120,11 +120,9 @@ fn check(call: &Call) -> Outcome {
 }
 
 /// The options that `up` and `create` share.
-fn options(call: &Call) -> UpOptions {
+fn options(call: &Call, project: &Project) -> UpOptions {
     let given = &call.given;
-    let truth = |name: &str| {
-        std::env::var(name).ok().and_then(|v| crate::parse::boolean(&v)).unwrap_or(false)
-    };
+    let truth = |name: &str| super::switch(name, &project.environment);
     let recreate = match () {
         () if given.on("force-recreate") => Recreate::Force,
         () if given.on("no-recreate") => Recreate::Never,
@@ -174,15 +172,14 @@ pub(crate) async fn bring_up(call: &Call, project: &Project, options: &UpOptions
     if let Some(clash) = project.container_name_clash() {
         return Err(Failure::new(clash));
     }
-    let mut engine = super::engine(call)?;
-    engine.quiet = call.given.on("quiet-pull");
+    let engine = super::engine(call)?;
     let screen = super::screen(call)?;
     let mut observed = observe(&engine, project).await?;
     if call.group.on("dry-run") {
         let needs = Needs::of(call, project, &observed)?;
         needs.pulls.keys().try_for_each(|image| say_line(format!("pull {image}")))?;
         needs.builds.iter().try_for_each(|name| say_line(format!("build {name}")))?;
-    } else if ensure_images(call, &engine, &screen, project, &observed).await? {
+    } else if ensure_images(call, &screen, project, &observed).await? {
         observed = observe(&engine, project).await?;
     }
     let mut options = options.clone();
@@ -203,6 +200,18 @@ pub(crate) async fn bring_up(call: &Call, project: &Project, options: &UpOptions
     Ok(())
 }
 
+/// How many things are done at a time; 0 for as many as there are.
+pub(crate) fn parallel(call: &Call, project: &Project) -> usize {
+    let limit = match call.group.changed("parallel") {
+        true => call.group.int_or("parallel", -1),
+        false => {
+            let variable = project.environment.get("COMPOSE_PARALLEL_LIMIT");
+            variable.and_then(|v| v.parse().ok()).unwrap_or(-1)
+        }
+    };
+    usize::try_from(limit).unwrap_or(0)
+}
+
 /// A run with what the call adds: labels, proxies, security profiles, the limit of parallel work.
 pub(crate) fn prepare<'r>(
     call: &'r Call,
@@ -212,14 +221,7 @@ pub(crate) fn prepare<'r>(
     screen: &'r Screen,
 ) -> Result<Run<'r, ApiEngine<'r>, Screen>, Failure> {
     let mut run = Run::new(engine, project, observed, screen);
-    let limit = match call.group.changed("parallel") {
-        true => call.group.int_or("parallel", -1),
-        false => {
-            let variable = std::env::var("COMPOSE_PARALLEL_LIMIT").unwrap_or_default();
-            variable.parse().unwrap_or(-1)
-        }
-    };
-    run.parallel = usize::try_from(limit).unwrap_or(0);
+    run.parallel = parallel(call, project);
     let env_files = call.group.all("env-file");
     if !env_files.is_empty() {
         run.labels.insert(labels::ENVIRONMENT_FILE.to_owned(), env_files.join(","));
@@ -273,24 +275,36 @@ pub(crate) fn ask(text: &str) -> Result<bool, Failure> {
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// The images that are to be fetched, with their platform, and the services whose image is to be built.
+/// The images that are to be fetched, with a service and its platform, and the services whose image is to be built.
 #[derive(Debug, Default)]
 struct Needs {
-    pulls: BTreeMap<String, String>,
+    pulls: BTreeMap<String, (String, String)>,
     builds: Vec<String>,
 }
 
 impl Needs {
     fn of(call: &Call, project: &Project, observed: &Observed) -> Result<Self, Failure> {
         let mut needs = Self::default();
+        let built: BTreeSet<String> = project
+            .services
+            .iter()
+            .filter(|(_, s)| s.build.is_some())
+            .map(|(name, s)| s.image_or_default(&project.name, name))
+            .collect();
         for (name, service) in &project.services {
+            if service.build.is_none() && built.contains(&service.image) {
+                // Another service builds it.
+                continue;
+            }
             if service.replicas() == 0 || service.provider.is_some() {
                 continue;
             }
             let image = service.image_or_default(&project.name, name);
             let found = observed.images.get(&image);
             match policy::need(&call.given, name, service, found, Timestamp::now())? {
-                Need::Pull => drop(needs.pulls.insert(image, service.platform.clone())),
+                Need::Pull => {
+                    needs.pulls.insert(image, (name.clone(), service.platform.clone()));
+                }
                 Need::Build => needs.builds.push(name.clone()),
                 Need::Nothing if found.is_none() => {
                     return Err(Failure::new(format!("No such image: {image}")));
@@ -304,26 +318,26 @@ impl Needs {
 
 /// Pulls and builds what a project's services need before there is a container of theirs.
 pub(crate) async fn images(call: &Call, project: &Project) -> Outcome {
-    let mut engine = super::engine(call)?;
-    engine.quiet = call.given.on("quiet-pull");
-    let observed = observe(&engine, project).await?;
-    ensure_images(call, &engine, &super::screen(call)?, project, &observed).await.map(drop)
+    let observed = observe(&super::engine(call)?, project).await?;
+    ensure_images(call, &super::screen(call)?, project, &observed).await.map(drop)
 }
 
 /// Pulls and builds what is needed; whether anything changed.
 async fn ensure_images(
     call: &Call,
-    engine: &ApiEngine<'_>,
     screen: &Screen,
     project: &Project,
     observed: &Observed,
 ) -> Result<bool, Failure> {
     let Needs { pulls, builds: built } = Needs::of(call, project, observed)?;
-    for (image, platform) in &pulls {
-        let result = engine.pull(image, platform).await;
-        if let Err(error) = result {
-            return Err(Failure::new(error.to_string()));
-        }
+    let wanted: Vec<(&str, &str, &str)> = pulls
+        .iter()
+        .map(|(image, (service, platform))| (service.as_str(), image.as_str(), platform.as_str()))
+        .collect();
+    let shown = Some(screen).filter(|_| !call.given.on("quiet-pull"));
+    let failed = pulls::all(call, project, shown, &wanted).await?;
+    if let Some((_, failure)) = failed.into_iter().next() {
+        return Err(failure);
     }
     if !built.is_empty() {
         builds::build_services(call, screen, project, &built).await?;

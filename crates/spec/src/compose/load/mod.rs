@@ -181,7 +181,7 @@ impl Loader<'_> {
         if !self.resolution.unchecked {
             super::project::check(&mut project, &tree)?;
         }
-        self.env_files(&mut project)?;
+        self.env_files(&mut project);
         Ok((project, tree))
     }
 
@@ -292,17 +292,23 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// `env_file` and `label_file` into `environment` and `labels`.
-    fn env_files(&mut self, project: &mut Project) -> Result<()> {
+    /// `env_file` and `label_file` into `environment` and `labels`. A file that cannot be read matters only if
+    /// its service turns out to be asked for.
+    fn env_files(&mut self, project: &mut Project) {
         let environment = project.environment.clone();
-        for (name, service) in &mut project.services {
-            if !self.resolution.keep_env_files {
-                let from = resolve_environment(service, &environment, self.files)?;
-                self.from_files.insert(name.clone(), from);
+        let all = project.services.iter_mut().chain(&mut project.disabled);
+        for (name, service) in all {
+            let mut resolve = || {
+                if !self.resolution.keep_env_files {
+                    let from = resolve_environment(service, &environment, self.files)?;
+                    self.from_files.insert(name.clone(), from);
+                }
+                resolve_labels(service, self.files)
+            };
+            if let Err(fault) = resolve() {
+                project.unreadable.insert(name.clone(), fault.message);
             }
-            resolve_labels(service, self.files)?;
         }
-        Ok(())
     }
 }
 

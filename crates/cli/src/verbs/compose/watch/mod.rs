@@ -83,13 +83,6 @@ pub(crate) async fn run(call: &Call, project: &Project, services: &[String]) -> 
     let failed = |e: std::io::Error| Failure::new(format!("cannot watch: {}", os_text(&e)));
     let mut roots: Vec<PathBuf> = Vec::new();
     for rule in &rules {
-        if !rule.path.exists() {
-            let path = rule.path.display();
-            return Err(Failure::new(format!(
-                "services.{}.develop.watch: {path} does not exist: make it before it is watched",
-                rule.service
-            )));
-        }
         if !roots.contains(&rule.path) {
             roots.push(rule.path.clone());
         }
@@ -118,7 +111,8 @@ struct Watch<'a> {
 impl Watch<'_> {
     /// Copies what wants to be there from the start.
     async fn begin(&self) -> Outcome {
-        for rule in self.rules.iter().filter(|r| r.initial && r.copies()) {
+        let initial = self.rules.iter().filter(|r| r.initial && r.copies());
+        for rule in initial.filter(|r| r.path.exists()) {
             let found = tree::files(&rule.path, &|p: &Path| rule.enters(p));
             let found = found.map_err(|e| {
                 let path = rule.path.display();

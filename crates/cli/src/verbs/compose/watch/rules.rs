@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use wharf_spec::compose::Project;
 use wharf_spec::compose::model::{Hook, Service, Trigger};
+use wharf_spec::compose::{Project, Value};
 use wharf_spec::dockerfile::ignore::{Ignore, clean};
 
 use crate::failure::Failure;
@@ -66,6 +66,9 @@ pub(super) struct Work {
     pub(super) exec: BTreeSet<usize>,
 }
 
+/// The name that `initial_sync` had first.
+const OLD_INITIAL: &str = "x-initialSync";
+
 /// Whether any service of a project is watched at all.
 pub(super) fn any(project: &Project) -> bool {
     project.services.values().any(|s| s.develop.as_ref().is_some_and(|d| !d.watch.is_empty()))
@@ -86,6 +89,11 @@ pub(super) fn of(
                     trigger.path
                 ));
                 continue;
+            }
+            if trigger.extensions.0.contains_key(OLD_INITIAL) {
+                remarks.push(format!(
+                    "{OLD_INITIAL} is DEPRECATED, please use the official `initial_sync` attribute"
+                ));
             }
             rules.push(rule);
         }
@@ -135,7 +143,12 @@ fn rule(
         path: PathBuf::from(&trigger.path),
         target: trigger.target.clone(),
         exec: trigger.exec.clone(),
-        initial: trigger.initial_sync,
+        initial: trigger.initial_sync
+            || trigger
+                .extensions
+                .0
+                .get(OLD_INITIAL)
+                .is_some_and(|n| matches!(n.value, Value::Bool(true))),
         include,
         ignore: patterns(&trigger.ignore)?,
         context: context(service, read)?,

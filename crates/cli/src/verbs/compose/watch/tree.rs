@@ -36,13 +36,22 @@ impl<F: Fn(&Path) -> bool> Tree<F> {
         let queue = AsyncFd::new(queue)?;
         let mut tree = Self { queue, dirs: HashMap::new(), roots: roots.clone(), enters };
         for root in roots {
-            match root.is_dir() {
-                true => tree.watch_all(&root, &mut BTreeSet::new())?,
-                // Whoever replaces a file by another replaces the file's inode.
-                false => tree.watch(root.parent().unwrap_or(Path::new("/")))?,
-            }
+            tree.await_root(&root, &mut BTreeSet::new())?;
         }
         Ok(tree)
+    }
+
+    /// Watches what there is of a root: all of it, or the directory in which it will appear.
+    fn await_root(&mut self, root: &Path, changed: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+        if root.is_dir() {
+            return self.watch_all(root, changed);
+        }
+        if root.exists() {
+            changed.insert(root.to_owned());
+        }
+        // Whoever replaces a file by another replaces the file's inode.
+        let above = root.ancestors().skip(1).find(|a| a.is_dir());
+        self.watch(above.unwrap_or(Path::new("/")))
     }
 
     /// The next changes, grouped. A path is a file that was written, made or removed, or a directory
@@ -126,7 +135,9 @@ impl<F: Fn(&Path) -> bool> Tree<F> {
             return Ok(());
         }
         if !(self.enters)(path) {
-            return Ok(());
+            let roots = self.roots.clone();
+            let below = roots.iter().filter(|r| r.starts_with(path) && *r != path);
+            return below.into_iter().try_for_each(|root| self.await_root(root, changed));
         }
         match self.watch(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -227,6 +238,22 @@ mod tests {
             std::fs::remove_file(dir.path().join("a/b/c")).unwrap();
             let changed = tree.batch().await.unwrap();
             assert_eq!(changed, BTreeSet::from([dir.path().join("a/b/c")]));
+        });
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_awaited() {
+        run(async {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("later/deep");
+            let own = root.clone();
+            let enters = move |path: &Path| path.starts_with(&own);
+            let mut tree = Tree::new(vec![root.clone()], enters).unwrap();
+            for file in ["a", "b"] {
+                std::fs::create_dir_all(&root).unwrap();
+                std::fs::write(root.join(file), file).unwrap();
+                assert!(tree.batch().await.unwrap().contains(&root.join(file)), "{file}");
+            }
         });
     }
 
