@@ -25,6 +25,7 @@ mod kit;
 mod line;
 mod metadata;
 mod options;
+mod packing;
 mod past;
 mod proto;
 mod questions;
