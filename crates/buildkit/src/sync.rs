@@ -38,6 +38,14 @@ pub enum SyncError {
 }
 
 impl BuildKit {
+    /// Forgets the contexts that no build uses; gives their ids and bytes. Blocks.
+    pub fn forget_contexts(&self) -> (Vec<String>, u64) {
+        let contexts = self.contexts().usage().into_iter().filter(|c| !c.busy);
+        let gone: Vec<_> = contexts.inspect(|c| self.contexts().remove(&c.key)).collect();
+        let bytes = gone.iter().map(|c| c.bytes).sum();
+        (gone.into_iter().map(|c| c.key).collect(), bytes)
+    }
+
     /// Places, in a list that comes as JSON, of the files that the kept tree of `key` lacks. Blocks.
     pub fn missing(&self, key: &str, list: impl Read) -> Result<Vec<usize>, SyncError> {
         let list = parse(serde_json::from_reader(BufReader::new(list.take(MAX_LIST))))?;

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
+use wharf_test::eventually;
+
 use crate::build::Site;
 
 const COPY: &str = "FROM busybox\nCOPY . /all\n";
@@ -71,7 +73,16 @@ fn rules_and_another_dockerfile_change_what_is_kept() {
         [scope.spawn(build), scope.spawn(build)].map(|b| b.join().unwrap())
     });
     assert_eq!(both.map(|b| b.code), [0, 0]);
+    // Nothing is left of what was sent; the next build sends it.
+    let kept = |count: usize| {
+        let dir = site.host.dir().join("data/buildkit/contexts");
+        eventually("so many contexts are kept", || {
+            (fs::read_dir(&dir).unwrap().count() == count).then_some(())
+        });
+    };
+    kept(1);
     site.wharf(&["builder", "prune", "-af"]).exits(0);
+    kept(0);
     assert_eq!(site.built("ls /all/d/1"), "7");
 }
 

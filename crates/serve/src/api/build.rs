@@ -625,11 +625,19 @@ async fn prune(door: &Arc<Door>, call: &Call) -> Result<Reply, Fault> {
         keep_bytes: size(&["keep-storage", "reserved-space", "max-used-space"])?,
         min_free: size(&["min-free-space"])?,
     };
-    let builder = door.builder.clone();
+    // What clients sent is no step: it goes when everything may go.
+    let everything = what == PruneCache { all: what.all, ..PruneCache::default() };
+    let (builder, buildkit) = (door.builder.clone(), door.buildkit.clone());
     let pruned = blocking(move || {
-        builder
+        let mut pruned = builder
             .prune(&what)
-            .map_err(|e| wharf_engine::EngineError::system("prune the build cache", e))
+            .map_err(|e| wharf_engine::EngineError::system("prune the build cache", e))?;
+        if everything {
+            let (ids, bytes) = buildkit.forget_contexts();
+            pruned.deleted.extend(ids);
+            pruned.reclaimed += bytes;
+        }
+        Ok(pruned)
     })
     .await?;
     Ok(reply::ok(&serde_json::json!({
