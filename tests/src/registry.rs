@@ -3,7 +3,7 @@
 use crate::image::{Image, digest};
 use crate::namespace::in_network;
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,22 @@ pub enum Fault {
     Corrupt,
     /// Answers 503 once per blob.
     Busy,
+    /// Answers 429 once per blob, and says to come back in a second.
+    TooMany,
+    /// Ends within a chunk, once per blob.
+    CutChunk,
+    /// Stops sending in the middle, once per blob of some size, and keeps the connection.
+    Stall,
+    /// Sends a byte more than the blob has, and says so.
+    Longer,
+    /// Sends a byte less than the blob has, and says so.
+    Shorter,
+    /// Sends clients that want a blob to another registry.
+    Elsewhere(SocketAddr),
 }
+
+/// A blob that is smaller than this never stalls: one pause is enough for a test.
+const SOME_SIZE: usize = 4096;
 
 /// A running registry; ends with the host.
 pub struct Registry {
@@ -127,17 +142,25 @@ impl Shelf {
             );
             return to.write_all((head + &body).as_bytes()).ok();
         };
-        let fault = self.fault.filter(|f| key.contains("/blobs/") && self.due(*f, key));
-        if fault == Some(Fault::Busy) {
-            let busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
-            return to.write_all(busy).ok();
+        let fault = self.fault.filter(|f| key.contains("/blobs/") && self.due(*f, key, body.len()));
+        if let Some(refusal) = fault.and_then(|f| refusal(f, path)) {
+            let head = format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n");
+            return to.write_all(head.as_bytes()).ok();
         }
         let start = range.strip_prefix("bytes=").and_then(|r| r.split('-').next()?.parse().ok());
         let start: usize = start.unwrap_or(0).min(body.len());
         let status = if range.is_empty() { "200 OK" } else { "206 Partial Content" };
         let mut head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n");
         head.push_str(&format!("Docker-Content-Digest: {digest}\r\n"));
-        head.push_str(&format!("Content-Length: {}\r\n", body.len() - start));
+        let length = match fault {
+            Some(Fault::CutChunk) => "Transfer-Encoding: chunked".to_owned(),
+            Some(Fault::Longer) => format!("Content-Length: {}", body.len() - start + 1),
+            Some(Fault::Shorter) => {
+                format!("Content-Length: {}", (body.len() - start).saturating_sub(1))
+            }
+            _ => format!("Content-Length: {}", body.len() - start),
+        };
+        head.push_str(&format!("{length}\r\n"));
         if !range.is_empty() {
             let (last, all) = (body.len() - 1, body.len());
             head.push_str(&format!("Content-Range: bytes {start}-{last}/{all}\r\n"));
@@ -164,17 +187,53 @@ impl Shelf {
                 }
                 to.write_all(&wrong).ok()
             }
-            Some(Fault::Busy) | None => to.write_all(body).ok(),
+            Some(Fault::CutChunk) => {
+                let (half, rest) = body.split_at(body.len() / 2);
+                to.write_all(format!("{:x}\r\n", half.len()).as_bytes()).ok()?;
+                to.write_all(half).ok()?;
+                to.write_all(format!("\r\n{:x}\r\n", rest.len()).as_bytes()).ok()?;
+                to.write_all(&rest[..rest.len() / 2]).ok()?;
+                to.shutdown(std::net::Shutdown::Both).ok()?;
+                None
+            }
+            Some(Fault::Stall) => {
+                to.write_all(&body[..body.len() / 2]).ok()?;
+                // Until the client gives up and closes.
+                let end = to.read(&mut [0]);
+                end.ok().filter(|n| *n > 0).map(drop)
+            }
+            Some(Fault::Longer) => to.write_all(&[body, b"x"].concat()).ok(),
+            Some(Fault::Shorter) => to.write_all(&body[..body.len().saturating_sub(1)]).ok(),
+            Some(Fault::Busy | Fault::TooMany | Fault::Elsewhere(_)) | None => {
+                to.write_all(body).ok()
+            }
         }
     }
 
-    /// Whether this request is to fail: always for corruption, else the first for its blob.
-    fn due(&self, fault: Fault, key: &str) -> bool {
+    /// Whether this request for a blob of that size is to fail: always if that is what the fault is about, else the first
+    /// for its blob.
+    fn due(&self, fault: Fault, key: &str, size: usize) -> bool {
+        if fault == Fault::Stall && size < SOME_SIZE {
+            return false;
+        }
         let mut faulted = self.faulted.lock().unwrap();
         let first = !faulted.iter().any(|k| k == key);
         if first {
             faulted.push(key.to_owned());
         }
-        first || fault == Fault::Corrupt
+        let always = [Fault::Corrupt, Fault::Longer, Fault::Shorter];
+        first || always.contains(&fault) || matches!(fault, Fault::Elsewhere(_))
+    }
+}
+
+/// Status and headers in place of the blob at `path`.
+fn refusal(fault: Fault, path: &str) -> Option<String> {
+    match fault {
+        Fault::Busy => Some("503 Service Unavailable".to_owned()),
+        Fault::TooMany => Some("429 Too Many Requests\r\nRetry-After: 1".to_owned()),
+        Fault::Elsewhere(address) => {
+            Some(format!("307 Temporary Redirect\r\nLocation: http://{address}{path}"))
+        }
+        _ => None,
     }
 }

@@ -163,6 +163,13 @@ impl Builder {
         self.0.cache.prune(what)
     }
 
+    /// Bytes of cache above which it collects by itself; `None` if it does not. Blocks, hardly.
+    pub fn watermark(&self) -> Option<u64> {
+        let settings = &self.0.settings;
+        let keep = || settings.keep_bytes.or_else(|| self.0.tenth_of_disk());
+        settings.collect.then(keep).flatten()
+    }
+
     /// Collects above the watermark, off the async threads; nobody waits for it.
     fn collect_soon(&self) {
         let now = self.0.cache.now();
@@ -173,8 +180,7 @@ impl Builder {
         self.0.collected.store(now, Ordering::Relaxed);
         let builder = self.clone();
         tokio::task::spawn_blocking(move || {
-            let keep = builder.0.settings.keep_bytes.or_else(|| builder.0.tenth_of_disk());
-            let what = PruneCache { keep_bytes: keep, ..PruneCache::default() };
+            let what = PruneCache { keep_bytes: builder.watermark(), ..PruneCache::default() };
             if let Err(e) = builder.prune(&what) {
                 let error = wharf_base::error::chain(&e).to_string();
                 tracing::warn!(error, "build cache was not collected");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
-use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease, Parts, Passing};
+use wharf_image::{ByteStream, Image, ImageStore, Layer, Lease, Parts, Passing, Repack};
 use wharf_spec::image::ImageConfig;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
@@ -51,26 +51,46 @@ impl Built {
 
     /// Makes it an image of the store, with these names; without names it is dangling. Blocks.
     pub fn store(&self, names: &[Reference]) -> Result<Image, BuildError> {
-        self.annotated(names, BTreeMap::new())
+        self.annotated(names, BTreeMap::new(), None)
     }
 
-    /// The same with annotations of its manifest. Blocks.
+    /// The same with annotations of its manifest, and with layers packed anew. Blocks.
     pub fn annotated(
         &self,
         names: &[Reference],
         annotations: BTreeMap<String, String>,
+        repack: Option<Repack>,
     ) -> Result<Image, BuildError> {
-        Ok(self.store.assemble_with(self.parts(names, annotations))?)
+        let (parts, _leases) = self.parts(names, annotations, repack)?;
+        Ok(self.store.assemble_with(parts)?)
     }
 
     /// Makes it an image without a name for as long as it takes to send it. Blocks.
-    pub fn pass(&self, annotations: BTreeMap<String, String>) -> Result<Passing, BuildError> {
-        Ok(self.store.assemble_passing(self.parts(&[], annotations))?)
+    pub fn pass(
+        &self,
+        annotations: BTreeMap<String, String>,
+        repack: Option<Repack>,
+    ) -> Result<Passing, BuildError> {
+        let (parts, _leases) = self.parts(&[], annotations, repack)?;
+        Ok(self.store.assemble_passing(parts)?)
     }
 
-    fn parts(&self, names: &[Reference], annotations: BTreeMap<String, String>) -> Parts {
-        let (config, layers) = (self.config.clone(), self.layers.clone());
-        Parts { config, layers, names: names.to_vec(), annotations }
+    fn parts(
+        &self,
+        names: &[Reference],
+        annotations: BTreeMap<String, String>,
+        repack: Option<Repack>,
+    ) -> Result<(Parts, Vec<Lease>), BuildError> {
+        let (mut layers, mut leases) = (self.layers.clone(), Vec::new());
+        if let Some(how) = repack {
+            for layer in &mut layers {
+                let (packed, lease) = self.store.repack(layer, how)?;
+                *layer = packed;
+                leases.push(lease);
+            }
+        }
+        let (config, names) = (self.config.clone(), names.to_vec());
+        Ok((Parts { config, layers, names, annotations }, leases))
     }
 
     /// Its files, read-only, as one tree that no mount table shows and that vanishes when it is dropped.

@@ -79,7 +79,7 @@ pub struct CacheEntry {
 }
 
 /// What to remove.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PruneCache {
     /// Also what an image shares, and what was used a moment ago.
     pub all: bool,

@@ -431,16 +431,42 @@ impl Plan {
         epoch: Option<i64>,
     ) -> Result<Option<(Layer, Lease)>, BuildError> {
         let scratch = Scratch::new(store)?;
-        {
-            let root = match self.link {
-                true => Root::open(scratch.upper()).map_err(BuildError::io("open a new layer"))?,
-                false => scratch.mount(store, below)?,
-            };
-            for item in &self.items {
-                self.place(item, &root)?;
+        let bare = || Root::open(scratch.upper()).map_err(BuildError::io("open a new layer"));
+        let root = match self.link || below.is_empty() {
+            true => bare()?,
+            false => {
+                let merged = scratch.mount(store, below)?;
+                match self.makes_dest(&merged)? {
+                    // Nothing of what is below shows there, so the layer itself will do, which is faster.
+                    true => {
+                        drop(merged);
+                        bare()?
+                    }
+                    false => merged,
+                }
             }
+        };
+        for item in &self.items {
+            self.place(item, &root)?;
         }
+        drop(root);
         Ok(store.add_upper(below, scratch.upper(), epoch)?)
+    }
+
+    /// Makes the destination if it is a directory that is not there yet, and is not reached through a link; and if
+    /// everything that is copied stays in it.
+    fn makes_dest(&self, root: &Root) -> Result<bool, BuildError> {
+        let inside = |item: &Item| match item {
+            Item::Files { selection, unpack, .. } => {
+                !unpack && (self.is_dir || !selection.single_file)
+            }
+            Item::Document { .. } | Item::Remote { .. } => false,
+        };
+        if !self.items.iter().all(inside) || root.lstat(&self.dest).is_ok() {
+            return Ok(false);
+        }
+        files::make_dirs(root, &self.dest, self.attributes.owner.unwrap_or((0, 0)))?;
+        Ok(root.dir_without_symlinks(&self.dest).is_ok())
     }
 
     fn place(&self, item: &Item, root: &Root) -> Result<(), BuildError> {
@@ -583,7 +609,7 @@ async fn selected(
 }
 
 /// By content: gzip, bzip2, xz, zstd, or a tar header.
-fn is_archive(head: &[u8]) -> bool {
+pub(crate) fn is_archive(head: &[u8]) -> bool {
     let compressed: [&[u8]; 4] = [b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
     compressed.iter().any(|magic| head.starts_with(magic))
         || head.get(257..262).is_some_and(|m| m == b"ustar")

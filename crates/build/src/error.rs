@@ -134,7 +134,7 @@ impl BuildError {
             | Self::Git {
                 source: GitError::NoReference { .. } | GitError::NoDirectory(_), ..
             } => ErrorKind::NotFound,
-            Self::Git { source: GitError::Module(_), .. } | Self::Unsupported(_) => {
+            Self::Git { source: GitError::ModuleAddress { .. }, .. } | Self::Unsupported(_) => {
                 ErrorKind::Unsupported
             }
             Self::Cancelled => ErrorKind::Cancelled,

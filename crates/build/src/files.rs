@@ -1,7 +1,8 @@
 //! Files in and out of trees: what a copy selects, the digest of its content, and the copying itself.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -11,6 +12,10 @@ use wharf_sys::root::{Dir, Kind, Metadata, Root, set_file_mode, set_file_owner, 
 
 use crate::error::BuildError;
 
+/// Bytes that are read at a time.
+const BUFFER: usize = 128 << 10;
+/// A file of so many bytes is not small.
+const SMALL: u64 = 64 << 10;
 /// Entries that one copy may have.
 const MAX_ENTRIES: usize = 4_000_000;
 
@@ -396,7 +401,8 @@ pub(crate) fn digest(
     attributes: &Attributes,
     hasher: &mut Hasher,
 ) -> Result<(), BuildError> {
-    let mut buffer = vec![0; 128 << 10];
+    let mut buffer = vec![0; BUFFER];
+    let mut near = Near::to(tree);
     hasher.update(&[u8::from(selection.single_file)]);
     for entry in &selection.entries {
         let failed = || BuildError::io(format!("read {}", entry.from.display()));
@@ -410,13 +416,14 @@ pub(crate) fn digest(
         }
         match entry.kind {
             Kind::Symlink => {
-                let (dir, name) = holder(tree, &entry.from).map_err(failed())?;
+                let (dir, name) = near.holder(&entry.from).map_err(failed())?;
                 let target = dir.read_link(name).map_err(failed())?;
                 hasher.update(&(target.len() as u64).to_be_bytes());
                 hasher.update(target.as_bytes());
             }
             Kind::File => {
-                let mut file = tree.read(&entry.from).map_err(failed())?;
+                let (dir, name) = near.holder(&entry.from).map_err(failed())?;
+                let mut file = dir.read(name).map_err(failed())?;
                 let mut content = Hasher::new(Algorithm::Sha256);
                 loop {
                     match file.read(&mut buffer).map_err(failed())? {
@@ -425,7 +432,6 @@ pub(crate) fn digest(
                     }
                 }
                 hasher.update(content.finish().hex().as_bytes());
-                let (dir, name) = holder(tree, &entry.from).map_err(failed())?;
                 if let Ok(Some(capability)) = dir.xattr(name, OsStr::new("security.capability")) {
                     hasher.update(&capability);
                 }
@@ -488,19 +494,21 @@ pub(crate) fn copy(
         let Some(entry) = selection.entries.first() else { return Ok(()) };
         let parent = target.dest.parent().unwrap_or(Path::new("/"));
         make_dirs(target.root, parent, owner)?;
-        return one(tree, entry, target.root, &target.dest, attributes);
+        let (mut from, mut to) = (Near::to(tree), Near::to(target.root));
+        return one(&mut from, entry, &mut to, &target.dest, attributes);
     }
     if selection.entries.is_empty() {
         return Ok(());
     }
     make_dirs(target.root, &target.dest, owner)?;
     let mut times = Vec::new();
+    let (mut from, mut to) = (Near::to(tree), Near::to(target.root));
     for entry in &selection.entries {
         if entry.to.as_os_str().is_empty() {
             continue;
         }
         let at = target.dest.join(&entry.to);
-        one(tree, entry, target.root, &at, attributes)?;
+        one(&mut from, entry, &mut to, &at, attributes)?;
         if entry.kind == Kind::Dir
             && let Ok(meta) = tree.stat(&entry.from)
         {
@@ -509,7 +517,7 @@ pub(crate) fn copy(
     }
     // A directory's time last: what is put into it changes it.
     for (path, time) in times.iter().rev() {
-        if let Ok((dir, name)) = holder(target.root, path) {
+        if let Ok((dir, name)) = to.holder(path) {
             drop(dir.set_times(name, *time));
         }
     }
@@ -540,15 +548,40 @@ pub(crate) fn make_dirs(root: &Root, path: &Path, owner: (u32, u32)) -> Result<(
     root.dir(path).map(drop).map_err(failed())
 }
 
+/// Directories of a tree. Entries come directory by directory, so the last one is mostly the next one as well.
+struct Near<'a> {
+    root: &'a Root,
+    last: Option<(PathBuf, Dir)>,
+}
+
+impl<'a> Near<'a> {
+    fn to(root: &'a Root) -> Near<'a> {
+        Near { root, last: None }
+    }
+
+    /// The directory that holds `path`, and the name in it.
+    fn holder<'p>(&mut self, path: &'p Path) -> io::Result<(&Dir, &'p OsStr)> {
+        let none = || io::Error::from(io::ErrorKind::InvalidInput);
+        let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(none)?;
+        let dir = match self.last.take() {
+            Some((last, dir)) if last == parent => dir,
+            _ => self.root.dir(parent)?,
+        };
+        let (_, dir) = self.last.insert((parent.to_owned(), dir));
+        Ok((dir, name))
+    }
+}
+
 fn one(
-    tree: &Root,
+    from: &mut Near<'_>,
     entry: &Entry,
-    root: &Root,
+    to: &mut Near<'_>,
     at: &Path,
     attributes: &Attributes,
 ) -> Result<(), BuildError> {
     let failed = || BuildError::io(format!("copy {} to {}", entry.from.display(), at.display()));
-    let (dir, name) = holder(root, at).map_err(failed())?;
+    let root = to.root;
+    let (dir, name) = to.holder(at).map_err(failed())?;
     let (uid, gid) = attributes.owner.unwrap_or(entry.owner);
     let mode = attributes.mode_of(entry);
     let old = dir.lstat(name).ok();
@@ -582,19 +615,20 @@ fn one(
         Some(_) => dir.unlink(name).map_err(failed())?,
         None => {}
     }
+    let tree = from.root;
+    let (from, old) = from.holder(&entry.from).map_err(failed())?;
     match entry.kind {
         Kind::File => {
-            let mut from = tree.read(&entry.from).map_err(failed())?;
-            let meta = tree.stat(&entry.from).map_err(failed())?;
-            let mut to = dir.create(name, 0o600).map_err(failed())?;
-            io::copy(&mut from, &mut to).map_err(failed())?;
-            set_file_owner(&to, uid, gid).map_err(failed())?;
-            set_file_mode(&to, mode).map_err(failed())?;
-            copy_xattrs(tree, &entry.from, &dir, name).map_err(failed())?;
-            set_file_times(&to, meta.mtime).map_err(failed())
+            let file = from.read(old).map_err(failed())?;
+            let meta = from.lstat(old).map_err(failed())?;
+            let made = dir.create(name, 0o600).map_err(failed())?;
+            copy_bytes(file, &made).map_err(failed())?;
+            set_file_owner(&made, uid, gid).map_err(failed())?;
+            set_file_mode(&made, mode).map_err(failed())?;
+            copy_xattrs(from, old, dir, name).map_err(failed())?;
+            set_file_times(&made, meta.mtime).map_err(failed())
         }
         Kind::Symlink => {
-            let (from, old) = holder(tree, &entry.from).map_err(failed())?;
             let meta = from.lstat(old).map_err(failed())?;
             dir.symlink(name, &from.read_link(old).map_err(failed())?).map_err(failed())?;
             dir.set_owner(name, uid, gid).map_err(failed())?;
@@ -611,9 +645,19 @@ fn one(
     }
 }
 
+/// Small files in one piece, which is what most are; of large ones the kernel may share the blocks.
+fn copy_bytes(mut from: File, mut to: &File) -> io::Result<()> {
+    let mut small = Vec::new();
+    (&mut from).take(SMALL).read_to_end(&mut small)?;
+    to.write_all(&small)?;
+    match small.len() as u64 == SMALL {
+        true => io::copy(&mut from, &mut to).map(drop),
+        false => Ok(()),
+    }
+}
+
 /// Capabilities and the user's attributes belong to a file, others to its file system.
-fn copy_xattrs(tree: &Root, from: &Path, to: &Dir, name: &OsStr) -> io::Result<()> {
-    let (dir, old) = holder(tree, from)?;
+fn copy_xattrs(dir: &Dir, old: &OsStr, to: &Dir, name: &OsStr) -> io::Result<()> {
     for key in dir.xattr_keys(old)? {
         let bytes = key.as_bytes();
         let portable = bytes == b"security.capability"
@@ -633,7 +677,6 @@ pub(crate) fn write(
     owner: (u32, u32),
     mode: u32,
 ) -> Result<(), BuildError> {
-    use std::io::Write as _;
     let failed = || BuildError::io(format!("write {}", at.display()));
     let (dir, name) = holder(root, at).map_err(failed())?;
     match dir.lstat(name) {

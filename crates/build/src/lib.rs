@@ -47,4 +47,4 @@ pub use git::{GitAddress, GitError};
 pub use inputs::{Credentials, Inputs, Named, Secrets, Ssh};
 pub use progress::Event;
 pub use request::{NetworkMode, NoCache, Request};
-pub use upload::read_small;
+pub use upload::{Fetched, read_small};

@@ -1,20 +1,67 @@
-//! A context that came as an archive, unpacked.
+//! A context that came as an archive, or is at an address.
 
 use std::path::Path;
+use std::pin::Pin;
 
+use futures_util::StreamExt as _;
+use wharf_base::error::chain;
 use wharf_base::fs::{Durability, write_atomic};
-use wharf_image::{ByteStream, ImageStore};
-
+use wharf_image::{ByteStream, ImageStore, without_password};
 use wharf_sys::root::Root;
 
 use crate::builder::Builder;
 use crate::context::{ContextError, Tree};
+use crate::copy::is_archive;
+use crate::error::BuildError;
 use crate::scratch::Scratch;
 
 /// A file larger than this is no Dockerfile.
 const MAX_DOCKERFILE: u64 = 16 << 20;
 
+/// What was at an address.
+#[derive(Debug)]
+pub enum Fetched {
+    /// Files.
+    Archive(Tree),
+    /// One file, named `Dockerfile` whatever it was called there.
+    Dockerfile(Tree),
+}
+
+impl Fetched {
+    /// The files, whatever they were.
+    pub fn tree(self) -> Tree {
+        match self {
+            Fetched::Archive(tree) | Fetched::Dockerfile(tree) => tree,
+        }
+    }
+}
+
 impl Builder {
+    /// Fetches what is at a web address: an archive, plain or compressed, or a Dockerfile.
+    pub async fn fetch(&self, address: &str) -> Result<Fetched, BuildError> {
+        let shown = without_password(address);
+        let body =
+            self.store().download(address).await.map_err(|e| {
+                BuildError::NotFound(format!("cannot fetch {shown}: {}", chain(&e)))
+            })?;
+        let mut body = body.peekable();
+        let first = Pin::new(&mut body).peek().await;
+        if matches!(first, Some(Ok(bytes)) if is_archive(bytes)) {
+            return Ok(Fetched::Archive(self.unpack(body.boxed()).await?));
+        }
+        let mut whole = Vec::new();
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes
+                .map_err(|e| BuildError::Invalid(format!("cannot read {shown}: {}", chain(&e))))?;
+            whole.extend_from_slice(&bytes);
+            if whole.len() as u64 > MAX_DOCKERFILE {
+                let text = format!("{shown} is neither an archive nor a Dockerfile");
+                return Err(BuildError::Invalid(text));
+            }
+        }
+        Ok(Fetched::Dockerfile(self.single_file(whole).await?))
+    }
+
     /// Unpacks an uploaded context, plain or compressed. The files go when the last clone of the tree does; names that
     /// lead out of it are refused.
     pub async fn unpack(&self, body: ByteStream) -> Result<Tree, ContextError> {
@@ -36,9 +83,10 @@ impl Builder {
         tree(scratch)?.sub("out").map(Some)
     }
 
-    /// A context of one file.
-    pub async fn single_file(&self, name: &str, content: Vec<u8>) -> Result<Tree, ContextError> {
-        let failed = |source| ContextError::Io { action: "store", path: name.into(), source };
+    /// A context of one file, `Dockerfile`.
+    async fn single_file(&self, content: Vec<u8>) -> Result<Tree, ContextError> {
+        let failed =
+            |source| ContextError::Io { action: "store", path: "Dockerfile".into(), source };
         let scratch = scratch(self.store())?;
         let path = scratch.upper().join("Dockerfile");
         write_atomic(&path, &content, 0o644, Durability::Process).map_err(failed)?;
@@ -78,7 +126,7 @@ fn unpack(
 }
 
 fn scratch(store: &ImageStore) -> Result<Scratch, ContextError> {
-    Scratch::new(store).map_err(|e| ContextError::Source(wharf_base::error::chain(&e).to_string()))
+    Scratch::new(store).map_err(|e| ContextError::Source(chain(&e).to_string()))
 }
 
 fn tree(scratch: Scratch) -> Result<Tree, ContextError> {

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use wharf_base::Id;
@@ -76,12 +76,37 @@ impl Contexts {
 
     /// A fresh directory for files of `key`; without a key it is of no use to others. Blocks.
     pub(crate) fn begin(&self, key: Option<&str>) -> io::Result<Snapshot> {
-        let key = key.map(|k| Digest::sha256(k.as_bytes()).hex()[..32].to_owned());
+        let key = key.map(hashed);
+        let base = key.as_ref().and_then(|key| self.0.trees.lock().get(key).cloned());
+        self.fresh(key, base)
+    }
+
+    fn fresh(&self, key: Option<String>, base: Option<Arc<Tree>>) -> io::Result<Snapshot> {
         let name = format!("{FRESH}{}-{}", key.as_deref().unwrap_or("once"), Id::random().short());
         let path = self.0.dir.join(name);
         wharf_base::fs::private_dir(&path)?;
-        let base = key.as_ref().and_then(|key| self.0.trees.lock().get(key).cloned());
-        Ok(Snapshot { contexts: self.clone(), key, path, base, whole: AtomicBool::new(false) })
+        let (whole, bytes) = (AtomicBool::new(false), OnceLock::new());
+        Ok(Snapshot { contexts: self.clone(), key, path, base, whole, bytes })
+    }
+
+    /// The last tree of that key.
+    pub(crate) fn last(&self, key: &str) -> Option<Arc<Tree>> {
+        self.0.trees.lock().get(&hashed(key)).cloned()
+    }
+
+    /// The last tree of the key itself, to be changed in place: nobody else has it from now on. A fresh directory if there is
+    /// none, or somebody uses it. Blocks.
+    pub(crate) fn resume(&self, key: &str) -> io::Result<Snapshot> {
+        let fresh = self.fresh(Some(hashed(key)), None)?;
+        let mut trees = self.0.trees.lock();
+        let last = trees.remove(&hashed(key));
+        match last.map(Arc::try_unwrap) {
+            // An empty directory gives way to a rename.
+            Some(Ok(last)) => fs::rename(&last.path, &fresh.path)?,
+            Some(Err(used)) => drop(trees.insert(hashed(key), used)),
+            None => (),
+        }
+        Ok(fresh)
     }
 
     /// What is kept.
@@ -124,6 +149,17 @@ impl Contexts {
     }
 }
 
+fn hashed(key: &str) -> String {
+    Digest::sha256(key.as_bytes()).hex()[..32].to_owned()
+}
+
+impl Tree {
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Drop for Tree {
     fn drop(&mut self) {
         if *self.replaced.get_mut() {
@@ -142,6 +178,8 @@ pub(crate) struct Snapshot {
     base: Option<Arc<Tree>>,
     /// It is worth keeping.
     whole: AtomicBool,
+    /// What its files measure, if that is known without looking.
+    bytes: OnceLock<u64>,
 }
 
 impl Snapshot {
@@ -153,6 +191,12 @@ impl Snapshot {
     /// The last tree of the key.
     pub(crate) fn base(&self) -> Option<&Path> {
         self.base.as_ref().map(|t| t.path.as_path())
+    }
+
+    /// Says what its files measure.
+    pub(crate) fn set_bytes(&self, bytes: u64) {
+        // Only the first says it.
+        let _already = self.bytes.set(bytes);
     }
 
     /// Says whether what is in it is complete as far as it was asked for.
@@ -173,7 +217,8 @@ impl Drop for Snapshot {
             tracing::warn!(path = %self.path.display(), %error, "a context cannot be kept");
             return remove(&self.path);
         }
-        let bytes = size(&to).unwrap_or_default();
+        let known = self.bytes.get().copied();
+        let bytes = known.unwrap_or_else(|| size(&to).unwrap_or_default());
         let (used, replaced) = (self.contexts.0.clock.now(), AtomicBool::new(false));
         self.contexts.keep(&key, Tree { path: to, bytes, used, replaced });
     }

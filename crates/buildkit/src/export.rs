@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::Status;
 use wharf_base::error::chain;
 use wharf_build::Built;
-use wharf_image::{ByteStream, Image, Passing, Several};
+use wharf_image::{ByteStream, Image, Passing, Repack, Several};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
@@ -16,6 +16,7 @@ use crate::deliver;
 use crate::journal::{Part, Task};
 use crate::kit::BuildKit;
 use crate::options::boolean;
+use crate::packing;
 use crate::proto::moby::buildkit::v1::Exporter;
 use crate::session::Session;
 use crate::solve::Outcome;
@@ -80,10 +81,11 @@ pub(crate) fn check(build: &Build) -> Result<(), Status> {
         let images = ["moby", "image", "oci", "docker"].contains(&exporter.r#type.as_str());
         if images {
             Annotations::read(&exporter.attrs)?;
+            packing::read(&exporter.attrs)?;
         }
         for (key, value) in &exporter.attrs {
-            let annotation = images && Annotations::is_one(key);
-            if !annotation && !known.contains(&key.as_str()) && !is_ours(key, value) {
+            let read = images && (Annotations::is_one(key) || packing::is_one(key));
+            if !read && !known.contains(&key.as_str()) && !is_ours(key, value) {
                 return Err(Status::unimplemented(format!(
                     "the option {key}={value} of the {} output is not supported by wharf",
                     exporter.r#type
@@ -99,13 +101,10 @@ fn is_ours(key: &str, value: &str) -> bool {
     match key {
         // Compose 2.26 asks for the image in the engine's store, where it goes anyway.
         "load" => boolean(value) == Some(true),
-        "compression" => ["", "uncompressed"].contains(&value),
         "oci-mediatypes" | "rewrite-timestamp" | "prefer-image-digest" => {
             boolean(value) == Some(true)
         }
-        "force-compression" | "push-by-digest" | "registry.insecure" | "oci-artifact" => {
-            boolean(value) == Some(false)
-        }
+        "push-by-digest" | "registry.insecure" | "oci-artifact" => boolean(value) == Some(false),
         _ => false,
     }
 }
@@ -167,7 +166,7 @@ impl Output<'_> {
             return Err(several());
         }
         let index = push && !matches!(outcomes, [(None, _)]);
-        let annotations = self.annotations(index)?;
+        let (annotations, repack) = (self.annotations(index)?, packing::read(self.attrs)?);
         let task = self.build.journal.task("exporting to image");
         let stored = self.stored(own, &names, &annotations).await;
         let image = task_end(task, stored, |image, task| {
@@ -180,7 +179,7 @@ impl Output<'_> {
         if push {
             let index = match index {
                 false => None,
-                true => Some(Sent::of(outcomes, &annotations).await?),
+                true => Some(Sent::of(outcomes, &annotations, repack).await?),
             };
             for name in &names {
                 let session = self.session().await?;
@@ -205,7 +204,9 @@ impl Output<'_> {
     ) -> Result<Image, Status> {
         let (built, stored) = (outcome.built.clone(), names.to_vec());
         let annotations = annotations.of(&built.platform());
-        let image = blocking(move || built.annotated(&stored, annotations).map_err(failed)).await?;
+        let repack = packing::read(self.attrs)?;
+        let store = move || built.annotated(&stored, annotations, repack).map_err(failed);
+        let image = blocking(store).await?;
         let id = image.id().to_string();
         for name in names {
             self.kit.images().tell("tag", &id, &name.familiar(), Some(&image));
@@ -227,7 +228,8 @@ impl Output<'_> {
         let send = async {
             let store = self.kit.images().store().clone();
             let index = kind == "oci" && !matches!(outcomes, [(None, _)]);
-            let sent = Sent::of(outcomes, &self.annotations(index)?).await?;
+            let (annotations, repack) = (self.annotations(index)?, packing::read(self.attrs)?);
+            let sent = Sent::of(outcomes, &annotations, repack).await?;
             let (tar, answer) = match &sent.index.images[..] {
                 [image] if !index => (store.archive(image, &names), answer(image, &names)),
                 _ => (store.archive_index(&sent.index, &names), Answer::new()),
@@ -313,13 +315,18 @@ struct Sent {
 }
 
 impl Sent {
-    async fn of(outcomes: &Outcomes, annotations: &Annotations) -> Result<Sent, Status> {
+    async fn of(
+        outcomes: &Outcomes,
+        annotations: &Annotations,
+        repack: Option<Repack>,
+    ) -> Result<Sent, Status> {
         let wanted = |built: &Built| annotations.of(&built.platform());
         let parts: Vec<_> =
             outcomes.iter().map(|(_, o)| (o.built.clone(), wanted(&o.built))).collect();
         let pass = move || {
             let parts = parts.into_iter();
-            parts.map(|(built, annotations)| built.pass(annotations).map_err(failed)).collect()
+            let pass = |(built, annotations): (Arc<Built>, _)| built.pass(annotations, repack);
+            parts.map(|part| pass(part).map_err(failed)).collect()
         };
         let passing: Vec<Passing> = blocking(pass).await?;
         let images = passing.iter().map(|p| Image::clone(p)).collect();
@@ -376,16 +383,13 @@ mod tests {
     #[test]
     fn options_that_change_nothing_pass() {
         for (key, value) in [
-            ("compression", "uncompressed"),
             ("oci-mediatypes", "true"),
             ("prefer-image-digest", "true"),
             ("push-by-digest", "false"),
         ] {
             assert!(is_ours(key, value), "{key}={value}");
         }
-        for (key, value) in
-            [("compression", "zstd"), ("annotation.a", "b"), ("oci-mediatypes", "false")]
-        {
+        for (key, value) in [("annotation.a", "b"), ("oci-mediatypes", "false")] {
             assert!(!is_ours(key, value), "{key}={value}");
         }
     }

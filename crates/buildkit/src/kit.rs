@@ -158,7 +158,7 @@ impl BuildKit {
             id: settings.id.clone(),
             labels,
             platforms: vec![platform],
-            gc_policy: vec![types::GcPolicy { all: true, ..types::GcPolicy::default() }],
+            gc_policy: self.builder().watermark().map(gc_policy).into_iter().collect(),
             buildkit_version: Some(self.version()),
         }
     }
@@ -202,6 +202,12 @@ impl BuildKit {
         self.images().tell("push", &name.familiar(), &name.familiar_name(), None);
         Ok(pushed.digest.to_string())
     }
+}
+
+/// What is kept however old it is.
+fn gc_policy(watermark: u64) -> types::GcPolicy {
+    let max_used_space = i64::try_from(watermark).unwrap_or(i64::MAX);
+    types::GcPolicy { all: true, max_used_space, ..types::GcPolicy::default() }
 }
 
 async fn push_options(session: Arc<Session>, name: &Reference) -> Result<PushOptions, Status> {

@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::proto::pb;
 use crate::remote::{Remote, SessionContext, broken};
 use crate::session::Session;
-use crate::upload::{self, Fetched, Upload};
+use crate::upload::{self, Upload};
 use crate::{export, fault, graph, questions, syntax};
 
 /// What a client asks the frontend for.
@@ -307,9 +307,7 @@ impl Run<'_> {
                 Ok(Named::Context(Arc::new(tree)))
             }
             "http" | "https" => {
-                let tree = match upload::archive(self.kit, value).await? {
-                    Fetched::Archive(tree) | Fetched::Dockerfile(tree) => tree,
-                };
+                let tree = upload::archive(self.kit, value).await?.tree();
                 Ok(Named::Context(Arc::new(tree)))
             }
             _ => Err(Status::unimplemented(format!(

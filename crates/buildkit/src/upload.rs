@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use tonic::Status;
 use wharf_base::error::chain;
-use wharf_build::{BuildError, GitAddress, Tree};
+use wharf_build::{BuildError, Fetched, GitAddress, Tree};
 use wharf_image::{ByteStream, without_password};
 
 use crate::builds::Build;
@@ -17,8 +16,6 @@ use crate::session::Session;
 
 /// The address of the client's standard input.
 const STDIN: &str = "http://buildkit-session";
-/// The largest file that is taken for a Dockerfile.
-const MAX_DOCKERFILE: usize = 16 << 20;
 
 /// A context that came as a whole.
 pub(crate) struct Upload {
@@ -81,14 +78,6 @@ async fn fetch(
     }
 }
 
-/// What was at an address.
-pub(crate) enum Fetched {
-    /// Files.
-    Archive(Tree),
-    /// One file, under this name.
-    Dockerfile(Tree),
-}
-
 /// Fetches what is at a web address.
 pub(crate) async fn archive(kit: &BuildKit, url: &str) -> Result<Fetched, Status> {
     if !(url.starts_with("http://") || url.starts_with("https://")) {
@@ -97,26 +86,7 @@ pub(crate) async fn archive(kit: &BuildKit, url: &str) -> Result<Fetched, Status
             without_password(url)
         )));
     }
-    let body = kit.images().store().download(url).await.map_err(|e| {
-        Status::unknown(format!("cannot fetch {}: {}", without_password(url), chain(&e)))
-    })?;
-    let mut body = body.peekable();
-    let head = std::pin::Pin::new(&mut body).peek().await;
-    if matches!(head, Some(Ok(bytes)) if is_archive(bytes)) {
-        return unpack(kit, body.boxed()).await.map(Fetched::Archive);
-    }
-    let mut whole = Vec::new();
-    while let Some(bytes) = body.next().await {
-        whole.extend_from_slice(&bytes.map_err(|e| Status::unknown(e.to_string()))?);
-        if whole.len() > MAX_DOCKERFILE {
-            return Err(Status::unknown(format!(
-                "what is at {} is neither an archive nor a Dockerfile",
-                without_password(url)
-            )));
-        }
-    }
-    let tree = kit.builder().single_file("Dockerfile", whole).await;
-    tree.map(Fetched::Dockerfile).map_err(|e| Status::unknown(chain(&e).to_string()))
+    kit.builder().fetch(url).await.map_err(|e| Status::unknown(chain(&e).to_string()))
 }
 
 /// Fetches a repository, or the directory of it that its address names.
@@ -144,20 +114,9 @@ fn below(tree: &Tree, dir: &str) -> Result<Tree, Status> {
     Ok(at)
 }
 
-fn is_archive(head: &[u8]) -> bool {
-    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    compressed.iter().any(|magic| head.starts_with(magic))
-        || head.get(257..262).is_some_and(|magic| magic == b"ustar")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn archives_are_known_by_how_they_begin() {
-        assert!(is_archive(b"\x1f\x8b\x08") && !is_archive(b"FROM scratch"));
-    }
 
     #[test]
     fn a_part_of_a_tree_is_no_link_out_of_it() {

@@ -130,8 +130,8 @@ impl ImageStore {
         let here = self.0.index.lock().images.get(&Digest::sha256(&made.config_bytes)).cloned();
         let fresh = here.is_none();
         let image = match here {
-            // Its manifest has none.
-            Some(image) if made.annotations.is_empty() => image,
+            // Its manifest has none, and names its layers as they are.
+            Some(image) if made.annotations.is_empty() && image.layers() == made.layers => image,
             _ => make::register_made(&self.0, made)?,
         };
         let lease = self.lease(&image)?;
@@ -214,7 +214,8 @@ fn write_blob(upper: &Path, blob: &mut BlobWriter) -> io::Result<()> {
     out.flush()
 }
 
-struct BlobOut<'a>(&'a mut BlobWriter);
+/// A blob as something to write to.
+pub(crate) struct BlobOut<'a>(pub(crate) &'a mut BlobWriter);
 
 impl Write for BlobOut<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -41,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) pulls: crate::pull::Flights,
     pub(crate) flusher: Flusher,
     pub(crate) offers: crate::content::Offers,
+    pub(crate) packed: crate::compress::Packed,
     pub(crate) db: Db,
     pub(crate) index: Mutex<Index>,
 }
@@ -156,6 +157,7 @@ impl ImageStore {
             settings,
             flusher: Flusher::new(root, db.clone()),
             offers: crate::content::Offers::default(),
+            packed: crate::compress::Packed::default(),
             db,
             index: Mutex::new(Index::default()),
         };

@@ -73,27 +73,62 @@ impl std::fmt::Debug for Body {
     }
 }
 
-/// A file on its way to a client.
+/// A part of a file on its way to a client: read in pieces by a thread of its own, or sent by the kernel.
 pub struct Sending {
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    part: Option<Part>,
+    pieces: Option<mpsc::Receiver<io::Result<Bytes>>>,
     left: u64,
+}
+
+/// Bytes `from` to `to` of a file, exclusive.
+pub(crate) struct Part {
+    pub(crate) file: File,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 impl Body {
     /// Bytes `from` to `to` of a file, exclusive.
     pub(crate) fn part(file: File, from: u64, to: u64) -> Self {
+        let part = Some(Part { file, from, to });
+        Self::File(Sending { part, pieces: None, left: to - from })
+    }
+
+    /// Takes the part of a file out of an answer, for whoever has a better way to send it.
+    pub(crate) fn take_part(&mut self) -> Option<Part> {
+        match self {
+            Self::File(sending) => sending.part.take(),
+            _ => None,
+        }
+    }
+}
+
+impl Sending {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Some(part) = self.part.take() {
+            self.pieces = Some(part.pieces());
+        }
+        match &mut self.pieces {
+            Some(pieces) => pieces.poll_recv(cx),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Part {
+    fn pieces(self) -> mpsc::Receiver<io::Result<Bytes>> {
         let (sender, pieces) = mpsc::channel(AHEAD);
         tokio::task::spawn_blocking(move || {
-            let mut at = from;
-            while at < to {
-                let piece = read(&file, at, (to - at).min(PIECE));
-                at += piece.as_ref().map_or(to, |p| p.len() as u64);
+            let mut at = self.from;
+            while at < self.to {
+                let piece = read(&self.file, at, (self.to - at).min(PIECE));
+                at += piece.as_ref().map_or(self.to, |p| p.len() as u64);
                 if sender.blocking_send(piece).is_err() {
                     return;
                 }
             }
         });
-        Self::File(Sending { pieces, left: to - from })
+        pieces
     }
 }
 
@@ -118,7 +153,7 @@ impl http_body::Body for Body {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::File(sending) => {
-                let piece = std::task::ready!(sending.pieces.poll_recv(cx));
+                let piece = std::task::ready!(sending.poll_piece(cx));
                 Poll::Ready(piece.map(|piece| {
                     let piece = piece?;
                     sending.left = sending.left.saturating_sub(piece.len() as u64);

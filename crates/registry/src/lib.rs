@@ -7,7 +7,7 @@
 //! - `shelves.rs`: repositories with their manifests and tags. `uploads.rs`: blobs on their way in.
 //! - `access.rs`, `auth/`: who may do what, and who somebody is.
 //! - `cache.rs`: what a pull-through cache fetches, and when.
-//! - `house.rs`: garbage and abandoned uploads. `serve.rs`: connections.
+//! - `house.rs`: garbage and abandoned uploads. `serve.rs`: connections; `handover.rs`: files that the kernel sends.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -16,6 +16,7 @@ mod auth;
 mod body;
 mod cache;
 mod fault;
+mod handover;
 mod house;
 mod manifest;
 mod name;

@@ -198,6 +198,8 @@ pub(crate) enum VolumeAction {
 pub(crate) enum BuildAction {
     /// `POST /build`
     Build,
+    /// Which files a kept context lacks: wharf's own.
+    Context,
     /// `POST /build/cancel`
     Cancel,
     /// `POST /build/prune`
@@ -246,6 +248,7 @@ fn system(method: &Method, parts: &[&str]) -> Option<Action> {
         ("GET", ["plugins", name @ .., "json"]) => Action::PluginInspect(join(name)?),
         (_, ["plugins", ..]) => Action::Absent(Absent::Plugins),
         ("POST", ["build"]) => Action::Build(BuildAction::Build),
+        ("POST", ["build", "context"]) => Action::Build(BuildAction::Context),
         ("POST", ["build", "cancel"]) => Action::Build(BuildAction::Cancel),
         ("POST", ["build", "prune"]) => Action::Build(BuildAction::Prune),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {

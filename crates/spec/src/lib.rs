@@ -7,5 +7,6 @@ pub mod docker;
 pub mod dockerconfig;
 pub mod dockerfile;
 pub mod image;
+pub mod listing;
 pub mod platform;
 pub mod reference;

@@ -134,6 +134,52 @@ fn repositories_are_added() {
 }
 
 #[test]
+fn submodules_come_with_their_whole() {
+    let host = Host::with_busybox();
+    let Engine::Wharf = host.engine() else { return };
+    let inner = Repository::new(&host, "inner.git").commit(&[("deep", "deep")]);
+    let lib = Repository::new(&host, "lib.git");
+    let web = serve(&host, None);
+    let module = |to: &Repository, path: &str, url: &str, commit: &str| {
+        let list = format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n");
+        fs::write(to.dir.join(".gitmodules"), list).unwrap();
+        to.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{commit},{path}")]);
+        to.git(&["add", ".gitmodules"]);
+        to.git(&["commit", "-q", "-m", "module"]);
+        to.git(&["rev-parse", "HEAD"])
+    };
+    lib.commit(&[("f", "lib")]);
+    let whole = format!("http://{}/inner.git", web.address);
+    let commit = module(&lib, "third/inner", &whole, &inner);
+    let app = Repository::new(&host, "app.git");
+    app.commit(&[("Dockerfile", "FROM busybox\nCOPY . /app\n")]);
+    module(&app, "lib", "../lib.git", &commit);
+    // What comes later to the module is not what the whole names.
+    lib.git(&["commit", "-q", "--allow-empty", "-m", "later"]);
+    let site = Site::new(
+        &host,
+        "ctx",
+        &format!("FROM busybox\nADD --keep-git-dir=true http://{}/app.git /app\n", web.address),
+    );
+    site.build(&["-t", "x"]).exits(0);
+    assert_eq!(
+        site.run("x", "cd /app/lib && cat f third/inner/deep && ls -A"),
+        "libdeep.gitmodules\nf\nthird"
+    );
+    let container = host.docker(["create", "x"]).ok();
+    let to = host.dir().join("kept");
+    host.docker(["cp", &format!("{container}:/app"), to.to_str().unwrap()]).exits(0);
+    let mut status = git(&to);
+    status.args(["-c", "safe.directory=*", "status", "--porcelain"]);
+    assert_eq!(Output::of(&mut status, b"").ok(), "");
+    let mut command = host.client(wharf_test::tools::wharf());
+    command.args(["build", "-t", "y"]).arg(format!("http://{}/app.git#main", web.address));
+    Output::of(&mut command, b"").exits(0);
+    assert_eq!(site.run("y", "cat /app/lib/third/inner/deep"), "deep");
+    host.assert_clean();
+}
+
+#[test]
 fn hostile_repositories_stay_inside() {
     let host = Host::with_busybox();
     let Engine::Wharf = host.engine() else { return };
@@ -159,7 +205,15 @@ fn hostile_repositories_stay_inside() {
     };
     build("main:out").fails("a link is in its path");
     build("dotgit").fails("forbidden name");
-    build("module").fails("submodule sub");
+    build("module").fails("the submodule sub has no address in .gitmodules");
+    for (name, url) in [("ssh", "ssh://h/x"), ("file", "file:///etc"), ("option", "-u/x")] {
+        let list = format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {url}\n");
+        fs::write(repository.dir.join("list"), list).unwrap();
+        let list = repository.git(&["hash-object", "-w", "list"]);
+        let module = format!("160000 commit {}\tsub\n", "1".repeat(40));
+        branch(name, &tree(format!("100644 blob {list}\t.gitmodules\n{module}")));
+        build(name).fails("wharf fetches http and https only");
+    }
     host.assert_clean();
 }
 

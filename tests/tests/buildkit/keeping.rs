@@ -68,6 +68,6 @@ fn builds_are_remembered_across_a_restart() {
 fn the_builder_describes_itself() {
     let site = Site::start();
     let shown = site.buildx(&["inspect"]);
-    shown.says("Status:           running").says("linux/");
+    shown.says("Status:           running").says("linux/").says("Max Used Space:");
     site.buildx(&["ls"]).says("docker");
 }

@@ -77,6 +77,53 @@ fn several_outputs_and_none() {
 #[test]
 fn outputs_that_cannot_be_are_refused_by_name() {
     let site = site();
-    site.build(&["-o", "type=oci,dest=x.tar,compression=zstd", "ctx"]).fails("compression=zstd");
+    for (output, says) in [
+        ("type=oci,dest=x.tar,compression=estargz", "use compression=gzip or zstd"),
+        ("type=oci,dest=x.tar,compression=lzma", "use uncompressed, gzip or zstd"),
+        ("type=oci,dest=x.tar,compression=zstd,compression-level=23", "not between 1 and 22"),
+        ("type=local,dest=x,compression=gzip", "compression=gzip of the local output"),
+        ("type=oci,dest=x,tar=false", "use a tar"),
+    ] {
+        site.build(&["-o", output, "ctx"]).fails(says);
+    }
     site.build(&["--cache-to", "type=local,dest=cache", "ctx"]).fails("type=local");
+}
+
+/// Media types of the layers in an OCI archive, base first, without what they have in common.
+fn packings(site: &Site, file: &str) -> Vec<String> {
+    let read = |name: &str| -> serde_json::Value {
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("-xOf").arg(site.host.dir().join(file)).arg(name);
+        serde_json::from_str(&wharf_test::Output::of(&mut tar, b"").ok()).unwrap()
+    };
+    let digest = read("index.json")["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    let manifest = read(&format!("blobs/{}", digest.replace(':', "/")));
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    let kind = |l: &serde_json::Value| {
+        l["mediaType"].as_str().unwrap().rsplit_once(".tar").unwrap().1.to_owned()
+    };
+    layers.map(kind).collect()
+}
+
+#[test]
+fn layers_are_packed_as_the_output_says() {
+    let site = Site::start();
+    site.file("base/Dockerfile", "FROM busybox\nRUN seq 10000 > /n\n");
+    site.build(&["-o", "type=oci,dest=plain.tar", "base"]).exits(0);
+    assert_eq!(packings(&site, "plain.tar"), ["", ""]);
+    site.build(&["-t", "base", "-o", "type=image,compression=gzip", "base"]).exits(0);
+    site.file("ctx/Dockerfile", "FROM base\nRUN tac /n > /m\n");
+    for (options, kinds) in [
+        ("compression=zstd,compression-level=19", ["+gzip", "+gzip", "+zstd"]),
+        ("compression=zstd,force-compression=true", ["+zstd"; 3]),
+        ("compression=uncompressed", ["+gzip", "+gzip", ""]),
+        ("compression=uncompressed,force-compression=true", [""; 3]),
+        ("compression=gzip", ["+gzip"; 3]),
+    ] {
+        site.build(&["-t", "x", "-o", &format!("type=oci,dest=x.tar,{options}"), "ctx"]).exits(0);
+        assert_eq!(packings(&site, "x.tar"), kinds, "{options}");
+        site.host.docker(["load", "-i", "x.tar"]).says("x");
+        assert_eq!(site.run("x", "head -n1 /m && wc -l < /n"), "10000\n10000");
+        site.host.docker(["rmi", "-f", "x"]).ok();
+    }
 }

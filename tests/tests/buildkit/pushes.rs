@@ -77,6 +77,28 @@ fn logins_of_the_client_push_and_pull() {
 }
 
 #[test]
+fn what_was_packed_once_is_not_sent_again() {
+    let site = Site::start();
+    let _registry = serve(&site.host, &[]);
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN seq 10000 > /made\n");
+    let output = format!("type=image,name={ONE},push=true,compression=gzip");
+    let push = || {
+        site.build(&["-o", &output, "--metadata-file", "md", "ctx"]).exits(0);
+        let metadata: Value = serde_json::from_str(&site.read("md")).unwrap();
+        metadata["containerimage.digest"].as_str().unwrap().to_owned()
+    };
+    let first = push();
+    let raw = site.inside(&["buildx", "imagetools", "inspect", "--raw", ONE]).ok();
+    assert_eq!(raw.matches("layer.v1.tar+gzip").count(), 2, "{raw}");
+    assert_eq!(push(), first);
+    site.host.docker(["rmi", "-f", ONE]).ok();
+    // Made anew it is the same.
+    assert_eq!(push(), first);
+    site.host.docker(["rmi", "-f", ONE]).ok();
+    assert_eq!(site.run(ONE, "tail -n1 /made"), "10000");
+}
+
+#[test]
 fn one_name_is_pushed_for_several_platforms() {
     let site = Site::start();
     let _registry = serve(&site.host, &[]);

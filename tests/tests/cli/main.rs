@@ -3,6 +3,7 @@
 
 mod build;
 mod build_cache;
+mod build_context;
 mod changing;
 mod reading;
 mod sides;

@@ -4,6 +4,7 @@
 mod builtin;
 mod clients;
 mod hosts;
+mod lies;
 mod trust;
 
 use wharf_test::server::{PORT, serve, start};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use wharf_sys::root::{Dir, Root, Time, set_file_mode, set_file_times};
 
 use super::GitError;
+use super::modules::Module;
 use super::object::{self, Id, Kind, Mode};
 use super::pack::Pack;
 
@@ -23,6 +24,10 @@ const MAX_BYTES: u64 = 64 << 30;
 pub(super) struct Written {
     /// Path, mode, id and size of every file, in git's order.
     files: Vec<(PathBuf, u32, Id, u32)>,
+    /// Directories that are still empty.
+    pub(super) modules: Vec<Module>,
+    /// The commit's.
+    pub(super) time: Time,
     count: usize,
     bytes: u64,
 }
@@ -37,7 +42,8 @@ struct Work<'a> {
 /// files. Blocks.
 pub(super) fn write(pack: &mut Pack, commit: &Id, to: &Root) -> Result<Written, GitError> {
     let (tree, seconds) = object::commit(&whole(pack, commit, Kind::Commit)?)?;
-    let mut work = Work { pack, time: Time { seconds, nanos: 0 }, out: Written::default() };
+    let time = Time { seconds, nanos: 0 };
+    let mut work = Work { pack, time, out: Written { time, ..Written::default() } };
     let top = to.top().map_err(GitError::Io)?;
     work.tree(&tree, &top, Path::new(""), 0)?;
     Ok(work.out)
@@ -116,7 +122,12 @@ impl Work<'_> {
                     dir.set_times(name, self.time).map_err(failed)?;
                     self.note(path.clone(), 0o120_000, entry.id, target.len())?;
                 }
-                Mode::Module => return Err(GitError::Module(path)),
+                Mode::Module => {
+                    dir.make_dir(name, 0o755).map_err(failed)?;
+                    dir.set_times(name, self.time).map_err(failed)?;
+                    self.note(path.clone(), 0o160_000, entry.id, 0)?;
+                    self.out.modules.push(Module { path, commit: entry.id });
+                }
             }
         }
         Ok(())
@@ -253,9 +264,10 @@ mod tests {
             assert_eq!(std::fs::read(dir.path().join("victim")).unwrap(), b"safe");
         }
         let module = entry("160000", "sub", evil);
-        assert!(
-            matches!(checked_out(&module, &[]).1, Err(GitError::Module(p)) if p == Path::new("sub"))
-        );
+        let (dir, written) = checked_out(&module, &[]);
+        let modules = written.unwrap().modules;
+        assert_eq!(modules, [Module { path: "sub".into(), commit: evil }]);
+        assert_eq!(std::fs::read_dir(dir.path().join("in/sub")).unwrap().count(), 0);
         let missing = entry("100644", "x", evil);
         assert!(checked_out(&missing, &[]).1.is_err());
     }

@@ -3,10 +3,11 @@
 //! One commit is fetched, without its history, and written into a directory of ours. No program is started, so that no
 //! address and no reference can be an option of one; nothing that a repository holds is executed, and no hook, filter
 //! or attribute of it has a meaning. Objects are checked against their names, which are SHA-1: a repository of SHA-256
-//! objects is refused, as are submodules.
+//! objects is refused. Submodules come with their whole (`modules.rs`).
 
 mod address;
 mod checkout;
+mod modules;
 mod object;
 mod pack;
 mod wire;
@@ -22,6 +23,7 @@ use wharf_image::{ByteStream, ImageStore, RegistryError, WebRequest};
 use wharf_sys::root::Root;
 
 pub use address::GitAddress;
+use modules::Module;
 use object::Id;
 use pack::Pack;
 
@@ -50,9 +52,27 @@ pub enum GitError {
         /// More about it, or empty.
         hint: &'static str,
     },
-    /// The commit needs another repository.
-    #[error("the submodule {}: wharf does not fetch submodules; ADD its repository by itself", .0.display())]
-    Module(PathBuf),
+    /// Nothing says where a submodule is.
+    #[error("the submodule {} has no address in .gitmodules", .0.display())]
+    ModulePlace(PathBuf),
+    /// A submodule is where wharf does not fetch from.
+    #[error("the submodule {} is at {url:?}: wharf fetches http and https only; ADD it by itself", path.display())]
+    ModuleAddress {
+        /// Of the submodule.
+        path: PathBuf,
+        /// As it is written.
+        url: String,
+    },
+    /// A submodule could not be had.
+    #[error("the submodule {}, git repository {repository}", path.display())]
+    Within {
+        /// Of the submodule.
+        path: PathBuf,
+        /// Its address.
+        repository: String,
+        /// Why.
+        source: Box<GitError>,
+    },
     /// The directory of the address is not there.
     #[error("there is no directory {0:?}, or a link is in its path")]
     NoDirectory(String),
@@ -116,21 +136,23 @@ impl Repository<'_> {
         Err(GitError::NoReference { name: name.to_owned(), hint })
     }
 
-    /// Fetches a commit and writes its files into the upper directory of what is returned; with `keep`, its `.git`
-    /// as well.
+    /// Fetches a commit with its submodules and writes its files into the upper directory of what is returned; with
+    /// `keep`, its `.git` as well, but none of submodules.
     pub(crate) async fn fetch(&self, found: &Found, keep: bool) -> Result<Scratch, BuildError> {
         let scratch = Scratch::new(self.store)?;
         let done = async {
             self.download(&found.id, &scratch.file()).await?;
             let (found, url) = (found.clone(), self.address.shown());
             let work = move || {
-                write_files(&scratch, &found, keep.then_some(url.as_str()))?;
+                let modules = write_files(&scratch, &found, keep.then_some(url.as_str()))?;
                 // The pack is needed no more, and may be large.
                 std::fs::remove_file(scratch.file()).map_err(GitError::Io)?;
-                Ok(scratch)
+                Ok::<_, GitError>((scratch, modules))
             };
             let died = |_| GitError::Io(io::Error::other("the task died"));
-            tokio::task::spawn_blocking(work).await.map_err(died)?
+            let (scratch, modules) = tokio::task::spawn_blocking(work).await.map_err(died)??;
+            self.bring(&scratch, PathBuf::new(), modules, 0).await?;
+            Ok(scratch)
         };
         done.await.map_err(|e| self.failed(e))
     }
@@ -212,12 +234,17 @@ fn broken(e: io::Error) -> GitError {
 }
 
 /// Blocks.
-fn write_files(scratch: &Scratch, found: &Found, keep: Option<&str>) -> Result<(), GitError> {
+fn write_files(
+    scratch: &Scratch,
+    found: &Found,
+    keep: Option<&str>,
+) -> Result<Vec<Module>, GitError> {
     let mut pack = Pack::open(&scratch.file())?;
     let commit = checkout::peel(&mut pack, found.id)?;
     let root = Root::open(scratch.upper()).map_err(GitError::Io)?;
-    let written = checkout::write(&mut pack, &commit, &root)?;
-    let Some(url) = keep else { return Ok(()) };
+    let mut written = checkout::write(&mut pack, &commit, &root)?;
+    let modules = std::mem::take(&mut written.modules);
+    let Some(url) = keep else { return Ok(modules) };
     let dir = scratch.upper().join(".git");
     let name = format!("objects/pack/pack-{}", pack.name());
     let branch = found.name.as_deref().and_then(|n| n.strip_prefix("refs/heads/"));
@@ -249,7 +276,7 @@ fn write_files(scratch: &Scratch, found: &Found, keep: Option<&str>) -> Result<(
         write_atomic(&path, &content, 0o644, Durability::Process).map_err(GitError::Io)?;
     }
     std::fs::copy(scratch.file(), dir.join(format!("{name}.pack"))).map_err(GitError::Io)?;
-    Ok(())
+    Ok(modules)
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::pin::Pin;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use http::Method;
+use http::{Method, Response};
+use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncRead;
 use wharf_sys::terminal;
@@ -15,6 +16,7 @@ use wharf_sys::terminal;
 use super::build_cache::{self, CacheFrom, CacheTo};
 use super::build_context::{CONTEXTS, Context, rules};
 use super::build_output::{Output, deliver, deliver_several, fill, outputs, takes_several};
+use super::build_upload::{Broken, upload};
 use super::build_view::{Style, View, excerpt};
 use super::{Outcome, text};
 use crate::api::{Client, JsonStream, Payload, url};
@@ -209,46 +211,27 @@ struct Done {
     caches: Vec<Vec<String>>,
 }
 
-/// A build that failed, and where.
-struct Broken {
-    failure: Failure,
-    place: Option<(usize, usize)>,
-}
-
-impl From<crate::api::ApiError> for Broken {
-    fn from(e: crate::api::ApiError) -> Broken {
-        Broken { failure: e.into(), place: None }
-    }
-}
-
 async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<Done, Broken> {
     let Plan { query, headers, body, .. } = plan;
     let query: Vec<(&str, &str)> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let path = url("/build", &query);
-    let mut packing = None;
-    let payload = match body {
-        Body::Nothing => Payload::Empty,
-        Body::Stream(reader) => Payload::Stream(reader, "application/x-tar"),
+    let sent = match body {
+        Body::Nothing => client.send(Method::POST, &path, Payload::Empty, &headers).await,
+        Body::Stream(reader) => {
+            let payload = Payload::Stream(reader, "application/x-tar");
+            client.send(Method::POST, &path, payload, &headers).await
+        }
         Body::Pack(context, always) => {
-            let (reader, writer) = tokio::io::duplex(1 << 20);
-            let writer = tokio_util::io::SyncIoBridge::new(writer);
-            packing = Some(tokio::task::spawn_blocking(move || {
-                let always: Vec<&str> = always.iter().map(String::as_str).collect();
-                let writer = std::io::BufWriter::with_capacity(256 << 10, writer);
-                context.pack(writer, &always)
-            }));
-            Payload::Stream(Box::pin(reader), "application/x-tar")
+            let sent = upload(client, &query, &headers, *context, always).await?;
+            return follow(sent, view).await;
         }
     };
-    let sent = client.send(Method::POST, &path, payload, &headers).await;
-    // What could not be read is the better reason for a broken upload.
-    if let Some(packing) = packing
-        && (sent.is_err() || packing.is_finished())
-        && let Ok(Err(failure)) = packing.await
-    {
-        return Err(Broken { failure, place: None });
-    }
-    let mut stream = JsonStream::new(sent?);
+    follow(sent?, view).await
+}
+
+/// Shows a build until it ends.
+async fn follow(response: Response<Incoming>, view: &mut View) -> Result<Done, Broken> {
+    let mut stream = JsonStream::new(response);
     let (mut id, mut place, mut caches) = (String::new(), None, Vec::new());
     while let Some(line) = stream.next().await? {
         if let Some(found) = line["aux"]["ID"].as_str() {
@@ -266,7 +249,7 @@ async fn run(client: &Client, plan: Plan, view: &mut View) -> Result<Done, Broke
         }
         if let Some(error) = line["error"].as_str() {
             let failure = Failure::new(format!("ERROR: failed to build: {error}"));
-            return Err(Broken { failure, place });
+            return Err(Broken { failure, place, status: None });
         }
     }
     Ok(Done { id, caches })

@@ -1,16 +1,21 @@
 //! The build context as a tar: what is sent, and what is left out.
 
+use std::fs::Metadata;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use wharf_spec::dockerfile::ignore::Ignore;
+use wharf_spec::listing::Listed;
 
 use crate::failure::{Failure, os_text};
 
 /// Where further contexts are in the tar; the engine takes them out again.
 pub(super) const CONTEXTS: &str = ".wharf-contexts";
+
+/// A context of fewer files and less bytes is sent whole: to ask what the engine has would take longer.
+const FEW: usize = 100;
+const SMALL: u64 = 1 << 20;
 
 /// Everything that goes into one upload.
 #[derive(Debug, Default)]
@@ -39,52 +44,86 @@ pub(super) fn rules(dir: &Path, file: &Path) -> Result<Ignore, Failure> {
 }
 
 impl Context {
-    /// Writes the tar. `always` are names that are sent although a rule leaves them out.
-    pub(super) fn pack(&self, out: impl Write, always: &[&str]) -> Result<(), Failure> {
+    /// What is to be sent of the directory. `always` are names that are sent although a rule leaves them out.
+    pub(super) fn list(&self, always: &[&str]) -> Result<Vec<Listed>, Failure> {
+        match &self.dir {
+            Some(dir) => list(dir, &self.ignore, always),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// A name for what the engine may keep of it; `None` if it is not worth keeping.
+    pub(super) fn key(&self, list: &[Listed]) -> Option<String> {
+        let bytes: u64 = list.iter().filter_map(|l| l.size).sum();
+        if !self.further.is_empty() || (list.len() < FEW && bytes < SMALL) {
+            return None;
+        }
+        let dir = self.dir.as_ref()?.canonicalize().ok()?;
+        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        Some(format!("{}:{}", machine.trim(), dir.to_str()?))
+    }
+
+    /// Writes the tar: of the listed files those at `places`, or all, and everything else.
+    pub(super) fn pack(
+        &self,
+        out: impl Write,
+        listed: &[Listed],
+        places: Option<&[usize]>,
+    ) -> Result<(), Failure> {
         let mut tar = tar::Builder::new(out);
         tar.follow_symlinks(false);
         if let Some(dir) = &self.dir {
-            let mut walk =
-                Walk { tar: &mut tar, top: dir, ignore: &self.ignore, always, under: "" };
-            walk.dir("")?;
+            match places {
+                None => append_all(&mut tar, dir, "", listed)?,
+                Some(places) => {
+                    let some = places.iter().filter_map(|n| listed.get(*n));
+                    append_all(&mut tar, dir, "", some)?;
+                }
+            }
         }
         for (name, dir) in &self.further {
             let under = format!("{CONTEXTS}/{name}/");
             let ignore = rules(dir, Path::new(""))?;
-            let mut walk =
-                Walk { tar: &mut tar, top: dir, ignore: &ignore, always: &[], under: &under };
-            walk.dir("")?;
+            append_all(&mut tar, dir, &under, &list(dir, &ignore, &[])?)?;
         }
-        let failed = |e: std::io::Error| {
-            Failure::new(format!("cannot send the build context: {}", os_text(&e)))
-        };
         for (name, content) in &self.extra {
             let mut header = tar::Header::new_gnu();
             header.set_mode(0o600);
             header.set_size(content.len() as u64);
-            tar.append_data(&mut header, name, &content[..]).map_err(failed)?;
+            tar.append_data(&mut header, name, &content[..]).map_err(|e| unsent(&e))?;
         }
-        tar.into_inner().and_then(|mut out| out.flush()).map_err(failed)
+        tar.into_inner().and_then(|mut out| out.flush()).map_err(|e| unsent(&e))
     }
 }
 
-struct Walk<'a, W: Write> {
-    tar: &'a mut tar::Builder<W>,
+fn unsent(error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot send the build context: {}", os_text(error)))
+}
+
+fn unread(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot read {}: {}", path.display(), os_text(error)))
+}
+
+fn list(top: &Path, ignore: &Ignore, always: &[&str]) -> Result<Vec<Listed>, Failure> {
+    let mut walk = Walk { top, ignore, always, found: Vec::new() };
+    walk.dir("")?;
+    Ok(walk.found)
+}
+
+/// A look at what there is, parents before what is in them.
+struct Walk<'a> {
     top: &'a Path,
     ignore: &'a Ignore,
     always: &'a [&'a str],
-    under: &'a str,
+    found: Vec<Listed>,
 }
 
-impl<W: Write> Walk<'_, W> {
+impl Walk<'_> {
     fn dir(&mut self, inside: &str) -> Result<(), Failure> {
         let path = self.top.join(inside);
-        let failed = |e: std::io::Error| {
-            Failure::new(format!("cannot read {}: {}", path.display(), os_text(&e)))
-        };
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&path).map_err(failed)? {
-            names.push(entry.map_err(failed)?.file_name());
+        for entry in std::fs::read_dir(&path).map_err(|e| unread(&path, &e))? {
+            names.push(entry.map_err(|e| unread(&path, &e))?.file_name());
         }
         names.sort();
         for name in names {
@@ -104,10 +143,7 @@ impl<W: Write> Walk<'_, W> {
 
     fn entry(&mut self, inside: &str) -> Result<(), Failure> {
         let path = self.top.join(inside);
-        let failed = |e: std::io::Error| {
-            Failure::new(format!("cannot read {}: {}", path.display(), os_text(&e)))
-        };
-        let meta = std::fs::symlink_metadata(&path).map_err(failed)?;
+        let meta = std::fs::symlink_metadata(&path).map_err(|e| unread(&path, &e))?;
         let ignored = self.ignore.ignores(inside) && !self.always.contains(&inside);
         if meta.is_dir() {
             let within = format!("{inside}/");
@@ -116,45 +152,80 @@ impl<W: Write> Walk<'_, W> {
                 return Ok(());
             }
             if !ignored {
-                self.append(&path, inside, &meta).map_err(failed)?;
+                self.add(&path, inside, &meta)?;
             }
             return self.dir(inside);
         }
         if ignored {
             return Ok(());
         }
-        self.append(&path, inside, &meta).map_err(failed)
+        self.add(&path, inside, &meta)
     }
 
-    fn append(
-        &mut self,
-        path: &Path,
-        inside: &str,
-        meta: &std::fs::Metadata,
-    ) -> std::io::Result<()> {
-        let mut header = tar::Header::new_gnu();
-        header.set_metadata(meta);
-        // Whoever builds, root owns it there.
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
-        let name = format!("{}{inside}", self.under);
+    fn add(&mut self, path: &Path, inside: &str, meta: &Metadata) -> Result<(), Failure> {
+        let (mut size, mut target) = (None, None);
         if meta.is_symlink() {
-            let target = std::fs::read_link(path)?;
-            debug_assert!(!target.as_os_str().as_bytes().is_empty());
-            return self.tar.append_link(&mut header, name, target);
+            let found = std::fs::read_link(path).map_err(|e| unread(path, &e))?;
+            let Some(text) = found.to_str() else {
+                return Err(Failure::new(format!("{}: the target is not UTF-8", path.display())));
+            };
+            target = Some(text.to_owned());
+        } else if meta.is_file() {
+            size = Some(meta.len());
+        } else if !meta.is_dir() {
+            // Sockets, pipes and devices are no part of a context.
+            return Ok(());
         }
-        if meta.is_file() {
-            use std::io::Read as _;
-            // A file that grows meanwhile must not break the archive, nor one that shrinks.
-            let file = std::fs::File::open(path)?.chain(std::io::repeat(0)).take(meta.len());
-            return self.tar.append_data(&mut header, name, file);
-        }
-        if meta.is_dir() {
-            return self.tar.append_data(&mut header, name, std::io::empty());
-        }
-        // Sockets, pipes and devices are no part of a context.
+        let nanos = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+        let mode = meta.mode() & 0o7777;
+        self.found.push(Listed { path: inside.to_owned(), mode, mtime: nanos, size, target });
         Ok(())
+    }
+}
+
+fn append_all<'a, W: Write>(
+    tar: &mut tar::Builder<W>,
+    top: &Path,
+    under: &str,
+    listed: impl IntoIterator<Item = &'a Listed>,
+) -> Result<(), Failure> {
+    for one in listed {
+        let path = top.join(&one.path);
+        append(tar, &path, &format!("{under}{}", one.path), one).map_err(|e| unread(&path, &e))?;
+    }
+    Ok(())
+}
+
+/// One entry, as it was listed. Whoever builds, root owns it there.
+fn append<W: Write>(
+    tar: &mut tar::Builder<W>,
+    path: &Path,
+    name: &str,
+    listed: &Listed,
+) -> std::io::Result<()> {
+    use std::io::Read as _;
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(listed.mode);
+    header.set_mtime(u64::try_from(listed.mtime / 1_000_000_000).unwrap_or(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    match (listed.size, &listed.target) {
+        (Some(size), _) => {
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_size(size);
+            // A file that grows meanwhile must not break the archive, nor one that shrinks.
+            let file = std::fs::File::open(path)?.chain(std::io::repeat(0)).take(size);
+            tar.append_data(&mut header, name, file)
+        }
+        (None, Some(target)) => {
+            header.set_entry_type(tar::EntryType::Symlink);
+            tar.append_link(&mut header, name, target)
+        }
+        (None, None) => {
+            header.set_entry_type(tar::EntryType::Directory);
+            tar.append_data(&mut header, name, std::io::empty())
+        }
     }
 }
 
@@ -184,14 +255,21 @@ mod tests {
             extra: vec![("x".into(), b"y".to_vec())],
             further: Vec::new(),
         };
-        let mut out = Vec::new();
-        context.pack(&mut out, &["Dockerfile"]).unwrap();
-        let mut archive = tar::Archive::new(&out[..]);
-        let names: Vec<String> = archive
-            .entries()
-            .unwrap()
-            .map(|e| e.unwrap().path().unwrap().display().to_string())
-            .collect();
-        assert_eq!(names, [".dockerignore", "Dockerfile", "a", "d/c.log", "x"]);
+        let list = context.list(&["Dockerfile"]).unwrap();
+        let names = |places: Option<&[usize]>| -> Vec<String> {
+            let mut out = Vec::new();
+            context.pack(&mut out, &list, places).unwrap();
+            let mut archive = tar::Archive::new(&out[..]);
+            let entries = archive.entries().unwrap();
+            entries.map(|e| e.unwrap().path().unwrap().display().to_string()).collect()
+        };
+        assert_eq!(names(None), [".dockerignore", "Dockerfile", "a", "d/c.log", "x"]);
+        assert_eq!(names(Some(&[1, 3])), ["Dockerfile", "d/c.log", "x"]);
+        assert_eq!(context.key(&list), None);
+        let many = vec![Listed::default(); FEW];
+        let large = [Listed { size: Some(SMALL), ..Listed::default() }];
+        let key = context.key(&many).unwrap();
+        assert!(key.ends_with(dir.path().canonicalize().unwrap().to_str().unwrap()), "{key}");
+        assert_eq!(context.key(&large), Some(key));
     }
 }

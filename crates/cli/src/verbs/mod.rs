@@ -6,6 +6,7 @@ pub mod build;
 mod build_cache;
 mod build_context;
 mod build_output;
+mod build_upload;
 mod build_view;
 pub mod builder;
 pub mod commit;

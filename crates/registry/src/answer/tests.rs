@@ -794,6 +794,64 @@ async fn on_a_port(f: &Fixture) -> (String, DropGuard) {
     (address, shutdown.drop_guard())
 }
 
+/// Sends `requests` at once and reads until the registry closes.
+async fn raw(address: &str, requests: &str) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await.unwrap();
+    all
+}
+
+/// The head of the first answer in `bytes`, and what is behind it.
+fn cut(bytes: &[u8]) -> (String, &[u8]) {
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    (String::from_utf8_lossy(&bytes[..end]).to_lowercase(), &bytes[end..])
+}
+
+#[tokio::test]
+async fn files_leave_by_the_kernel_and_the_connection_goes_on() {
+    let f = plain();
+    let layer: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    let digest = f.push_blob("a", &layer).await;
+    let (address, _up) = on_a_port(&f).await;
+    let get =
+        |headers: &str| format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+    let many = [
+        get(""),
+        get("Range: bytes=5-9\r\n"),
+        format!("HEAD /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        get("Connection: close\r\n"),
+    ];
+    let all = raw(&address, &many.concat()).await;
+    let (head, rest) = cut(&all);
+    assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
+    for part in [
+        "content-length: 3000000\r\n",
+        "\r\ndate: ",
+        &format!("docker-content-digest: {digest}\r\n"),
+        "x-content-type-options: nosniff\r\n",
+    ] {
+        assert!(head.contains(part), "{part}: {head}");
+    }
+    assert!(rest[..layer.len()] == layer);
+    let (head, rest) = cut(&rest[layer.len()..]);
+    assert!(head.starts_with("http/1.1 206 partial content\r\n"), "{head}");
+    assert!(head.contains("content-range: bytes 5-9/3000000\r\n"), "{head}");
+    assert_eq!(rest[..5], layer[5..10]);
+    let (head, rest) = cut(&rest[5..]);
+    assert!(head.contains("content-length: 3000000\r\n"), "{head}");
+    let (_, rest) = cut(rest);
+    let (head, rest) = cut(rest.strip_prefix(b"{}").unwrap());
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    assert!(rest == layer);
+    // A request with a body is answered by HTTP's own machinery, which knows where the next one begins.
+    let all = raw(&address, &(get("Connection: close\r\nContent-Length: 2\r\n") + "zz")).await;
+    assert!(cut(&all).1 == layer);
+}
+
 fn cache_of(address: &str) -> Fixture {
     let registries = wharf_image::RegistrySettings {
         retry_pause: Duration::from_millis(1),

@@ -26,7 +26,7 @@ use wharf_spec::docker::{ErrorDetail, ProgressLine, Resources, Ulimit, rfc3339};
 use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 use wharf_spec::reference::Reference;
 
-use super::build_context::{context, named, take_dockerfile};
+use super::build_context::{Place, context, missing, named, take_dockerfile};
 use super::containers::parse_platform;
 use super::{Door, blocking};
 use crate::call::Call;
@@ -77,6 +77,7 @@ pub(super) async fn build(
             }
             Ok(reply::status(StatusCode::NO_CONTENT))
         }
+        BuildAction::Context => missing(door, call).await,
         BuildAction::Prune => prune(&door, &call).await,
     }
 }
@@ -87,6 +88,8 @@ struct Options {
     dockerfile: String,
     names: Vec<Reference>,
     remote: String,
+    /// The key of a context that is kept; empty if the body is all of it.
+    kept: String,
     view: View,
     id: String,
     inputs: Inputs,
@@ -136,6 +139,7 @@ async fn run(
         dockerfile,
         names,
         remote,
+        kept,
         mut view,
         id,
         mut inputs,
@@ -145,7 +149,8 @@ async fn run(
     let credentials = inputs.credentials.clone();
     let keep =
         request.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|v| v == "1" || v == "true");
-    let tree = context(&door, call, &remote, &dockerfile, keep, &inputs).await?;
+    let place = Place { remote: &remote, kept: &kept, keep_git: keep };
+    let tree = context(&door, call, place, &inputs).await?;
     take_dockerfile(&tree, &dockerfile, !remote.is_empty(), &mut request)?;
     inputs.named = named(&door, &tree, contexts, &inputs).await?;
     inputs.context = Arc::new(tree);
@@ -333,6 +338,7 @@ fn options(call: &Call) -> Result<Options, Fault> {
         dockerfile,
         names,
         remote: q.text("remote"),
+        kept: q.text("kept"),
         view: View::of(q),
         id: q.text("buildid"),
         inputs: Inputs {
@@ -619,11 +625,19 @@ async fn prune(door: &Arc<Door>, call: &Call) -> Result<Reply, Fault> {
         keep_bytes: size(&["keep-storage", "reserved-space", "max-used-space"])?,
         min_free: size(&["min-free-space"])?,
     };
-    let builder = door.builder.clone();
+    // What clients sent is no step: it goes when everything may go.
+    let everything = what == PruneCache { all: what.all, ..PruneCache::default() };
+    let (builder, buildkit) = (door.builder.clone(), door.buildkit.clone());
     let pruned = blocking(move || {
-        builder
+        let mut pruned = builder
             .prune(&what)
-            .map_err(|e| wharf_engine::EngineError::system("prune the build cache", e))
+            .map_err(|e| wharf_engine::EngineError::system("prune the build cache", e))?;
+        if everything {
+            let (ids, bytes) = buildkit.forget_contexts();
+            pruned.deleted.extend(ids);
+            pruned.reclaimed += bytes;
+        }
+        Ok(pruned)
     })
     .await?;
     Ok(reply::ok(&serde_json::json!({

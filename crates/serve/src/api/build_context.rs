@@ -1,21 +1,23 @@
 //! The files of a build at the classic door: uploaded, at an address, in a repository, under further names.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
-use wharf_build::{BuildError, GitAddress, Inputs, Named, Request, Tree};
+use http::StatusCode;
+use wharf_build::{Fetched, GitAddress, Inputs, Named, Request, Tree};
+use wharf_buildkit::SyncError;
 use wharf_image::without_password;
 
 use super::Door;
 use super::build::fault;
 use crate::call::Call;
 use crate::fault::Fault;
+use crate::reply::{self, Reply};
 
 /// Where further contexts are in an upload of wharf's own command line.
 const UPLOADED: &str = ".wharf-contexts";
-/// A file at an address that is larger than this is no Dockerfile.
-const MAX_DOCKERFILE: usize = 16 << 20;
+
 /// `--build-context`: directories that came along in the upload are taken out of it.
 pub(super) async fn named(
     door: &Door,
@@ -44,7 +46,8 @@ pub(super) async fn named(
                 Named::Context(Arc::new(tree))
             }
             Some(("http" | "https", _)) if !GitAddress::is_one(&value) => {
-                let tree = fetched(door, &value, "Dockerfile").await?;
+                let found = door.builder.fetch(&value).await.map_err(|e| fault(&e))?;
+                let tree = found.tree();
                 Named::Context(Arc::new(tree))
             }
             _ if GitAddress::is_one(&value) => {
@@ -62,19 +65,65 @@ pub(super) async fn named(
     Ok(out)
 }
 
+/// Where the files of a build are.
+pub(super) struct Place<'a> {
+    /// An address; empty if they come with the request.
+    pub(super) remote: &'a str,
+    /// The key of what came before; empty if all of them come now.
+    pub(super) kept: &'a str,
+    pub(super) keep_git: bool,
+}
+
 /// The files: uploaded, or at an address.
 pub(super) async fn context(
     door: &Door,
     call: Call,
-    remote: &str,
-    dockerfile: &str,
-    keep_git: bool,
+    place: Place<'_>,
     inputs: &Inputs,
 ) -> Result<Tree, Fault> {
-    match remote {
-        "" => door.builder.unpack(call.into_stream()).await.map_err(|e| fault(&e.into())),
-        address if GitAddress::is_one(address) => repository(door, address, keep_git, inputs).await,
-        address => fetched(door, address, dockerfile).await,
+    match place.remote {
+        "" if place.kept.is_empty() => {
+            door.builder.unpack(call.into_stream()).await.map_err(|e| fault(&e.into()))
+        }
+        "" => {
+            let (buildkit, key) = (door.buildkit.clone(), place.kept.to_owned());
+            let work = move |upload: &mut (dyn Read + Send)| buildkit.synced(&key, upload);
+            synced(wharf_image::read_blocking(call.into_stream(), work).await)
+        }
+        address if GitAddress::is_one(address) => {
+            repository(door, address, place.keep_git, inputs).await
+        }
+        address => {
+            let found = door.builder.fetch(address).await;
+            found.map(Fetched::tree).map_err(|e| fault(&e))
+        }
+    }
+}
+
+/// `POST /build/context`: which of the files of a list the kept context lacks. For wharf's own command line.
+pub(super) async fn missing(door: Arc<Door>, call: Call) -> Result<Reply, Fault> {
+    let key = call.query.text("key");
+    if key.is_empty() {
+        return Err(Fault::invalid("the parameter key is missing"));
+    }
+    let buildkit = door.buildkit.clone();
+    let work = move |list: &mut (dyn Read + Send)| buildkit.missing(&key, list);
+    Ok(reply::ok(&synced(wharf_image::read_blocking(call.into_stream(), work).await)?))
+}
+
+/// What became of an exchange with a kept context.
+fn synced<T>(done: Option<Result<T, SyncError>>) -> Result<T, Fault> {
+    match done {
+        None => Err(Fault::invalid("the upload was interrupted")),
+        Some(Ok(done)) => Ok(done),
+        Some(Err(e)) => {
+            let status = match e {
+                SyncError::Changed(_) => StatusCode::CONFLICT,
+                SyncError::List(_) | SyncError::Archive(_) => StatusCode::BAD_REQUEST,
+                SyncError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Err(Fault::new(status, wharf_base::error::chain(&e).to_string()))
+        }
     }
 }
 
@@ -87,35 +136,6 @@ async fn repository(
     let address = GitAddress::parse(address).map_err(|e| fault(&e))?;
     let tree = door.builder.repository(&address, keep, inputs.secrets.as_ref()).await;
     tree.map_err(|e| fault(&e))
-}
-
-/// What is at an address: an archive, or a Dockerfile.
-async fn fetched(door: &Door, address: &str, dockerfile: &str) -> Result<Tree, Fault> {
-    let shown = without_password(address);
-    let body = door.images.store().download(address).await.map_err(|e| {
-        let why = wharf_base::error::chain(&e);
-        fault(&BuildError::NotFound(format!("cannot fetch {shown}: {why}")))
-    })?;
-    let mut body = body.peekable();
-    let first = std::pin::Pin::new(&mut body).peek().await;
-    if matches!(first, Some(Ok(bytes)) if is_archive(bytes)) {
-        return door.builder.unpack(body.boxed()).await.map_err(|e| fault(&e.into()));
-    }
-    let mut whole = Vec::new();
-    while let Some(bytes) = body.next().await {
-        let bytes = bytes.map_err(|e| Fault::invalid(format!("cannot read {shown}: {e}")))?;
-        whole.extend_from_slice(&bytes);
-        if whole.len() > MAX_DOCKERFILE {
-            return Err(Fault::invalid(format!("{shown} is neither an archive nor a Dockerfile")));
-        }
-    }
-    door.builder.single_file(dockerfile, whole).await.map_err(|e| fault(&e.into()))
-}
-
-fn is_archive(head: &[u8]) -> bool {
-    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    compressed.iter().any(|m| head.starts_with(m))
-        || head.get(257..262).is_some_and(|m| m == b"ustar")
 }
 
 /// Takes the Dockerfile and its rules out of the files. `lone`: the files may be a Dockerfile by itself.
@@ -142,14 +162,4 @@ pub(super) fn take_dockerfile(
     };
     request.dockerfile = text;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn contexts_are_told_from_dockerfiles() {
-        assert!(!is_archive(b"FROM busybox\n") && is_archive(b"\x1f\x8b\x08"));
-    }
 }
