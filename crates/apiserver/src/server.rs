@@ -301,10 +301,13 @@ impl Server {
         self.authorize(user, &attributes, &t.gv.version, trace).await?;
         let (_turn, sorted) = self.flow.enter(&self.api, user, &attributes).await?;
         let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
-        if kind.resource.namespaced
-            && t.namespace.is_none()
-            && (t.name.is_some() || verb == "create")
-        {
+        // A namespace is an object of the whole cluster, and the one that is below itself.
+        let misplaced = match (&t.namespace, kind.resource.namespaced) {
+            (None, true) => t.name.is_some() || verb == "create",
+            (Some(_), false) => t.resource != "namespaces",
+            _ => false,
+        };
+        if misplaced {
             return Err(Fault::no_route());
         }
         let sub = match t.subresource.as_deref() {

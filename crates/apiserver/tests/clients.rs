@@ -26,6 +26,23 @@ async fn an_update_may_leave_out_its_namespace_but_not_its_name() {
 }
 
 #[tokio::test]
+async fn what_belongs_to_the_whole_cluster_is_not_below_a_namespace() {
+    let w = World::new().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1";
+    for nowhere in ["/api/v1/namespaces/default/nodes", "/api/v1/namespaces/default/nodes/n"] {
+        assert_eq!(w.get(nowhere).await.status, 404, "{nowhere}");
+    }
+    assert_eq!(w.get(&format!("{roles}/namespaces/default/clusterroles")).await.status, 404);
+    let body = r#"{"metadata": {"name": "n"}}"#;
+    let json = "application/json";
+    let got = w.write(Method::POST, "/api/v1/namespaces/default/nodes", json, body).await;
+    assert_eq!(got.status, 404, "{}", got.text());
+    for there in ["/api/v1/nodes", "/api/v1/namespaces/default", &format!("{roles}/clusterroles")] {
+        assert_eq!(w.get(there).await.status, 200, "{there}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_applied_is_of_the_version_of_its_path() {
     let w = World::new().await;
     let body = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: p}}";

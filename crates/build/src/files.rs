@@ -423,7 +423,9 @@ pub(crate) fn digest(
             }
             Kind::File => {
                 let (dir, name) = near.holder(&entry.from).map_err(failed())?;
-                let mut file = dir.read(name).map_err(failed())?;
+                // A source that is a link itself is followed inside its tree.
+                let file = dir.read(name).or_else(|_| tree.read(&entry.from));
+                let mut file = file.map_err(failed())?;
                 let mut content = Hasher::new(Algorithm::Sha256);
                 loop {
                     match file.read(&mut buffer).map_err(failed())? {
@@ -619,8 +621,12 @@ fn one(
     let (from, old) = from.holder(&entry.from).map_err(failed())?;
     match entry.kind {
         Kind::File => {
-            let file = from.read(old).map_err(failed())?;
-            let meta = from.lstat(old).map_err(failed())?;
+            // A source that is a link itself is followed inside its tree.
+            let (file, meta) = match from.read(old) {
+                Ok(file) => (file, from.lstat(old)),
+                Err(_) => (tree.read(&entry.from).map_err(failed())?, tree.stat(&entry.from)),
+            };
+            let meta = meta.map_err(failed())?;
             let made = dir.create(name, 0o600).map_err(failed())?;
             copy_bytes(file, &made).map_err(failed())?;
             set_file_owner(&made, uid, gid).map_err(failed())?;

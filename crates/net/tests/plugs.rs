@@ -100,7 +100,7 @@ fn a_foreign_bridge_takes_a_running_container() {
         let via = Some(IpAddr::from(NEIGHBOUR));
         assert!(routes.unwrap().iter().any(|r| r.prefix == 24 && r.via == via));
         let e = h.net.plug(&c.id, &Plug { ifname: Some("eth1".into()), ..wanted }).unwrap_err();
-        assert!(e.to_string().contains("has an interface eth1 already"), "{e}");
+        assert!(e.to_string().contains("error renaming interface to \"eth1\": file exists"), "{e}");
         let e = h.net.unplug(&c.id, "eth0").unwrap_err();
         assert!(e.to_string().contains("belongs to network bridge"), "{e}");
         h.net.unplug(&c.id, "eth1").unwrap();

@@ -1,7 +1,7 @@
 //! A request as hooks see it.
 
 use crate::api::{Api, Call, meta};
-use crate::authz::{Attributes, Authorizer, Decision, Judge};
+use crate::authz::{Attributes, Decision, Judge};
 use crate::kinds::Kind;
 use crate::user::User;
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ impl<'a> Question<'a> {
             (Some(ns), Some(kind)) => api.object(&kind, None, ns).await?,
             _ => None,
         };
-        let judge = if asks { Some(Authorizer::default().judge(api).await?) } else { None };
+        let judge = if asks { Some(api.roles.judge(api).await?) } else { None };
         let authority = Judged { judge, user: call.user };
         Ok(Question { api, call, operation, namespace, authority, budget: Mutex::new(PER_OBJECT) })
     }

@@ -55,7 +55,7 @@ pub(crate) async fn follow_until_end(
     let watching = beside.is_some();
     let mut beside = beside.unwrap_or_else(|| Box::pin(std::future::pending()));
     let mut end = show.already_over(&found)?;
-    if end.is_none() && !watching && !show.any_left(&engine).await? {
+    if end.is_none() && !watching && show.is_finished(&engine).await? {
         end = Some(0);
     }
     while end.is_none() {
@@ -67,12 +67,7 @@ pub(crate) async fn follow_until_end(
             event = events.next() => {
                 let event = event?.ok_or_else(|| Failure::new("the engine has gone away"))?;
                 end = show.happened(&engine, &event).await?;
-                // Only now, so that every end has been told before the last one counts.
-                if end.is_none()
-                    && !watching
-                    && !show.any_left(&engine).await?
-                    && !show.any_untold(&engine).await?
-                {
+                if end.is_none() && !watching && show.is_finished(&engine).await? {
                     end = Some(0);
                 }
             }
@@ -288,6 +283,11 @@ impl<'a> Show<'a> {
             [] => self.project.services.contains_key(name) && self.wants(container),
             named => named.iter().any(|s| s == name),
         }
+    }
+
+    /// Whether nothing is left to wait for, and every end has been told.
+    async fn is_finished(&self, engine: &ApiEngine<'_>) -> Result<bool, Failure> {
+        Ok(!self.any_left(engine).await? && !self.any_untold(engine).await?)
     }
 
     /// Whether any container that this call waits for runs or will again.
