@@ -71,18 +71,6 @@ fn a_reaper_in_a_container_removes_by_label() {
     assert_eq!(host.docker(["volume", "ls", "-q"]).lines().len(), 2, "an anonymous volume is left");
 }
 
-/// TCP tells nobody what a client has read, so a program must not start before its client has heard that it will.
-#[test]
-fn docker_py_loses_no_output_over_tcp() {
-    let address = "tcp://127.0.0.1:2375";
-    let host = Host::with_flags(&["--tls=false", "-H", address]);
-    host.load(wharf_test::image::busybox());
-    let mut c = host.enter(tools::path("python3"));
-    c.arg(tools::workspace().join("tests/tests/docker_py.py")).arg("py_exec_over_tcp");
-    c.env("DOCKER_HOST", address).env("HOME", host.dir().join("home"));
-    Output::of(&mut c, b"").ok();
-}
-
 macro_rules! checks {
     ($with:ident: $($name:ident)*) => { $(#[test] fn $name() { $with(stringify!($name)); })* };
 }

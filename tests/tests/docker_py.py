@@ -61,13 +61,6 @@ def py_exec():
     box.remove(force=True)
 
 
-def py_exec_over_tcp():
-    box = client.containers.run("busybox", "sleep 1000", detach=True)
-    for turn in range(40):
-        assert box.exec_run(f"echo {turn}") == (0, b"%d\n" % turn)
-    box.remove(force=True)
-
-
 def py_build():
     dockerfile = b"FROM busybox\nARG A=1\nRUN echo $A > /a\nCMD [\"cat\", \"/a\"]\n"
     image, log = client.images.build(fileobj=io.BytesIO(dockerfile), tag="py:1", buildargs={"A": "2"})
