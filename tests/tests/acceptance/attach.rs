@@ -133,15 +133,17 @@ fn attach_refuses_what_does_not_run() {
 fn who_attaches_at_the_very_end_waits_for_the_next_start() {
     let host = Host::with_busybox();
     let script = "[ -e /once ] || { touch /once; echo first; exec sleep 1000; }; echo word";
-    // nsenter, the parent, stops with what it started.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon())).unwrap();
-    let parent = status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap();
-    let pids = [host.daemon().cast_signed(), parent.parse().unwrap()];
-    let signal = |signal| {
-        for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-            kill_process(pid, signal).unwrap();
-        }
+    // nsenter, the parent, stops once it sees that its child has, and continues it when it goes on itself.
+    let daemon = host.daemon();
+    let of = |pid: u32, field: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|l| l.strip_prefix(field)).unwrap().trim().to_owned()
     };
+    let parent: u32 = of(daemon, "PPid:").parse().unwrap();
+    let send = |pid: u32, signal| {
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+    };
+    let is_stopped = || of(parent, "State:").starts_with('T').then_some(());
     for n in 0..5 {
         let name = format!("box{n}");
         host.docker(["run", "-d", "--name", &name, "busybox", "sh", "-c", script]).ok();
@@ -149,7 +151,8 @@ fn who_attaches_at_the_very_end_waits_for_the_next_start() {
             host.docker(["logs", &name]).ok().contains("first").then_some(())
         });
         let pid = host.inspect(&name, "{{.State.Pid}}");
-        signal(Signal::STOP);
+        send(daemon, Signal::STOP);
+        wharf_test::eventually("the engine and its parent stop", is_stopped);
         let killed = host.enter("kill").args(["-9", &pid]).status();
         let attach = format!("/containers/{name}/attach?stream=1&stdout=1");
         std::thread::scope(|scope| {
@@ -159,7 +162,7 @@ fn who_attaches_at_the_very_end_waits_for_the_next_start() {
             wharf_test::eventually("the process is gone", || {
                 (!gone().unwrap().success()).then_some(())
             });
-            signal(Signal::CONT);
+            send(parent, Signal::CONT);
             let attached = format!("container={name}");
             wharf_test::eventually("the client is attached", || {
                 let events = host.events(&attached, "{{.Action}}");
