@@ -269,6 +269,7 @@ fn disk(dir: &Path, extent: Extent, filter: Option<&str>) -> Result<()> {
     here("settings", &settings(extent, filter))?;
     fs::set_permissions(tree.join("etc/vm/main"), fs::Permissions::from_mode(0o755))?;
     fs::write(tree.join("etc/resolv.conf"), "")?;
+    fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost\n")?;
     let mut make = cmd(tools::dir().join("mke2fs"));
     make.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]);
     execute(make.arg(&tree).arg(dir.join("disk")).arg(extent.disk()))
