@@ -288,7 +288,9 @@ fn say_loaded(loaded: &Loaded, out: &UnboundedSender<Bytes>) {
 async fn save(door: &Door, names: Vec<String>, call: &Call) -> Result<Reply, Fault> {
     let wanted = platforms(&call.query, "platform", call.version >= v(48))?;
     if call.version < v(52) && wanted.len() > 1 {
-        return Err(Fault::invalid("multiple platform parameters not supported"));
+        return Err(Fault::invalid(
+            "multiple platform parameters not supported before API version 1.52: name one, or none for all",
+        ));
     }
     let images = door.images.clone();
     let tar = blocking(move || {
@@ -350,7 +352,9 @@ async fn import(door: &Door, call: Call) -> Result<Reply, Fault> {
 fn own_system(platform: Platform) -> Result<Platform, Fault> {
     match platform.os.as_str() {
         "linux" => Ok(platform),
-        _ => Err(Fault::invalid("operating system is not supported")),
+        other => Err(Fault::invalid(format!(
+            "operating system is not supported: images made here are for linux, not for {other}"
+        ))),
     }
 }
 
