@@ -509,20 +509,7 @@ pub(super) fn namespace(node: &Node, function: &str) -> Option<&'static str> {
 }
 
 fn type_of_name(name: &str) -> Option<&'static str> {
-    const TYPES: [&str; 11] = [
-        "int",
-        "uint",
-        "double",
-        "bool",
-        "string",
-        "bytes",
-        "list",
-        "map",
-        "null_type",
-        "type",
-        "optional_type",
-    ];
-    TYPES.into_iter().find(|t| *t == name)
+    super::functions::TYPES.iter().copied().find(|t| *t == name)
 }
 
 fn qualified_type(of: &Node, name: &str) -> Option<&'static str> {

@@ -108,7 +108,7 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "error",
 ];
 
-/// Names that are types, or begin those of types.
+/// Names that are types.
 pub(super) const TYPES: &[&str] = &[
     "int",
     "uint",
@@ -121,7 +121,7 @@ pub(super) const TYPES: &[&str] = &[
     "null_type",
     "type",
     "optional_type",
-    "net",
-    "kubernetes",
-    "google",
 ];
+
+/// Names that begin those of other types.
+pub(super) const TYPE_SPACES: &[&str] = &["net", "kubernetes", "google"];

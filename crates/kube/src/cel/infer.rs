@@ -3,7 +3,7 @@
 use super::CompileError;
 use super::ast::{Binary, Bind, EachKind, Expr, Node, Unary};
 use super::eval::namespace;
-use super::functions::{FUNCTIONS, TYPES};
+use super::functions::{FUNCTIONS, TYPE_SPACES, TYPES};
 use super::value::{Val, unescape};
 use serde_json::Value;
 
@@ -260,7 +260,7 @@ impl<'a> Walk<'_, '_, 'a> {
                 ty => ty.clone(),
             });
         }
-        if TYPES.contains(&name) {
+        if TYPES.contains(&name) || TYPE_SPACES.contains(&name) {
             return Ok(Known::Dyn);
         }
         self.fail(at, format!("undeclared reference to '{name}' (in container '')"))
