@@ -223,28 +223,32 @@ impl Net {
             kind: LinkKind::Peer,
         };
         let mut batch = Batch::new();
-        if w.network.record.driver.has_parent() {
-            let kind = w.network.options.child(w.network.record.driver, parent);
+        let driver = w.network.record.driver;
+        if driver.has_parent() {
+            let kind = w.network.options.child(driver, parent);
             batch.add_link(&NewLink { kind, mtu: w.network.options.mtu, ..inside });
-        } else {
-            let mtu = Some(w.network.options.mtu.unwrap_or(on.mtu));
-            let inside = NewLink { mtu, ..inside };
-            batch.add_link(&NewLink {
-                name: &e.host_ifname,
-                mac: None,
-                mtu,
-                master: Some(parent),
-                ns: None,
-                up: false,
-                kind: LinkKind::Veth(&inside),
-            });
-            let host = LinkRef::Name(&e.host_ifname);
-            // One message: each takes the lock that all network changes of the machine share.
-            let alias = self.alias(&e.id);
-            let settings = port_settings(&w.network);
-            batch
-                .change_link(host, &LinkChange { alias: Some(&alias), up: Some(true), ..settings });
+            self.add_child(&on.name, batch, driver.as_str())?;
+            if w.own_mac {
+                forget_neighbours(&mut self.route.lock(), parent, e);
+            }
+            return Ok(());
         }
+        let mtu = Some(w.network.options.mtu.unwrap_or(on.mtu));
+        let inside = NewLink { mtu, ..inside };
+        batch.add_link(&NewLink {
+            name: &e.host_ifname,
+            mac: None,
+            mtu,
+            master: Some(parent),
+            ns: None,
+            up: false,
+            kind: LinkKind::Veth(&inside),
+        });
+        let host = LinkRef::Name(&e.host_ifname);
+        // One message: each takes the lock that all network changes of the machine share.
+        let alias = self.alias(&e.id);
+        let settings = port_settings(&w.network);
+        batch.change_link(host, &LinkChange { alias: Some(&alias), up: Some(true), ..settings });
         let what = format!("connect {} to network {}", e.container_name, e.network_name);
         let mut route = self.route.lock();
         if let Err(error) = route.execute(batch) {

@@ -104,6 +104,12 @@ pub enum NetError {
         /// The module that would bring it.
         module: &'static str,
     },
+    /// The parent interface of a network cannot have such a child.
+    #[error(
+        "{0} is in use: take it out of its bridge or bond, or remove its children of another kind \
+         (an interface has macvlan children or ipvlan children, not both)"
+    )]
+    ParentInUse(String),
     /// The subnet is in use.
     #[error(
         "invalid pool request: Pool overlaps with other one on this address space: {subnet} is used by {by}"
@@ -201,6 +207,7 @@ impl NetError {
             | Self::ConfigInUse(_)
             | Self::Config(_)
             | Self::AddressTaken(_)
+            | Self::ParentInUse(_)
             | Self::Overlap { .. } => ErrorKind::Forbidden,
             Self::Publish { source, .. } => source.kind(),
             Self::Unsupported { .. } | Self::MissingDriver { .. } => ErrorKind::Unsupported,

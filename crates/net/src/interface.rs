@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use wharf_base::Id;
 use wharf_sys::netlink::route::{
@@ -15,6 +16,9 @@ use crate::net::Net;
 use crate::network::Network;
 use crate::spec::{Driver, Endpoint};
 use crate::subnet::Subnet;
+
+/// How long the kernel may take to remove the interfaces of a namespace that ended.
+const NAMESPACE_GONE: Duration = Duration::from_secs(2);
 
 impl Net {
     /// Makes the bridge or the macvlan parent of a network, or completes it if it is there.
@@ -262,14 +266,31 @@ impl Net {
         let name = format!("try-{}", &network.record.id.as_str()[..10]);
         let mut batch = Batch::new();
         batch.add_link(&plain(&name, network.options.child(Driver::Ipvlan, parent.index)));
-        let mut route = self.route.lock();
-        let made = route.execute(batch);
-        if made.is_ok() {
-            let mut batch = Batch::new();
-            batch.delete_link(LinkRef::Name(&name));
-            route.execute(batch).map_err(kernel("try ipvlan"))?;
+        self.add_child(&parent.name, batch, "ipvlan")?;
+        let mut batch = Batch::new();
+        batch.delete_link(LinkRef::Name(&name));
+        self.route.lock().execute(batch).map_err(kernel("try ipvlan"))
+    }
+
+    /// Makes a child of an interface of the host, by the first request of the batch. The children of a namespace that
+    /// ended are there until the kernel has taken it apart, and one of another kind is in the way for so long.
+    pub(crate) fn add_child(
+        &self,
+        parent: &str,
+        batch: Batch,
+        driver: &'static str,
+    ) -> Result<(), NetError> {
+        let end = Instant::now() + NAMESPACE_GONE;
+        loop {
+            let made = self.route.lock().execute(batch.clone());
+            match made {
+                Err(e) if e.is_busy() && Instant::now() >= end => {
+                    return Err(NetError::ParentInUse(parent.to_owned()));
+                }
+                Err(e) if e.is_busy() => std::thread::sleep(Duration::from_millis(20)),
+                made => return made.map_err(missing_driver(driver, driver)),
+            }
         }
-        made.map_err(missing_driver("ipvlan", "ipvlan"))
     }
 
     /// The host's own child of the parent: the kernel lets no packet pass between a parent and its children.
@@ -283,8 +304,7 @@ impl Net {
             batch.set_alias(LinkRef::Name(&name), &self.alias(&network.record.id));
             let up = LinkChange { up: Some(true), ..LinkChange::default() };
             batch.change_link(LinkRef::Name(&name), &up);
-            let done = self.route.lock().execute(batch);
-            done.map_err(kernel(format!("make {name} for the host")))?;
+            self.add_child(&parent.name, batch, network.record.driver.as_str())?;
             let Some(link) = self.host_link(&name)? else { return Ok(()) };
             let mut batch = Batch::new();
             let prefix = if ip.is_ipv4() { 32 } else { 128 };

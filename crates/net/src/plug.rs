@@ -174,8 +174,7 @@ impl Net {
         let kind = LinkKind::Macvlan { parent: parent_index, mode };
         let mut batch = Batch::new();
         batch.add_link(&NewLink { ns: Some(ns.fd()), ..blank(ifname, kind) });
-        let done = self.route.lock().execute(batch);
-        done.map_err(kernel(format!("make a child of {parent}")))
+        self.add_child(parent, batch, "macvlan")
     }
 
     /// Moves an interface of the host into a namespace.

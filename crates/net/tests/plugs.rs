@@ -10,6 +10,7 @@ mod host;
 
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use host::{Container, HOST, Host, NEIGHBOUR, ask, chain, on_host, serve};
 use wharf_net::{EndpointConfig, ErrorKind, IpamConfig, Net, NetConfig, NetworkSpec, Plug, Source};
@@ -210,6 +211,28 @@ fn children_without_a_parent_have_each_other() {
         }
         h.net.remove_network("lan").unwrap();
         assert!(!dummy(&mut s));
+    });
+}
+
+#[test]
+fn a_parent_that_somebody_else_has_is_waited_for_and_then_named() {
+    on_host(|h| {
+        on_parent(&h, "macvlan", |_| ()).unwrap();
+        bridge_the_lan();
+        let id = wharf_base::Id::random();
+        h.net.create_sandbox(&id).unwrap();
+        let e = h.net.attach(&id, "lan", EndpointConfig::default()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Forbidden);
+        assert!(e.to_string().starts_with("wan0 is in use: take it out of its bridge"), "{e}");
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                let mut b = Batch::new();
+                b.delete_link(LinkRef::Name("br9"));
+                Socket::open(Family::Route).unwrap().execute(b).unwrap();
+            });
+            h.net.attach(&id, "lan", EndpointConfig::default()).unwrap();
+        });
     });
 }
 

@@ -86,6 +86,11 @@ impl NetlinkError {
         self.errno() == Some(libc::EOPNOTSUPP)
     }
 
+    /// Something else has it.
+    pub fn is_busy(&self) -> bool {
+        self.errno() == Some(libc::EBUSY)
+    }
+
     /// It was there already.
     pub fn is_present(&self) -> bool {
         self.errno() == Some(libc::EEXIST)
