@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wharf-base", 0),
     ("wharf-spec", 1),
     ("wharf-template", 1),
+    ("wharf-tls", 1),
     ("wharf-sys", 1),
     ("wharf-kube", 1),
     ("wharf-runtime", 2),

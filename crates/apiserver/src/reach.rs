@@ -10,13 +10,11 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde_json::Value;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use wharf_etcd::{KeyRange, Range};
@@ -129,16 +127,17 @@ impl Trust {
     fn config(self) -> Result<ClientConfig, ReachError> {
         let builder = ClientConfig::builder();
         let provider = Arc::clone(builder.crypto_provider());
-        let believes = if self.anybody {
-            Believes::Anybody
+        let verifier: Arc<dyn ServerCertVerifier> = if self.anybody {
+            Arc::new(wharf_tls::Anybody(provider))
         } else {
-            let roots = Arc::new(roots(&self.roots)?);
-            let authorities = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            let authorities = WebPkiServerVerifier::builder_with_provider(
+                Arc::new(roots(&self.roots)?),
+                provider,
+            );
             let authorities = authorities.build().map_err(|_| ReachError::Roots)?;
             let itself = CertificateDer::pem_slice_iter(&self.roots);
-            Believes::Known { authorities, itself: itself.filter_map(Result::ok).collect() }
+            Arc::new(Known { authorities, itself: itself.filter_map(Result::ok).collect() })
         };
-        let verifier = Arc::new(Verifier { provider, believes });
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         match self.identity {
             Some((chain, key)) => {
@@ -149,18 +148,10 @@ impl Trust {
     }
 }
 
-/// Where Linux distributions keep the authorities that the machine trusts.
-const SYSTEM: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
-
 fn roots(pem: &[u8]) -> Result<RootCertStore, ReachError> {
     let mut store = RootCertStore::empty();
     if pem.is_empty() {
-        let file = SYSTEM.iter().find(|p| Path::new(p).exists());
-        let read = file.and_then(|p| CertificateDer::pem_file_iter(p).ok());
+        let read = CertificateDer::pem_file_iter(wharf_tls::system_bundle()).ok();
         store.add_parsable_certificates(read.into_iter().flatten().filter_map(Result::ok));
         return Ok(store);
     }
@@ -171,21 +162,12 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, ReachError> {
     if store.is_empty() { Err(ReachError::Roots) } else { Ok(store) }
 }
 
-/// Judges the certificates of servers.
+/// Believes servers whom authorities vouch for, and those whose own certificate is among the authorities': many programs
+/// put their server's certificate into a `caBundle`, which the reference server takes as Go does.
 #[derive(Debug)]
-struct Verifier {
-    provider: Arc<CryptoProvider>,
-    believes: Believes,
-}
-
-/// Whom a verifier believes.
-#[derive(Debug)]
-enum Believes {
-    /// Everybody, where the object that names the server says so.
-    Anybody,
-    /// Those whom authorities vouch for, and those whose own certificate is among the authorities': many programs put
-    /// their server's certificate into a `caBundle`, which the reference server takes as Go does.
-    Known { authorities: Arc<WebPkiServerVerifier>, itself: Vec<CertificateDer<'static>> },
+struct Known {
+    authorities: Arc<WebPkiServerVerifier>,
+    itself: Vec<CertificateDer<'static>>,
 }
 
 /// Judges a certificate that is believed for what it is by its names and its time.
@@ -208,7 +190,7 @@ fn is_of(
     Ok(())
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for Known {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -217,20 +199,17 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.believes {
-            Believes::Known { itself, .. } if itself.contains(end_entity) => {
-                is_of(end_entity, server_name, now)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            Believes::Known { authorities, .. } => authorities.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                now,
-            ),
-            Believes::Anybody => Ok(ServerCertVerified::assertion()),
+        if self.itself.contains(end_entity) {
+            is_of(end_entity, server_name, now)?;
+            return Ok(ServerCertVerified::assertion());
         }
+        self.authorities.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )
     }
 
     fn verify_tls12_signature(
@@ -239,12 +218,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        self.authorities.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -253,16 +227,11 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        self.authorities.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.authorities.supported_verify_schemes()
     }
 }
 

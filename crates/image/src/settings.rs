@@ -94,7 +94,7 @@ impl Default for RegistrySettings {
             insecure: Vec::new(),
             hosts_dir: "/etc/wharf/certs.d".into(),
             certs_dir: "/etc/docker/certs.d".into(),
-            ca_bundle: "/etc/ssl/certs/ca-certificates.crt".into(),
+            ca_bundle: wharf_tls::system_bundle().to_owned(),
             proxy: ProxySettings::default(),
             stall: Duration::from_secs(30),
             retry_pause: Duration::from_millis(500),

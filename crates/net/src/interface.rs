@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wharf_base::Id;
 use wharf_sys::netlink::route::{
@@ -19,6 +19,12 @@ use crate::subnet::Subnet;
 
 /// How long the kernel may take to remove the interfaces of a namespace that ended.
 const NAMESPACE_GONE: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+#[allow(clippy::disallowed_methods, reason = "no event tells of children in other namespaces")]
+fn pause() {
+    std::thread::sleep(LOOK_AGAIN);
+}
 
 impl Net {
     /// Makes the bridge or the macvlan parent of a network, or completes it if it is there.
@@ -280,16 +286,17 @@ impl Net {
         batch: Batch,
         driver: &'static str,
     ) -> Result<(), NetError> {
-        let end = Instant::now() + NAMESPACE_GONE;
+        let mut waited = Duration::ZERO;
         loop {
             let made = self.route.lock().execute(batch.clone());
             match made {
-                Err(e) if e.is_busy() && Instant::now() >= end => {
+                Err(e) if e.is_busy() && waited >= NAMESPACE_GONE => {
                     return Err(NetError::ParentInUse(parent.to_owned()));
                 }
-                Err(e) if e.is_busy() => std::thread::sleep(Duration::from_millis(20)),
+                Err(e) if e.is_busy() => pause(),
                 made => return made.map_err(missing_driver(driver, driver)),
             }
+            waited += LOOK_AGAIN;
         }
     }
 

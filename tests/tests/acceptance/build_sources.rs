@@ -328,17 +328,28 @@ fn files_are_fetched_again_only_when_they_change() {
 }
 
 /// bzip2 and xz are told by their content, as gzip is.
+/// An archive with the file `packed`, by bzip2 and by xz: machines need not have either.
+const BZIP2: &str = concat!(
+    "425a68393141592653591157aaaf0000727b80c99000084000478000106e085e00040820005434a69b49827a",
+    "46344f504953ca699a468001f6d10e841492108a932d5a49022e0868e99af4968e89ba4edc9a39c146f01468",
+    "682b1b33508880fc5dc914e14240455eaabc",
+);
+const XZ: &str = concat!(
+    "fd377a585a000004e6d6b446020021011c00000010cf58cce027ff00585d0038184899cd5c1b573cd9c3b897",
+    "d1ee563d1fd81d662295e138633bea68a76d92d6d5061dc7cb21a4b2463d435ea4011b2bc25854837bb9642d",
+    "001fcbcffb884dcbf0a2b4527054cc4f9e51893a2c3f3e91d6ffd8109bc00000df87c83f3c47c57500017480",
+    "500000003a240d29b1c467fb020000000004595a",
+);
+
 #[test]
 fn archives_of_every_kind_are_unpacked() {
     let host = Host::with_busybox();
     let site = Site::new(&host, "ctx", "FROM busybox\nADD t.bz2 /bz\nADD named-plain /xz\n");
-    for (flag, name) in [("-cjf", "t.bz2"), ("-cJf", "named-plain")] {
-        let mut tar = std::process::Command::new("tar");
-        tar.args([flag, name, "--transform", "s,.*,packed,", "Dockerfile"]).current_dir(&site.dir);
-        Output::of(&mut tar, b"").exits(0);
+    for (name, archive) in [("t.bz2", BZIP2), ("named-plain", XZ)] {
+        fs::write(site.dir.join(name), hex::decode(archive).unwrap()).unwrap();
     }
     site.build(&["-t", "x"]).exits(0);
-    assert_eq!(site.run("x", "ls /bz /xz"), "/bz:\npacked\n\n/xz:\npacked");
+    assert_eq!(site.run("x", "cat /bz/packed /xz/packed"), "packed\npacked");
 }
 
 #[test]

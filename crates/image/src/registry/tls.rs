@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use wharf_base::sync::Mutex;
+use wharf_tls::{Anybody, certificates, private_key};
 
 use super::endpoint;
 use super::hosts::{self, Trust};
@@ -85,14 +85,13 @@ fn build(name: &str, settings: &RegistrySettings, trust: &Trust) -> io::Result<C
         .map_err(io::Error::other)?;
     let mut files = CertFiles::read(&settings.certs_dir.join(name))?;
     for path in &trust.authorities {
-        files.authorities.extend(certificates(path)?);
+        files.authorities.extend(certificates(path).map_err(io::Error::other)?);
     }
     if let Some((chain, key)) = &trust.own {
-        let key = PrivateKeyDer::from_pem_file(key).map_err(wrong(key))?;
-        files.own = Some((certificates(chain)?, key));
+        files.own = Some(pair(chain, key)?);
     }
     let builder = if trust.skip_verify || endpoint::is_insecure(name, settings) {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
     } else {
         let mut roots = RootCertStore::empty();
         if let Ok(machine) = CertificateDer::pem_file_iter(&settings.ca_bundle) {
@@ -111,8 +110,11 @@ fn build(name: &str, settings: &RegistrySettings, trust: &Trust) -> io::Result<C
 #[derive(Default)]
 struct CertFiles {
     authorities: Vec<CertificateDer<'static>>,
-    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    own: Option<Pair>,
 }
+
+/// A certificate with those that vouch for it, and its key.
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl CertFiles {
     fn read(dir: &Path) -> io::Result<Self> {
@@ -121,12 +123,10 @@ impl CertFiles {
         for entry in entries {
             let path = entry?.path();
             match path.extension().and_then(|e| e.to_str()) {
-                Some("crt") => files.authorities.extend(certificates(&path)?),
-                Some("cert") => {
-                    let key = path.with_extension("key");
-                    let key = PrivateKeyDer::from_pem_file(&key).map_err(wrong(&key))?;
-                    files.own = Some((certificates(&path)?, key));
+                Some("crt") => {
+                    files.authorities.extend(certificates(&path).map_err(io::Error::other)?);
                 }
+                Some("cert") => files.own = Some(pair(&path, &path.with_extension("key"))?),
                 _ => {}
             }
         }
@@ -134,60 +134,9 @@ impl CertFiles {
     }
 }
 
-/// Every certificate of a file; none at all is a mistake of whoever named it.
-fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(wrong(path))?.collect();
-    let all = all.map_err(wrong(path))?;
-    if all.is_empty() {
-        return Err(io::Error::other(format!("{} has no certificate", path.display())));
-    }
-    Ok(all)
-}
-
-fn wrong<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> io::Error {
-    move |error| io::Error::other(format!("{}: {error}", path.display()))
-}
-
-/// For registries that the administrator named insecure: any certificate will do, but the handshake is a real one.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn pair(chain: &Path, key: &Path) -> io::Result<Pair> {
+    let key = private_key(key).map_err(io::Error::other)?;
+    Ok((certificates(chain).map_err(io::Error::other)?, key))
 }
 
 #[cfg(test)]
