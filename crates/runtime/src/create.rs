@@ -470,11 +470,16 @@ pub(crate) fn say_with(channel: &Parent, word: Down, fds: &[OwnedFd]) -> Result<
     }
 }
 
-/// Limits that need the caller's privileges.
+/// What needs the caller's privileges: hard limits above its own, and the OOM score. The process takes its limits
+/// itself, last of all ([`init::become_user`](crate::init)): few open files would be too few to set it up.
 pub(crate) fn limit_process(pid: i32, plan: &ProcessPlan) -> Result<(), CreateError> {
-    for &(resource, soft, hard) in &plan.rlimits {
-        tuning::set_limit(pid, resource, soft, hard).map_err(sys(format!(
-            "set resource limit {resource} to {soft}:{hard} (raising a hard limit needs CAP_SYS_RESOURCE)"
+    for &(resource, _, hard) in &plan.rlimits {
+        let (soft_now, hard_now) = tuning::limit(resource).map_err(sys("read resource limits"))?;
+        if hard <= hard_now {
+            continue;
+        }
+        tuning::set_limit(pid, resource, soft_now, hard).map_err(sys(format!(
+            "raise hard resource limit {resource} from {hard_now} to {hard} (that needs CAP_SYS_RESOURCE)"
         )))?;
     }
     let Some(adjust) = plan.oom_score_adj else { return Ok(()) };

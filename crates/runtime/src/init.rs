@@ -409,6 +409,10 @@ fn tune(process: &ProcessPlan) -> Result<(), Failure> {
     if let Some(scheduler) = process.scheduler {
         tuning::set_scheduler(scheduler).map_err(|e| Failure::step("set scheduler", &e))?;
     }
+    for &(resource, soft, hard) in &process.rlimits {
+        let what = || format!("set resource limit {resource} to {soft}:{hard}");
+        tuning::set_limit(0, resource, soft, hard).map_err(|e| Failure::step(what(), &e))?;
+    }
     Ok(())
 }
 

@@ -64,6 +64,22 @@ pub fn set_affinity(cpus: &[u64]) -> io::Result<()> {
     .map(drop)
 }
 
+/// This process's soft and hard limit of a resource (`RLIMIT_*`; `u64::MAX` is no limit).
+pub fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call; no new limit is given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::null::<libc::rlimit64>(),
+            &raw mut limit,
+        )
+    })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
 /// Sets a resource limit of a process, 0 for this one (`resource` is `RLIMIT_*`; `u64::MAX` is no limit).
 pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

@@ -31,6 +31,7 @@ pub(crate) const CASES: &[Case] = &[
     ("capabilities_are_exact", capabilities_are_exact),
     ("sysctls_are_set", sysctls_are_set),
     ("rlimits_umask_nice_and_io", rlimits_umask_nice_and_io),
+    ("limits_do_not_hinder_the_start", limits_do_not_hinder_the_start),
     ("hooks_run_in_order", hooks_run_in_order),
     ("failed_hook_stops_the_start", failed_hook_stops_the_start),
     ("exec_joins_the_container", exec_joins_the_container),
@@ -354,6 +355,12 @@ fn sysctls_are_set() {
     assert_eq!(b.output(), "0\n4096");
     b.set("/linux/sysctl", json!({"kernel.core_pattern": "x"}));
     assert!(b.refusal().contains("kernel.core_pattern"));
+}
+
+fn limits_do_not_hinder_the_start() {
+    let mut b = Bundle::shell("ulimit -n; ulimit -Hn");
+    b.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 6, "hard": 7}, {"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]));
+    assert_eq!(b.output(), "6\n7");
 }
 
 fn rlimits_umask_nice_and_io() {
