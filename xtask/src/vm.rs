@@ -92,6 +92,19 @@ const MODULES: &[&str] = &[
     "loop",
     "vxlan",
     "tun",
+    // What the dockerd and the podman beside it want, with Debian's iptables.
+    "nft_compat",
+    "xt_comment",
+    "xt_mark",
+    "xt_multiport",
+    "xt_tcpudp",
+    "xt_addrtype",
+    "xt_conntrack",
+    "xt_MASQUERADE",
+    "xt_nat",
+    "xt_set",
+    "ip_set",
+    "ip_set_hash_net",
 ];
 
 /// Tools that the acceptance tests use, as in `target/tools`, where they look for them.
