@@ -174,25 +174,29 @@ fn suite(s: &Selection, targets: &[&str]) -> Result<Tally> {
     test(s, &package, &["--test-threads", &(cores * 2).to_string()])
 }
 
-/// Runs tests, and those that failed up to twice more, alone: tests that drive a kernel meet other
-/// loads than they were written under. What passes only then is named, so that somebody looks.
 fn test(s: &Selection, packages: &[&str], harness: &[&str]) -> Result<Tally> {
-    let mut c = cargo();
-    c.args(["test", "--quiet", "--no-fail-fast"]).args(packages).arg("--");
-    c.args(harness).args(&s.filter);
-    let first = count_named(&mut c)?;
-    let mut failing = first.failing;
-    let mut tally = first.tally;
+    steadily(|failing| {
+        let mut c = cargo();
+        c.args(["test", "--quiet", "--no-fail-fast"]).args(packages).arg("--");
+        match failing {
+            [] => c.args(harness).args(&s.filter),
+            names => c.args(["--exact", "--test-threads=1"]).args(names),
+        };
+        count(&mut c)
+    })
+}
+
+/// Runs tests (asked for none by name, all of them), and those that failed up to twice more, alone: tests that drive a
+/// kernel meet other loads than they were written under. What passes only then is named, so that somebody looks.
+pub(crate) fn steadily(run: impl Fn(&[String]) -> Result<Counted>) -> Result<Tally> {
+    let Counted { mut tally, mut failing } = run(&[])?;
     for _ in 0..2 {
         // Without a name for each failure something else is wrong; many failures are no accident.
         if tally.failed == 0 || failing.len() != tally.failed as usize || failing.len() > 10 {
             break;
         }
         println!("again, alone: {}", failing.join(" "));
-        let mut c = cargo();
-        c.args(["test", "--quiet", "--no-fail-fast"]).args(packages);
-        c.args(["--", "--exact", "--test-threads=1"]).args(&failing);
-        let again = count_named(&mut c)?;
+        let again = run(&failing)?;
         if again.tally.passed == 0 {
             break;
         }
@@ -215,17 +219,13 @@ fn check(c: &mut Command) -> Result<Tally> {
 
 /// Results of a test command, and the names of the tests that failed.
 #[derive(Default)]
-struct Counted {
-    tally: Tally,
-    failing: Vec<String>,
+pub(crate) struct Counted {
+    pub(crate) tally: Tally,
+    pub(crate) failing: Vec<String>,
 }
 
 /// Runs a test command, shows its output and adds up its results.
-pub(crate) fn count(c: &mut Command) -> Result<Tally> {
-    Ok(count_named(c)?.tally)
-}
-
-fn count_named(c: &mut Command) -> Result<Counted> {
+pub(crate) fn count(c: &mut Command) -> Result<Counted> {
     let mut child = c.stdout(Stdio::piped()).spawn().context("start cargo test")?;
     let mut counted = Counted::default();
     let mut names = Names::default();

@@ -8,7 +8,7 @@
 mod cpio;
 
 use crate::sh::{cargo, cmd, read, root, run as execute};
-use crate::suites::{Tally, build, count};
+use crate::suites::{Counted, Tally, build, count, steadily};
 use crate::tools;
 use anyhow::{Context, Result, bail};
 use cpio::Cpio;
@@ -171,18 +171,25 @@ pub(crate) fn run(args: &[&str]) -> Result<bool> {
             tools::stacks()?;
         }
     }
-    let tally = boot(extent, filter.copied())?;
+    let tally = tests(extent, filter.copied())?;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0 && tally.passed > 0)
 }
 
 /// The suite `vm` of `cargo xtask test`.
 pub(crate) fn suite(filter: Option<&str>) -> Result<Tally> {
-    boot(Extent::Chosen, filter)
+    tests(Extent::Chosen, filter)
 }
 
-/// Boots once; counts what the machine reports.
-fn boot(extent: Extent, filter: Option<&str>) -> Result<Tally> {
+fn tests(extent: Extent, filter: Option<&str>) -> Result<Tally> {
+    steadily(|failing| match failing {
+        [] => boot(extent, filter),
+        names => boot(extent, Some(&names.join(" "))),
+    })
+}
+
+/// Boots once; counts what the machine reports. `filter`: parts of tests' names, with spaces between them.
+fn boot(extent: Extent, filter: Option<&str>) -> Result<Counted> {
     let dir = root().join("target/vm");
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
@@ -190,13 +197,13 @@ fn boot(extent: Extent, filter: Option<&str>) -> Result<Tally> {
     fs::create_dir_all(&dir)?;
     initramfs(&dir.join("initramfs"))?;
     disk(&dir, extent, filter)?;
-    let tally = count(&mut machine(&dir, extent)?);
+    let counted = count(&mut machine(&dir, extent)?);
     fs::remove_dir_all(&dir)?;
-    let tally = tally?;
-    if tally.passed + tally.failed == 0 {
+    let counted = counted?;
+    if counted.tally.passed + counted.tally.failed == 0 {
         bail!("the machine reported nothing");
     }
-    Ok(tally)
+    Ok(counted)
 }
 
 /// The machine, with its first program and its disk in `dir`.
