@@ -598,9 +598,15 @@ pub(crate) fn open_fifos(start: &Path, status: &Path) -> io::Result<Option<Failu
     let mut status = options.read(true).custom_flags(nonblock).open(status)?;
     let mut options = fs::OpenOptions::new();
     options.write(true).custom_flags(nonblock).open(start)?.write_all(b"1")?;
-    process::poll_readable(&[status.as_fd()], -1)?;
     let mut bytes = Vec::new();
-    status.read_to_end(&mut bytes)?;
+    loop {
+        process::poll_readable(&[status.as_fd()], -1)?;
+        match status.read_to_end(&mut bytes) {
+            // It has said why, and has not ended yet.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => (),
+            other => break other.map(drop)?,
+        }
+    }
     Ok(postcard::from_bytes(&bytes).ok())
 }
 

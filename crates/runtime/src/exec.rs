@@ -78,6 +78,11 @@ impl ExecPlan {
         self.process.preserve_fds = count;
     }
 
+    /// Says that the terminal's output goes on to another terminal ([`PlanContext::relayed`](crate::PlanContext)).
+    pub fn relay_terminal(&mut self) {
+        self.process.relayed = true;
+    }
+
     /// Whether the process wants a terminal.
     pub fn terminal(&self) -> bool {
         self.process.terminal
@@ -211,7 +216,7 @@ fn prepare(
                 .map_err(|e| step("open /")(e.into()))?;
             let master = rootfs::open_ptmx(root.as_fd())
                 .map_err(step("open a terminal in the container's /dev/pts"))?;
-            let terminal = init::open_terminal(&master, size, plan.process.uid)?;
+            let terminal = init::open_terminal(&master, size, &plan.process)?;
             init::hand_over(&Up::Console, master, channel)?;
             drop(terminal);
         }

@@ -245,7 +245,7 @@ fn connect(
         Stdio::Terminal(size) => size,
     };
     let master = mounted.open_terminal()?;
-    let terminal = open_terminal(&master, size, plan.process.uid)?;
+    let terminal = open_terminal(&master, size, &plan.process)?;
     if plan.rootfs.own_dev {
         mounted.mount_console(&terminal)?;
     }
@@ -257,14 +257,17 @@ fn connect(
 pub(crate) fn open_terminal(
     master: &OwnedFd,
     size: ConsoleSize,
-    uid: u32,
+    process: &ProcessPlan,
 ) -> Result<OwnedFd, Failure> {
     let attempt = || {
         let terminal = tty::open_peer(master)?;
         if size != ConsoleSize::default() {
             tty::set_size(&terminal, size.rows, size.cols)?;
         }
-        own_stdio(&terminal, uid)?;
+        if process.relayed {
+            tty::keep_new_lines(&terminal)?;
+        }
+        own_stdio(&terminal, process.uid)?;
         tty::make_controlling(&terminal)?;
         process::become_stdio(&terminal, &terminal, &terminal)?;
         Ok(terminal)
@@ -586,9 +589,10 @@ fn last_steps(process: &ProcessPlan, filter: Option<&Filter>) -> Result<Vec<CStr
     Ok(env)
 }
 
-/// The environment with `HOME`, which runc takes from the image's user list when it is not given.
+/// The environment with `HOME`, which runc takes from the image's user list when it is not given, or empty.
 fn with_home(process: &ProcessPlan) -> Vec<CString> {
     let mut env = process.env.clone();
+    env.retain(|e| e.as_bytes() != b"HOME=");
     if !env.iter().any(|e| e.as_bytes().starts_with(b"HOME=")) {
         let list = std::fs::read("/etc/passwd").unwrap_or_default();
         let mut entry = b"HOME=".to_vec();

@@ -195,6 +195,8 @@ pub(crate) struct ProcessPlan {
     /// Descriptors from 3 on that the program inherits.
     pub(crate) preserve_fds: u32,
     pub(crate) terminal: bool,
+    /// Its output goes on to another terminal, which puts a carriage return before each new line.
+    pub(crate) relayed: bool,
     pub(crate) userns: bool,
 }
 
@@ -234,6 +236,9 @@ pub struct PlanContext<'a> {
     pub host: &'a HostFacts,
     /// Descriptors from 3 on that the program is to inherit.
     pub preserve_fds: u32,
+    /// Whether output of the container's terminal goes on to another terminal, as with `runc run` in the foreground: no carriage
+    /// return is put before new lines then, which the other does.
+    pub relayed: bool,
     /// Whether the container gets a session keyring of its own.
     pub keyring: bool,
     /// How the root becomes `/`.
@@ -251,6 +256,7 @@ impl<'a> PlanContext<'a> {
             root,
             host,
             preserve_fds: 0,
+            relayed: false,
             keyring: true,
             pivot: Pivot::Root,
             filters: None,

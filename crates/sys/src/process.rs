@@ -333,6 +333,12 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     .map(drop)
 }
 
+/// Closes every descriptor from `first` on. To be called before this program opens any: nobody may own one of them.
+pub fn close_inherited(first: u32) -> io::Result<()> {
+    // SAFETY: whoever started the program left these open, and nothing in it refers to them yet.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
 /// Takes over a descriptor that was passed to this program by number.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: F_GETFD only asks whether the number is open.

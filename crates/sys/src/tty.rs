@@ -47,6 +47,15 @@ pub fn size(terminal: impl AsFd) -> io::Result<(u16, u16)> {
     Ok((size.ws_row, size.ws_col))
 }
 
+/// Lets a terminal's output pass as it is: by default a carriage return is put before each new line, which who relays it to
+/// another terminal gets twice.
+pub fn keep_new_lines(terminal: impl AsFd) -> io::Result<()> {
+    let mut settings = rustix::termios::tcgetattr(&terminal)?;
+    settings.output_modes.remove(rustix::termios::OutputModes::ONLCR);
+    rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Now, &settings)?;
+    Ok(())
+}
+
 /// A terminal that passes every byte on, until this is dropped.
 #[derive(Debug)]
 pub struct Raw<T: AsFd> {

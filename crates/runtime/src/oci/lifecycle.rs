@@ -11,7 +11,7 @@ use wharf_sys::{process, socket};
 
 use super::args::{Args, unknown};
 use super::state::{Container, Record, Status, start_time};
-use super::{Global, OciError, Outcome, file, foreground};
+use super::{Global, OciError, Outcome, document, file, foreground};
 use crate::create::{self, ConsoleSize, Created, Init, Io};
 use crate::host::HostFacts;
 use crate::init::Gate;
@@ -57,8 +57,9 @@ impl Make {
 pub(super) fn create(global: &Global, args: &mut Args) -> Outcome {
     let (flags, id) = Make::parse("create", args)?;
     use_own_copy()?;
+    close_inherited(flags.preserve_fds)?;
     let dir = Container::reserve(global, &id)?;
-    let made = make(&flags, &id, &dir).and_then(|(mut created, record)| {
+    let made = make(global, &flags, &id, &dir).and_then(|(mut created, record)| {
         let settled = hand_console(&mut created, &flags)
             .and_then(|()| Container::record(dir.clone(), record))
             .and_then(|_| write_pid_file(flags.pid_file.as_deref(), created.pid()));
@@ -92,17 +93,42 @@ pub(super) fn use_own_copy() -> Result<(), OciError> {
     Err(fail("run the copy of wharf's own program")(own.become_it()))
 }
 
-pub(super) fn spec(bundle: &Path) -> Result<Spec, OciError> {
-    let path = bundle.join("config.json");
-    let bytes = fs::read(&path).map_err(file("open", &path))?;
-    serde_json::from_slice(&bytes).map_err(|source| OciError::Json { path, source })
+/// What this program's caller left open is nobody's business in a container that waits for its start: a pipe that stays
+/// open there never ends for who reads it.
+pub(super) fn close_inherited(preserved: u32) -> Result<(), OciError> {
+    process::close_inherited(3 + preserved)
+        .map_err(|source| OciError::Sys { doing: "close inherited descriptors", source })
 }
 
-fn make(flags: &Make, id: &str, dir: &Path) -> Result<(Created, Record), OciError> {
+/// A container alone in its cgroup can be limited, frozen and ended by it.
+fn check_cgroup(plan: &Plan) -> Result<(), OciError> {
+    if !plan.cgroup.exists() {
+        return Ok(());
+    }
+    if !plan.cgroup.pids()?.is_empty() {
+        return Err(OciError::State("container's cgroup is not empty".into()));
+    }
+    if plan.cgroup.is_frozen()? {
+        return Err(OciError::State("container's cgroup unexpectedly frozen".into()));
+    }
+    Ok(())
+}
+
+fn make(
+    global: &Global,
+    flags: &Make,
+    id: &str,
+    dir: &Path,
+) -> Result<(Created, Record), OciError> {
     let here = || fs::canonicalize(flags.bundle.as_deref().unwrap_or(Path::new(".")));
     let bundle = here().map_err(file("find", flags.bundle.clone().unwrap_or_default()))?;
-    let spec = spec(&bundle)?;
+    let spec = document::spec(global, &bundle)?;
+    if let Some(process) = spec.process() {
+        document::warn_of_ambient(global, process);
+    }
     let plan = plan(&spec, &bundle, id, flags)?;
+    check_cgroup(&plan)?;
+    global.debug(&format!("container {id} is to be made from {}", bundle.display()));
     let plan_bytes = postcard::to_stdvec(&plan)
         .map_err(|e| OciError::Sys { doing: "write the plan", source: io::Error::other(e) })?;
     let path = dir.join("plan");
@@ -111,6 +137,7 @@ fn make(flags: &Make, id: &str, dir: &Path) -> Result<(Created, Record), OciErro
     let io = stdio(&plan, flags, &spec)?;
     let gate = fifos(dir)?;
     let created = create::create_gated(&plan, io, gate)?;
+    global.debug(&format!("its process {} waits for the start", created.pid()));
     let started = start_time(created.pid()).map_or(0, |(started, _)| started);
     let rootfs = match &plan.rootfs.root {
         Root::Dir(path) => path.clone(),
@@ -138,6 +165,7 @@ fn plan(spec: &Spec, bundle: &Path, id: &str, flags: &Make) -> Result<Plan, OciE
     let root = spec.root().as_ref().map_or_else(|| "rootfs".into(), |r| r.path().clone());
     let mut ctx = PlanContext::new(id, bundle, Root::Dir(root), &host);
     ctx.preserve_fds = flags.preserve_fds;
+    ctx.relayed = flags.console_socket.is_none() && !flags.detach;
     ctx.keyring = !flags.no_keyring;
     if flags.no_pivot {
         ctx.pivot = Pivot::Chroot;
@@ -242,16 +270,17 @@ fn open_gate(container: &Container) -> Result<(), OciError> {
 pub(super) fn run(global: &Global, args: &mut Args) -> Outcome {
     let (flags, id) = Make::parse("run", args)?;
     use_own_copy()?;
+    close_inherited(flags.preserve_fds)?;
     let dir = Container::reserve(global, &id)?;
-    let outcome = run_reserved(&flags, &id, &dir);
+    let outcome = run_reserved(global, &flags, &id, &dir);
     if outcome.is_err() {
         forget(&dir);
     }
     outcome
 }
 
-fn run_reserved(flags: &Make, id: &str, dir: &Path) -> Outcome {
-    let (mut created, record) = make(flags, id, dir)?;
+fn run_reserved(global: &Global, flags: &Make, id: &str, dir: &Path) -> Outcome {
+    let (mut created, record) = make(global, flags, id, dir)?;
     let attached = flags.console_socket.is_none() && !flags.detach;
     let console = if attached { created.take_console() } else { None };
     let settled = hand_console(&mut created, flags)
@@ -270,6 +299,7 @@ fn run_reserved(flags: &Make, id: &str, dir: &Path) -> Outcome {
         destroy(&plan, &init)?;
         return Err(e);
     }
+    global.debug("its program runs");
     let Some(supervisor) = supervised else { return Ok(0) };
     let exit = supervisor.wait(&init, console)?;
     plan.cgroup.kill_all()?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 mod args;
+mod document;
 mod features;
 mod foreground;
 mod inspect;
@@ -63,11 +64,50 @@ pub(crate) fn file(
 pub(crate) type Outcome = Result<u8, OciError>;
 
 /// Global flags, resolved.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Global {
     pub(crate) root: PathBuf,
     log: Option<PathBuf>,
     log_json: bool,
+    debug: bool,
+}
+
+impl Global {
+    /// For who asks for `--debug`.
+    pub(crate) fn debug(&self, text: &str) {
+        if self.debug {
+            self.log("debug", text);
+        }
+    }
+
+    pub(crate) fn warn(&self, text: &str) {
+        self.log("warning", text);
+    }
+
+    /// A line in runc's form, to the log file or else to standard error.
+    fn log(&self, level: &str, text: &str) {
+        match &self.log {
+            Some(_) => self.append(level, text),
+            None => drop(std::io::stderr().write_all(self.line(level, text).as_bytes())),
+        }
+    }
+
+    fn append(&self, level: &str, text: &str) {
+        let Some(path) = &self.log else { return };
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        // There is nobody else to tell.
+        drop(opened.and_then(|mut log| log.write_all(self.line(level, text).as_bytes())));
+    }
+
+    fn line(&self, level: &str, text: &str) -> String {
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        if self.log_json {
+            let line = serde_json::json!({"level": level, "msg": text, "time": time.to_string()});
+            format!("{line}\n")
+        } else {
+            format!("time=\"{time}\" level={level} msg={text:?}\n")
+        }
+    }
 }
 
 /// Runs one command of the OCI runtime; `args` begins after `wharf oci`.
@@ -78,7 +118,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             let outcome = dispatch(&global, &mut args);
             (global, outcome)
         }
-        Err(error) => (Global { root: PathBuf::new(), log: None, log_json: false }, Err(error)),
+        Err(error) => (Global::default(), Err(error)),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -108,7 +148,7 @@ fn exit_code(error: &OciError) -> u8 {
 }
 
 fn global(args: &mut Args) -> Result<Global, OciError> {
-    let mut out = Global { root: PathBuf::from("/run/wharf/oci"), log: None, log_json: false };
+    let mut out = Global { root: PathBuf::from("/run/wharf/oci"), ..Global::default() };
     while let Some(flag) = args.flag() {
         match flag.as_str() {
             "root" => out.root = args.value(&flag)?.into(),
@@ -118,7 +158,7 @@ fn global(args: &mut Args) -> Result<Global, OciError> {
                 "text" => out.log_json = false,
                 other => return Err(OciError::Usage(format!("invalid log-format: {other}"))),
             },
-            "debug" => args.no_value(&flag)?,
+            "debug" => out.debug = args.switch(&flag)?,
             "rootless" => drop(args.value(&flag)?),
             "systemd-cgroup" => {
                 if args.switch(&flag)? {
@@ -191,16 +231,6 @@ pub(crate) fn print(text: &str) -> Outcome {
 
 /// To the log file, where podman and containerd look for the last error, and to standard error.
 fn report(global: &Global, text: &str) {
-    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
-    if let Some(path) = &global.log {
-        let line = if global.log_json {
-            serde_json::json!({"level": "error", "msg": text, "time": time.to_string()}).to_string()
-        } else {
-            format!("time=\"{time}\" level=error msg={text:?}")
-        };
-        let opened = OpenOptions::new().create(true).append(true).open(path);
-        // Standard error still says it.
-        drop(opened.and_then(|mut log| log.write_all(format!("{line}\n").as_bytes())));
-    }
+    global.append("error", text);
     drop(writeln!(std::io::stderr(), "wharf oci: {text}"));
 }

@@ -7,10 +7,10 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 
 use super::args::{Args, unknown};
 use super::lifecycle::{
-    console_size, inherit_stdio, send_console, spec, use_own_copy, write_pid_file,
+    close_inherited, console_size, inherit_stdio, send_console, use_own_copy, write_pid_file,
 };
 use super::state::{Container, Status};
-use super::{Global, OciError, Outcome, file, foreground, print};
+use super::{Global, OciError, Outcome, document, foreground, print};
 use crate::create::{Init, Io};
 use crate::exec::{ExecPlan, ExecProcess, Target};
 use crate::host::HostFacts;
@@ -85,6 +85,7 @@ pub(super) fn exec(global: &Global, args: &mut Args) -> Outcome {
     let flags = Flags::parse(args)?;
     let id = args.id("exec")?;
     let words = args.rest();
+    close_inherited(flags.preserve_fds)?;
     let container = Container::open(global, &id)?;
     match container.status()? {
         Status::Stopped => {
@@ -98,10 +99,14 @@ pub(super) fn exec(global: &Global, args: &mut Args) -> Outcome {
         _ => (),
     }
     use_own_copy()?;
-    let process = described(&flags, words, &container)?;
+    let process = described(global, &flags, words, &container)?;
+    document::warn_of_ambient(global, &process);
     let parent = container.plan()?;
     let mut plan = ExecPlan::compile(&process, &parent, &HostFacts::probe()?)?;
     plan.preserve_fds(flags.preserve_fds);
+    if flags.console_socket.is_none() && !flags.detach {
+        plan.relay_terminal();
+    }
     let target = Target::open(container.record.pid, parent.cgroup.clone())
         .map_err(|source| OciError::Sys { doing: "open the container's process", source })?;
     let io = if plan.terminal() {
@@ -110,6 +115,7 @@ pub(super) fn exec(global: &Global, args: &mut Args) -> Outcome {
         inherit_stdio()?
     };
     let mut started = crate::exec::exec(&target, &plan, io)?;
+    global.debug(&format!("process {} runs in container {id}", started.pid));
     write_pid_file(flags.pid_file.as_deref(), started.pid)?;
     supervise(&flags, &mut started)
 }
@@ -133,19 +139,18 @@ fn supervise(flags: &Flags, started: &mut ExecProcess) -> Outcome {
 
 /// The process: from a file, or the container's own with what the flags change.
 fn described(
+    global: &Global,
     flags: &Flags,
     words: Vec<String>,
     container: &Container,
 ) -> Result<Process, OciError> {
     if let Some(path) = &flags.process {
-        let bytes = fs::read(path).map_err(file("open", path))?;
-        return serde_json::from_slice(&bytes)
-            .map_err(|source| OciError::Json { path: path.clone(), source });
+        return document::process(global, path);
     }
     if words.is_empty() {
         return Err(OciError::Usage("process args cannot be empty".into()));
     }
-    let spec = spec(&container.record.bundle)?;
+    let spec = document::spec(global, &container.record.bundle)?;
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(words));
     process.set_terminal(Some(flags.tty));
@@ -188,7 +193,7 @@ fn add_caps(process: &mut Process, names: &[String]) -> Result<(), OciError> {
                 .map_err(|_| OciError::Usage(format!("unknown capability {name:?}")))
         })
         .collect::<Result<_, _>>()?;
-    // Not inheritable, nor ambient beyond what runc gives (CVE-2022-29162).
+    // Not inheritable (CVE-2022-29162), and ambient only where the container has inheritable ones, as runc does.
     let with = |set: &Option<Capabilities>| -> Option<Capabilities> {
         Some(set.iter().flatten().copied().chain(more.iter().copied()).collect())
     };
@@ -196,6 +201,9 @@ fn add_caps(process: &mut Process, names: &[String]) -> Result<(), OciError> {
         caps.set_bounding(with(caps.bounding()));
         caps.set_effective(with(caps.effective()));
         caps.set_permitted(with(caps.permitted()));
+        if caps.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+            caps.set_ambient(with(caps.ambient()));
+        }
         caps
     };
     process.set_capabilities(Some(new));

@@ -36,6 +36,7 @@ pub(super) fn plan(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Plan, PlanError
         .ok_or_else(|| PlanError::field("process", "missing: a container needs a process"))?;
     let mut process = process::compile(process, ctx.host, namespaces.new & ns::NEWUSER != 0)?;
     process.preserve_fds = ctx.preserve_fds;
+    process.relayed = ctx.relayed;
     Ok(Plan {
         id: ctx.id.to_owned(),
         limits,

@@ -57,6 +57,7 @@ pub(crate) fn compile(
             )?,
         ),
         preserve_fds: 0,
+        relayed: false,
         terminal: process.terminal().unwrap_or(false),
         userns,
     })
@@ -106,12 +107,14 @@ fn cap_plan(caps: &LinuxCapabilities, last: u8) -> CapPlan {
         // One the kernel does not know cannot be given; runc warns and goes on.
         bits.fold(0, |a, b| a | b) & ((1u64 << (last + 1)) - 1)
     };
+    let (inheritable, permitted) = (set(caps.inheritable()), set(caps.permitted()));
     CapPlan {
         bounding: set(caps.bounding()),
         effective: set(caps.effective()),
-        inheritable: set(caps.inheritable()),
-        permitted: set(caps.permitted()),
-        ambient: set(caps.ambient()),
+        inheritable,
+        permitted,
+        // The kernel lets no other be raised.
+        ambient: set(caps.ambient()) & inheritable & permitted,
     }
 }
 

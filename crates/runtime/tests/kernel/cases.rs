@@ -32,6 +32,14 @@ pub(crate) const CASES: &[Case] = &[
     ("sysctls_are_set", sysctls_are_set),
     ("rlimits_umask_nice_and_io", rlimits_umask_nice_and_io),
     ("limits_do_not_hinder_the_start", limits_do_not_hinder_the_start),
+    ("unknown_capabilities_are_a_warning", unknown_capabilities_are_a_warning),
+    ("a_process_from_a_file_has_its_defaults", a_process_from_a_file_has_its_defaults),
+    ("a_cgroup_that_others_are_in_is_refused", a_cgroup_that_others_are_in_is_refused),
+    (
+        "a_waiting_container_holds_nothing_of_its_callers",
+        a_waiting_container_holds_nothing_of_its_callers,
+    ),
+    ("debug_says_what_is_done", debug_says_what_is_done),
     ("hooks_run_in_order", hooks_run_in_order),
     ("failed_hook_stops_the_start", failed_hook_stops_the_start),
     ("exec_joins_the_container", exec_joins_the_container),
@@ -357,6 +365,74 @@ fn sysctls_are_set() {
     assert!(b.refusal().contains("kernel.core_pattern"));
 }
 
+fn unknown_capabilities_are_a_warning() {
+    let mut b = Bundle::shell("grep Cap /proc/self/status");
+    let caps = json!({"bounding": ["CAP_KILL", "CAP_NEW"], "permitted": ["CAP_KILL", "CAP_CHOWN"],
+        "effective": [], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL", "CAP_CHOWN"]});
+    b.set("/process/capabilities", caps);
+    let out = b.run();
+    let (said, warned) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{warned}");
+    assert!(
+        warned.contains(
+            "level=warning msg=\"ignoring unknown or unavailable capabilities: [CAP_NEW]\""
+        ),
+        "{warned}"
+    );
+    assert!(
+        warned.contains("can't raise ambient capability CAP_CHOWN: operation not permitted"),
+        "{warned}"
+    );
+    assert!(said.contains("CapBnd:\t0000000000000020"), "{said}");
+    assert!(said.contains("CapAmb:\t0000000000000020"), "{said}");
+    // With inheritable ones, what `exec` adds is ambient.
+    b.set("/process/args", json!(["sleep", "1000"]));
+    b.ok(&["create", &b.id]);
+    b.ok(&["start", &b.id]);
+    let said = b.call(&["exec", "--cap", "CAP_KILL", &b.id, "grep", "CapAmb", "/proc/self/status"]);
+    assert!(text(&said.stdout).contains("20\n"), "{}{}", text(&said.stdout), text(&said.stderr));
+}
+
+fn a_process_from_a_file_has_its_defaults() {
+    let b = Bundle::sleeping();
+    let process = json!({"args": ["sh", "-c", "id -u; echo $HOME"], "cwd": "/", "env": ["PATH=/bin", "HOME=/x", "HOME="]});
+    fs::write(b.dir.join("process.json"), process.to_string()).unwrap();
+    let out = b.call(&["exec", "--process", "process.json", &b.id]);
+    assert_eq!(text(&out.stdout), "0\n/root\n", "{}", text(&out.stderr));
+}
+
+fn a_cgroup_that_others_are_in_is_refused() {
+    let first = Bundle::sleeping();
+    let mut second = Bundle::shell("true");
+    second.set("/linux/cgroupsPath", first.spec["linux"]["cgroupsPath"].clone());
+    assert!(second.refusal().contains("container's cgroup is not empty"));
+    assert_eq!(first.state()["status"], "running");
+}
+
+fn a_waiting_container_holds_nothing_of_its_callers() {
+    let b = Bundle::new(&["true"]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // A shell passes the pipe on as descriptor 9.
+    let mut create = std::process::Command::new("sh");
+    create.args(["-c", "exec \"$@\" 9>&0 </dev/null", "sh"]);
+    let oci = b.oci(&["create", &b.id]);
+    create.arg(oci.get_program()).args(oci.get_args()).current_dir(&b.dir);
+    assert!(create.stdin(writer).status().unwrap().success());
+    drop(create);
+    assert_eq!(b.state()["status"], "created");
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody has it open");
+}
+
+fn debug_says_what_is_done() {
+    let b = Bundle::shell("true");
+    let loud = b.call(&["--debug", "run", &b.id]);
+    assert!(text(&loud.stderr).contains("level=debug msg=\"container "), "{}", text(&loud.stderr));
+    let quiet = b.call(&["--debug", "--log", "log", "--log-format", "json", "run", &b.id]);
+    assert_eq!(text(&quiet.stderr), "");
+    let log = fs::read_to_string(b.dir.join("log")).unwrap();
+    assert!(log.lines().all(|l| l.contains("\"level\":\"debug\"")) && log.contains(&b.id), "{log}");
+}
+
 fn limits_do_not_hinder_the_start() {
     let mut b = Bundle::shell("ulimit -n; ulimit -Hn");
     b.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 6, "hard": 7}, {"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]));
@@ -465,7 +541,7 @@ fn terminal_is_the_containers_own() {
     b.set("/process/terminal", json!(true));
     let out = b.run();
     let said = text(&out.stdout);
-    assert!(said.contains("/dev/pts/0\r\n88\r\n"), "{said:?} {}", text(&out.stderr));
+    assert!(said.contains("/dev/pts/0\n88\n"), "{said:?} {}", text(&out.stderr));
     let detached = b.call(&["create", &b.id]);
     assert!(!detached.status.success(), "a terminal needs somewhere to go");
 }
