@@ -102,10 +102,7 @@ pub(super) fn close_inherited(preserved: u32) -> Result<(), OciError> {
 
 /// A container alone in its cgroup can be limited, frozen and ended by it.
 fn check_cgroup(plan: &Plan) -> Result<(), OciError> {
-    if !plan.cgroup.exists() {
-        return Ok(());
-    }
-    if !plan.cgroup.pids()?.is_empty() {
+    if plan.cgroup.exists() && !plan.cgroup.pids()?.is_empty() {
         return Err(OciError::State("container's cgroup is not empty".into()));
     }
     if plan.cgroup.is_frozen()? {
