@@ -123,6 +123,30 @@ impl Cgroup {
         self.main_dir().is_dir()
     }
 
+    /// The cgroup `path` below this one, which must be there: on v1 in the tree of `controller`, or in every tree.
+    pub fn below(&self, controller: Option<&str>, path: &str) -> Result<Self, CgroupError> {
+        let relative = Path::new(path.trim_start_matches('/'));
+        let inside =
+            |c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir);
+        if !relative.components().all(inside) {
+            return Err(CgroupError::Unsupported(format!("bad sub cgroup path: {path}")));
+        }
+        let below = |dir: &mut PathBuf| {
+            dir.push(relative);
+            fs::metadata(&*dir).map(drop).map_err(files::failed("adding pid to cgroup", dir))
+        };
+        let mut sub = self.clone();
+        match (&mut sub, controller) {
+            (Self::V1(trees), _) => trees.descend(controller, below)?,
+            (Self::V2(tree), None | Some("")) => below(&mut tree.dir)?,
+            (Self::V2(_), Some(name)) => {
+                let why = format!("{name}:{path}: cgroup v2 has one tree: leave {name}: out");
+                return Err(CgroupError::Unsupported(why));
+            }
+        }
+        Ok(sub)
+    }
+
     /// Resolves limits and weights to control files; what `resources` does not name is left.
     pub fn limits(&self, resources: &LinuxResources) -> Result<Limits, CgroupError> {
         match self {

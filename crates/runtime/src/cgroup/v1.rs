@@ -65,6 +65,22 @@ impl Trees {
         })
     }
 
+    /// Changes the directory in the tree of a controller, or in all.
+    pub(super) fn descend(
+        &mut self,
+        controller: Option<&str>,
+        change: impl Fn(&mut PathBuf) -> Result<(), CgroupError>,
+    ) -> Result<(), CgroupError> {
+        let fits =
+            |t: &&mut Tree| controller.is_none_or(|c| t.controllers.iter().any(|own| own == c));
+        let mut trees = self.0.iter_mut().filter(fits).peekable();
+        if trees.peek().is_none() {
+            let name = controller.unwrap_or_default();
+            return Err(CgroupError::Unsupported(format!("unknown controller {name}")));
+        }
+        trees.try_for_each(|tree| change(&mut tree.dir))
+    }
+
     pub(super) fn main_dir(&self) -> &Path {
         // The devices tree is the one runc reads processes from; any that exists will do.
         self.dir("devices").or_else(|| self.0.first().map(|t| &*t.dir)).unwrap_or(Path::new("/"))

@@ -16,7 +16,7 @@ use super::{CgroupError, Limits, Setting, devices, files};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tree {
     mount: PathBuf,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
 }
 
 impl Tree {

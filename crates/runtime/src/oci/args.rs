@@ -73,6 +73,11 @@ impl Args {
         self.switch(flag).map(drop)
     }
 
+    /// Whether `--help` is what comes next.
+    pub(crate) fn asks_for_help(&self) -> bool {
+        self.left.front().is_some_and(|next| matches!(next.as_str(), "--help" | "-h"))
+    }
+
     /// The next word.
     pub(crate) fn word(&mut self) -> Option<String> {
         self.left.pop_front()

@@ -195,7 +195,7 @@ fn dispatch(global: &Global, args: &mut Args) -> Outcome {
         return print(&format!("wharf oci version {version}\nspec: {OCI_VERSION}\n"));
     }
     let command = if args.help { None } else { args.word() };
-    let Some(command) = command else { return print(HELP) };
+    let Some(command) = command.filter(|_| !args.asks_for_help()) else { return print(HELP) };
     match command.as_str() {
         "create" => lifecycle::create(global, args),
         "start" => lifecycle::start(global, args),

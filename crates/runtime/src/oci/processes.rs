@@ -11,6 +11,7 @@ use super::lifecycle::{
 };
 use super::state::{Container, Status};
 use super::{Global, OciError, Outcome, document, foreground, print};
+use crate::cgroup::Cgroup;
 use crate::create::{Init, Io};
 use crate::exec::{ExecPlan, ExecProcess, Target};
 use crate::host::HostFacts;
@@ -32,6 +33,8 @@ struct Flags {
     no_new_privs: bool,
     preserve_fds: u32,
     ignore_paused: bool,
+    /// Cgroups below the container's to enter: of these controllers, or of all, this path.
+    cgroups: Vec<(Option<String>, String)>,
 }
 
 impl Flags {
@@ -54,12 +57,40 @@ impl Flags {
                 "no-new-privs" => out.no_new_privs = args.switch(&flag)?,
                 "preserve-fds" => out.preserve_fds = args.number(&flag)?,
                 "ignore-paused" => out.ignore_paused = args.switch(&flag)?,
+                "cgroup" => out.cgroups.extend(parse_cgroup(&args.value(&flag)?)?),
                 "no-subreaper" => args.no_value(&flag)?,
                 other => return Err(unknown("exec", other)),
             }
         }
+        let all = out.cgroups.iter().any(|(controller, _)| controller.is_none());
+        let mut names: Vec<_> = out.cgroups.iter().map(|(controller, _)| controller).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|two| two[0] == two[1]) || (all && names.len() > 1) {
+            let why = "invalid --cgroup: name each controller once, or a path without one alone";
+            return Err(OciError::Usage(why.into()));
+        }
         Ok(out)
     }
+
+    /// Where the process is accounted.
+    fn cgroup(&self, container: &Cgroup) -> Result<Cgroup, OciError> {
+        let enter = |group: Cgroup, (controller, path): &(Option<String>, String)| {
+            group.below(controller.as_deref(), path)
+        };
+        Ok(self.cgroups.iter().try_fold(container.clone(), enter)?)
+    }
+}
+
+/// `path`, or `controller[,controller…]:path`.
+fn parse_cgroup(text: &str) -> Result<Vec<(Option<String>, String)>, OciError> {
+    let Some((controllers, path)) = text.split_once(':') else {
+        return Ok(vec![(None, text.to_owned())]);
+    };
+    let controllers = controllers.split(',').map(|name| match name {
+        "" => Err(OciError::Usage(format!("invalid --cgroup argument {text:?}: empty controller"))),
+        name => Ok((Some(name.to_owned()), path.to_owned())),
+    });
+    controllers.collect()
 }
 
 /// `uid[:gid]`, numbers only and all of them: what cannot be read is refused and never taken for
@@ -107,7 +138,7 @@ pub(super) fn exec(global: &Global, args: &mut Args) -> Outcome {
     if flags.console_socket.is_none() && !flags.detach {
         plan.relay_terminal();
     }
-    let target = Target::open(container.record.pid, parent.cgroup.clone())
+    let target = Target::open(container.record.pid, flags.cgroup(&parent.cgroup)?)
         .map_err(|source| OciError::Sys { doing: "open the container's process", source })?;
     let io = if plan.terminal() {
         Io { console: Some(console_size(process.console_size())), ..Io::default() }

@@ -12,6 +12,7 @@ use super::bundle::{Bundle, text, v2};
 pub(crate) const CASES: &[Case] = &[
     ("limits_are_written_and_updated", limits_are_written_and_updated),
     ("memory_limit_kills_and_is_counted", memory_limit_kills_and_is_counted),
+    ("exec_enters_a_cgroup_below", exec_enters_a_cgroup_below),
     ("pids_limit_holds", pids_limit_holds),
     ("devices_are_limited", devices_are_limited),
     ("account_is_reported", account_is_reported),
@@ -108,6 +109,30 @@ fn memory_limit_kills_and_is_counted() {
     assert_eq!(init.wait().unwrap(), Exit::Signal(9));
     assert!(plan.cgroup.oom_kills().unwrap() > 0);
     plan.cgroup.delete().unwrap();
+}
+
+fn exec_enters_a_cgroup_below() {
+    let b = Bundle::sleeping();
+    let top = PathBuf::from("/sys/fs/cgroup");
+    let top = if v2() { top } else { top.join("pids") };
+    let sub = top.join("wharf-test").join(&b.id).join("sub");
+    fs::create_dir(&sub).unwrap();
+    let exec =
+        |cgroup: &str| b.call(&["exec", "--cgroup", cgroup, &b.id, "cat", "/proc/self/cgroup"]);
+    let out = exec(if v2() { "sub" } else { "pids:/sub" });
+    let (said, wrong) = (text(&out.stdout), text(&out.stderr));
+    assert!(said.lines().any(|line| line.ends_with("/sub")), "{said}{wrong}");
+    assert!(exec("/").status.success());
+    for (bad, why) in [
+        ("..", "bad sub cgroup path"),
+        ("none", "no such file or directory"),
+        (":x", "empty controller"),
+    ] {
+        assert!(text(&exec(bad).stderr).contains(why), "{bad}: {}", text(&exec(bad).stderr));
+    }
+    let unknown = if v2() { "has one tree" } else { "unknown controller whaaat" };
+    assert!(text(&exec("whaaat:/").stderr).contains(unknown));
+    fs::remove_dir(&sub).unwrap();
 }
 
 fn pids_limit_holds() {
