@@ -559,7 +559,9 @@ impl Created {
         let Self { pid, pidfd, channel, plan, .. } = self;
         match go(&channel, pidfd.as_fd()) {
             Ok(()) => {
-                plan.run_poststart(pid);
+                if let Err(error) = plan.run_poststart(pid) {
+                    tracing::warn!(id = %plan.id, %error, "poststart hook failed");
+                }
                 Ok(Init { pid, pidfd })
             }
             Err(e) => {
@@ -618,23 +620,16 @@ impl Init {
 }
 
 impl Plan {
-    /// Runs the hooks that follow the start. By the OCI specification their failure is logged, and the
-    /// container goes on.
-    pub fn run_poststart(&self, pid: i32) {
-        let Some(hooks) = &self.hooks else { return };
-        if let Err(error) = hooks::run_all(&hooks.poststart, &hooks.state("running", pid)) {
-            tracing::warn!(id = %self.id, %error, "poststart hook failed");
-        }
+    /// Runs the hooks that follow the start. By the OCI specification their failure is to be logged, and the container goes on.
+    pub fn run_poststart(&self, pid: i32) -> Result<(), Failure> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        hooks::run_all(&hooks.poststart, &hooks.state("running", pid))
     }
 
-    /// Runs the hooks that follow the deletion. Their failures are logged; every one is run.
-    pub fn run_poststop(&self) {
-        let Some(hooks) = &self.hooks else { return };
+    /// Runs the hooks that follow the deletion: every one. Their failures are to be logged.
+    pub fn run_poststop(&self) -> Vec<Failure> {
+        let Some(hooks) = &self.hooks else { return Vec::new() };
         let state = hooks.state("stopped", 0);
-        for hook in &hooks.poststop {
-            if let Err(error) = hook.run(&state) {
-                tracing::warn!(id = %self.id, %error, "poststop hook failed");
-            }
-        }
+        hooks.poststop.iter().filter_map(|hook| hook.run(&state).err()).collect()
     }
 }

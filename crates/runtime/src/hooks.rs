@@ -32,7 +32,8 @@ pub(crate) struct HookPlan {
 pub(crate) struct Program {
     path: CString,
     args: Vec<CString>,
-    env: Vec<CString>,
+    /// Without one it inherits the runtime's, as with runc.
+    env: Option<Vec<CString>>,
     /// Seconds.
     timeout: Option<u32>,
 }
@@ -111,7 +112,7 @@ impl Program {
         Ok(Self {
             path,
             args,
-            env: hook.env().iter().flatten().map(text).collect::<Result<_, _>>()?,
+            env: hook.env().as_ref().map(|env| env.iter().map(text).collect()).transpose()?,
             timeout,
         })
     }
@@ -164,12 +165,28 @@ impl Program {
             process::become_stdio(&stdin, io::stdout().as_fd(), io::stderr().as_fd())?;
             process::cloexec_from(3)?;
             process::reset_signals();
-            Err(process::execve(&self.path, &self.args, &self.env))
+            let inherited;
+            let env = match &self.env {
+                Some(env) => env,
+                None => {
+                    inherited = own_environment();
+                    &inherited
+                }
+            };
+            Err(process::execve(&self.path, &self.args, env))
         };
         // The exit code is all a hook's parent looks at.
         drop(attempt());
         process::exit_now(127)
     }
+}
+
+fn own_environment() -> Vec<CString> {
+    let entry = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        let text = [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat();
+        CString::new(text).ok()
+    };
+    std::env::vars_os().filter_map(entry).collect()
 }
 
 /// Runs hooks in order; the first failure stops.

@@ -242,13 +242,13 @@ pub(super) fn start(global: &Global, args: &mut Args) -> Outcome {
     let id = args.only_id("start")?;
     let container = Container::lock(global, &id)?;
     match container.status()? {
-        Status::Created => open_gate(&container).map(|()| 0),
+        Status::Created => open_gate(global, &container).map(|()| 0),
         Status::Stopped => Err(OciError::State("cannot start a container that has stopped".into())),
         _ => Err(OciError::State("cannot start an already running container".into())),
     }
 }
 
-fn open_gate(container: &Container) -> Result<(), OciError> {
+fn open_gate(global: &Global, container: &Container) -> Result<(), OciError> {
     let failure = create::open_fifos(&container.start_fifo(), &container.status_fifo())
         .map_err(|source| OciError::Sys { doing: "start the container", source })?;
     for fifo in [container.start_fifo(), container.status_fifo()] {
@@ -257,7 +257,9 @@ fn open_gate(container: &Container) -> Result<(), OciError> {
     match failure {
         Some(failure) => Err(OciError::Create(failure.into())),
         None => {
-            container.plan()?.run_poststart(container.record.pid);
+            if let Err(failure) = container.plan()?.run_poststart(container.record.pid) {
+                global.warn(&format!("poststart hook failed: {failure}"));
+            }
             Ok(())
         }
     }
@@ -292,7 +294,7 @@ fn run_reserved(global: &Global, flags: &Make, id: &str, dir: &Path) -> Outcome 
         }
     };
     let supervised = if flags.detach { None } else { Some(foreground::Supervisor::new()?) };
-    if let Err(e) = open_gate(&container) {
+    if let Err(e) = open_gate(global, &container) {
         destroy(&plan, &init)?;
         return Err(e);
     }
@@ -301,11 +303,17 @@ fn run_reserved(global: &Global, flags: &Make, id: &str, dir: &Path) -> Outcome 
     let exit = supervisor.wait(&init, console)?;
     plan.cgroup.kill_all()?;
     plan.cgroup.delete()?;
-    plan.run_poststop();
+    run_poststop(global, &plan);
     if !flags.keep {
         container.remove()?;
     }
     Ok(exit.code())
+}
+
+fn run_poststop(global: &Global, plan: &Plan) {
+    for failure in plan.run_poststop() {
+        global.warn(&format!("poststop hook failed: {failure}"));
+    }
 }
 
 fn destroy(plan: &Plan, init: &Init) -> Result<(), OciError> {
@@ -421,7 +429,7 @@ pub(super) fn delete(global: &Global, args: &mut Args) -> Outcome {
         plan.cgroup.kill_all()?;
     }
     delete_cgroup(&plan)?;
-    plan.run_poststop();
+    run_poststop(global, &plan);
     container.remove()?;
     Ok(0)
 }

@@ -41,6 +41,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("debug_says_what_is_done", debug_says_what_is_done),
     ("hooks_run_in_order", hooks_run_in_order),
+    ("hooks_that_fail_late_are_told_of", hooks_that_fail_late_are_told_of),
     ("failed_hook_stops_the_start", failed_hook_stops_the_start),
     ("exec_joins_the_container", exec_joins_the_container),
     ("terminal_is_the_containers_own", terminal_is_the_containers_own),
@@ -449,6 +450,25 @@ fn rlimits_umask_nice_and_io() {
     b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}));
     b.set("/process/oomScoreAdj", json!(500));
     assert_eq!(b.output(), "100\n0077\n7\n500");
+}
+
+fn hooks_that_fail_late_are_told_of() {
+    let mut b = Bundle::shell("echo ran");
+    let busybox = busybox();
+    let failing = json!({"path": busybox, "args": ["false"]});
+    // Without an environment of its own a hook has the runtime's.
+    let script = "test -n \"$PATH\" || exit 7; exit 8";
+    let inherits = json!({"path": busybox, "args": ["sh", "-c", script]});
+    b.spec["hooks"] = json!({"poststart": [failing], "poststop": [failing, inherits]});
+    let out = b.run();
+    assert_eq!(text(&out.stdout), "ran\n");
+    let warned = text(&out.stderr);
+    let lines: Vec<&str> = warned.lines().filter(|l| l.contains("level=warning")).collect();
+    assert_eq!(lines.len(), 3, "{warned}");
+    assert!(
+        lines[0].contains("poststart hook failed") && lines[2].contains("exit status 8"),
+        "{warned}"
+    );
 }
 
 fn hooks_run_in_order() {
