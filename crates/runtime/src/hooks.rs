@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
-use wharf_sys::process::{self, Ended, Fork};
+use wharf_sys::process::{self as sys_process, Ended, Fork};
 
 use crate::failure::Failure;
-use crate::plan::{PlanContext, PlanError};
+use crate::plan::{PlanContext, PlanError, process};
 
 /// The hooks of a container, and what they are told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub(crate) struct HookPlan {
 /// One hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Program {
+    /// `createRuntime hook #1`.
+    name: String,
     path: CString,
     args: Vec<CString>,
     /// Without one it inherits the runtime's, as with runc.
@@ -41,21 +43,28 @@ pub(crate) struct Program {
 impl HookPlan {
     pub(crate) fn compile(spec: &Spec, ctx: &PlanContext<'_>) -> Result<Option<Self>, PlanError> {
         let Some(hooks) = spec.hooks() else { return Ok(None) };
-        let list = |hooks: &Option<Vec<Hook>>| -> Result<Vec<Program>, PlanError> {
-            hooks.iter().flatten().map(Program::compile).collect()
+        let list = |kind: &str, hooks: &Option<Vec<Hook>>| -> Result<Vec<Program>, PlanError> {
+            let named = (1..).zip(hooks.iter().flatten());
+            named.map(|(n, hook)| Program::compile(format!("{kind} hook #{n}"), hook)).collect()
         };
         #[allow(deprecated, reason = "prestart is deprecated and still what old tools write")]
-        let prestart = list(hooks.prestart())?;
+        let prestart = list("prestart", hooks.prestart())?;
+        let mut start_container = list("startContainer", hooks.start_container())?;
+        // These run where the program will, and have its environment where they have none.
+        let env = spec.process().as_ref().map(process::environment).transpose()?;
+        for hook in start_container.iter_mut().filter(|hook| hook.env.is_none()) {
+            hook.env.clone_from(&env);
+        }
         let mut annotations: Vec<(String, String)> =
             spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         annotations.sort();
         Ok(Some(Self {
             prestart,
-            create_runtime: list(hooks.create_runtime())?,
-            create_container: list(hooks.create_container())?,
-            start_container: list(hooks.start_container())?,
-            poststart: list(hooks.poststart())?,
-            poststop: list(hooks.poststop())?,
+            create_runtime: list("createRuntime", hooks.create_runtime())?,
+            create_container: list("createContainer", hooks.create_container())?,
+            start_container,
+            poststart: list("poststart", hooks.poststart())?,
+            poststop: list("poststop", hooks.poststop())?,
             version: spec.version().clone(),
             id: ctx.id.to_owned(),
             bundle: ctx.bundle.to_owned(),
@@ -88,7 +97,7 @@ impl HookPlan {
 }
 
 impl Program {
-    fn compile(hook: &Hook) -> Result<Self, PlanError> {
+    fn compile(name: String, hook: &Hook) -> Result<Self, PlanError> {
         let null = |_| PlanError::field("hooks", "holds a null byte");
         let text = |s: &String| CString::new(s.as_str()).map_err(null);
         if !hook.path().is_absolute() {
@@ -110,6 +119,7 @@ impl Program {
             }
         };
         Ok(Self {
+            name,
             path,
             args,
             env: hook.env().as_ref().map(|env| env.iter().map(text).collect()).transpose()?,
@@ -119,31 +129,31 @@ impl Program {
 
     /// Runs the hook with the state on its input, and waits for it.
     pub(crate) fn run(&self, state: &str) -> Result<(), Failure> {
-        let name = self.path.to_string_lossy().into_owned();
+        let name = format!("{}: {}", self.name, self.path.to_string_lossy());
         let failed =
-            |what: &str| Failure::Refused { what: format!("error running hook {name}: {what}") };
-        let pidfd = self.spawn(state).map_err(|e| Failure::step(format!("run hook {name}"), &e))?;
+            |what: &str| Failure::Refused { what: format!("error running {name}: {what}") };
+        let pidfd = self.spawn(state).map_err(|e| Failure::step(format!("run {name}"), &e))?;
         let limit =
             self.timeout.map_or(-1, |s| i32::try_from(s.saturating_mul(1000)).unwrap_or(i32::MAX));
-        let ended = process::poll_readable(&[pidfd.as_fd()], limit)
-            .map_err(|e| Failure::step(format!("wait for hook {name}"), &e))?;
+        let ended = sys_process::poll_readable(&[pidfd.as_fd()], limit)
+            .map_err(|e| Failure::step(format!("wait for {name}"), &e))?;
         if ended != [true] {
             // A kill that fails means the hook has just ended: the wait below sees it.
-            drop(process::pidfd_signal(pidfd.as_fd(), 9));
-            drop(process::wait(pidfd.as_fd()));
+            drop(sys_process::pidfd_signal(pidfd.as_fd(), 9));
+            drop(sys_process::wait(pidfd.as_fd()));
             return Err(failed(&format!("hook ran past specified timeout of {}s", limit / 1000)));
         }
-        match process::wait(pidfd.as_fd()) {
+        match sys_process::wait(pidfd.as_fd()) {
             Ok(Ended::Code(0)) => Ok(()),
             Ok(Ended::Code(code)) => Err(failed(&format!("exit status {code}"))),
             Ok(Ended::Signal(signal)) => Err(failed(&format!("signal {signal}"))),
-            Err(e) => Err(Failure::step(format!("wait for hook {name}"), &e)),
+            Err(e) => Err(Failure::step(format!("wait for {name}"), &e)),
         }
     }
 
     fn spawn(&self, state: &str) -> io::Result<OwnedFd> {
         let (reader, mut writer) = io::pipe()?;
-        match process::clone3(0, None)? {
+        match sys_process::clone3(0, None)? {
             Fork::Child => {
                 drop(writer);
                 self.become_program(reader.into());
@@ -162,9 +172,9 @@ impl Program {
 
     fn become_program(&self, stdin: OwnedFd) -> ! {
         let attempt = || -> io::Result<()> {
-            process::become_stdio(&stdin, io::stdout().as_fd(), io::stderr().as_fd())?;
-            process::cloexec_from(3)?;
-            process::reset_signals();
+            sys_process::become_stdio(&stdin, io::stdout().as_fd(), io::stderr().as_fd())?;
+            sys_process::cloexec_from(3)?;
+            sys_process::reset_signals();
             let inherited;
             let env = match &self.env {
                 Some(env) => env,
@@ -173,11 +183,11 @@ impl Program {
                     &inherited
                 }
             };
-            Err(process::execve(&self.path, &self.args, env))
+            Err(sys_process::execve(&self.path, &self.args, env))
         };
         // The exit code is all a hook's parent looks at.
         drop(attempt());
-        process::exit_now(127)
+        sys_process::exit_now(127)
     }
 }
 

@@ -568,8 +568,10 @@ fn foreign(program: &CString) -> Option<u16> {
 fn last_steps(process: &ProcessPlan, filter: Option<&Filter>) -> Result<Vec<CString>, Failure> {
     let step = |what: &'static str| move |e: io::Error| Failure::step(what, &e);
     let env = with_home(process);
-    if let Some(cpus) = &process.affinity.1 {
-        tuning::set_affinity(cpus).map_err(step("set cpu affinity"))?;
+    match &process.affinity.1 {
+        Some(cpus) => tuning::set_affinity(cpus).map_err(step("set cpu affinity"))?,
+        // Not the processors that the caller is bound to, but all of the cgroup's: the kernel leaves out the others.
+        None => drop(tuning::set_affinity(&[u64::MAX; 128])),
     }
     process::cloexec_from(3 + process.preserve_fds).map_err(step("close descriptors"))?;
     process::reset_signals();

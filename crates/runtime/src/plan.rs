@@ -17,7 +17,7 @@ use crate::seccomp::{Filters, SeccompError};
 
 mod compile;
 mod mounts;
-mod process;
+pub(crate) mod process;
 
 /// A container, resolved: nothing is looked up or parsed after `clone3`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! `features` and `spec`: what this runtime can do, and a configuration to begin with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use wharf_base::fs::{Durability, write_atomic};
@@ -133,6 +133,12 @@ fn default_spec() -> Value {
         }
         mount
     };
+    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
+    // As runc has it: where there is one tree.
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        namespaces.push("cgroup");
+    }
+    let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
     json!({
         "ociVersion": OCI_VERSION,
         "process": {
@@ -158,7 +164,7 @@ fn default_spec() -> Value {
         ],
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}],
+            "namespaces": namespaces,
             "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },

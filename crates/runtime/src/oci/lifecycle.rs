@@ -95,7 +95,7 @@ pub(super) fn use_own_copy() -> Result<(), OciError> {
 
 /// What this program's caller left open is nobody's business in a container that waits for its start: a pipe that stays
 /// open there never ends for who reads it.
-pub(super) fn close_inherited(preserved: u32) -> Result<(), OciError> {
+fn close_inherited(preserved: u32) -> Result<(), OciError> {
     process::close_inherited(3 + preserved)
         .map_err(|source| OciError::Sys { doing: "close inherited descriptors", source })
 }

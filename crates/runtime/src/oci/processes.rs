@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 
 use super::args::{Args, unknown};
-use super::lifecycle::{
-    close_inherited, console_size, inherit_stdio, send_console, use_own_copy, write_pid_file,
-};
+use super::lifecycle::{console_size, inherit_stdio, send_console, use_own_copy, write_pid_file};
 use super::state::{Container, Status};
 use super::{Global, OciError, Outcome, document, foreground, print};
 use crate::cgroup::Cgroup;
@@ -116,7 +114,6 @@ pub(super) fn exec(global: &Global, args: &mut Args) -> Outcome {
     let flags = Flags::parse(args)?;
     let id = args.id("exec")?;
     let words = args.rest();
-    close_inherited(flags.preserve_fds)?;
     let container = Container::open(global, &id)?;
     match container.status()? {
         Status::Stopped => {

@@ -72,7 +72,7 @@ fn strings<'a>(
 }
 
 /// The last of several values for one name is the one that counts, as for runc.
-fn environment(process: &Process) -> Result<Vec<CString>, PlanError> {
+pub(crate) fn environment(process: &Process) -> Result<Vec<CString>, PlanError> {
     let all: Vec<&String> = process.env().iter().flatten().collect();
     for entry in &all {
         if entry.find('=').is_none_or(|at| at == 0) {

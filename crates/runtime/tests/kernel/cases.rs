@@ -40,6 +40,7 @@ pub(crate) const CASES: &[Case] = &[
         a_waiting_container_holds_nothing_of_its_callers,
     ),
     ("debug_says_what_is_done", debug_says_what_is_done),
+    ("processors_are_the_cgroups_not_the_callers", processors_are_the_cgroups_not_the_callers),
     ("hooks_run_in_order", hooks_run_in_order),
     ("hooks_that_fail_late_are_told_of", hooks_that_fail_late_are_told_of),
     ("failed_hook_stops_the_start", failed_hook_stops_the_start),
@@ -424,6 +425,14 @@ fn a_waiting_container_holds_nothing_of_its_callers() {
     assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody has it open");
 }
 
+fn processors_are_the_cgroups_not_the_callers() {
+    let all = "grep Cpus_allowed_list /proc/self/status";
+    let usual = Bundle::shell(all).output();
+    // Only this process: each case has its own.
+    wharf_sys::tuning::set_affinity(&[1]).unwrap();
+    assert_eq!(Bundle::shell(all).output(), usual);
+}
+
 fn debug_says_what_is_done() {
     let b = Bundle::shell("true");
     let loud = b.call(&["--debug", "run", &b.id]);
@@ -459,7 +468,9 @@ fn hooks_that_fail_late_are_told_of() {
     // Without an environment of its own a hook has the runtime's.
     let script = "test -n \"$PATH\" || exit 7; exit 8";
     let inherits = json!({"path": busybox, "args": ["sh", "-c", script]});
-    b.spec["hooks"] = json!({"poststart": [failing], "poststop": [failing, inherits]});
+    b.set("/process/env", json!(["PATH=/bin", "WHO=program"]));
+    let inside = json!({"path": "/bin/sh", "args": ["sh", "-c", "test $WHO = program"]});
+    b.spec["hooks"] = json!({"startContainer": [inside], "poststart": [failing], "poststop": [failing, inherits]});
     let out = b.run();
     assert_eq!(text(&out.stdout), "ran\n");
     let warned = text(&out.stderr);
@@ -508,7 +519,7 @@ fn hooks_run_in_order() {
 fn failed_hook_stops_the_start() {
     let mut b = Bundle::new(&["true"]);
     b.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
-    assert!(b.refusal().contains("error running hook /bin/false: exit status 1"));
+    assert!(b.refusal().contains("error running createRuntime hook #1: /bin/false: exit status 1"));
     b.spec["hooks"] =
         json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]});
     assert!(b.refusal().contains("hook ran past specified timeout"));
