@@ -61,3 +61,31 @@ fn certificates_are_new_after_a_signal() {
     std::fs::write(&old, before).unwrap();
     k.check(&format!("auth whoami --kubeconfig={}", old.display()), 0, "kubernetes-admin");
 }
+
+#[test]
+fn connections_may_be_as_many_as_the_limit_allows() {
+    let k = Cluster::start();
+    let limits = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let files = |text: &str| -> Vec<String> {
+        let line = text.lines().find(|l| l.starts_with("Max open files")).unwrap();
+        line.split_whitespace().skip(3).take(2).map(str::to_owned).collect()
+    };
+    let [soft, hard] = files(&limits(k.pid())).try_into().unwrap();
+    assert_eq!(soft, hard);
+}
+
+#[test]
+fn controllers_are_chosen_and_unknown_ones_refused() {
+    let k = Cluster::with(&["--controllers=*,-deployment-controller", "--fake-nodes=1"]);
+    k.run("create deployment idle --image=i");
+    k.run("create job done --image=i");
+    k.until("get job done -o jsonpath={.status.succeeded}", "1");
+    k.check("get deployment idle -o jsonpath={.status}", 0, "{}");
+    let mut wrong = std::process::Command::new(wharf_test::tools::wharf());
+    let data = k.dir().join("other");
+    wrong.args(["kube", "serve", "--controllers", "-deploymnt", "--data-root"]).arg(&data);
+    let done = wharf_test::program::run(&mut wrong, b"");
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && !data.exists(), "{text}");
+    assert!(text.contains("there is no controller \"deploymnt\"; there are: "), "{text}");
+}

@@ -398,13 +398,7 @@ async fn a_cron_job_starts_jobs_and_tells_so() {
     );
     let (_, job) = c.send("GET", &job, Value::Null).await;
     assert_eq!(job["metadata"]["ownerReferences"][0]["name"], "c", "{job}");
-    has_event(&c, "CronJob", "SuccessfulCreate").await;
-}
-
-async fn has_event(c: &Cluster, kind: &str, reason: &str) {
-    let fits = |e: &Value| e["involvedObject"]["kind"] == kind && e["reason"] == reason;
-    let told = |l: &Value| l["items"].as_array().unwrap().iter().any(fits);
-    c.until("/api/v1/namespaces/default/events", told).await;
+    c.told("CronJob", "SuccessfulCreate").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,7 +465,7 @@ async fn an_autoscaler_without_metrics_says_so_and_keeps_its_bounds() {
     let scaler = json!({"metadata": {"name": "h"}, "spec": {"scaleTargetRef": target, "minReplicas": 3, "maxReplicas": 5}});
     c.create("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", scaler).await;
     c.until(&format!("{deployments}/d"), |o| o["spec"]["replicas"] == 3).await;
-    has_event(&c, "HorizontalPodAutoscaler", "SuccessfulRescale").await;
+    c.told("HorizontalPodAutoscaler", "SuccessfulRescale").await;
     let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h";
     let has = |o: &Value, kind: &str, status: &str, reason: &str| {
         let list = o["status"]["conditions"].as_array().cloned().unwrap_or_default();

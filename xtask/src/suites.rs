@@ -33,11 +33,16 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "kube",
         engine: true,
-        run: |s| suite(s, &["kubectl", "access", "verbs", "loops", "helm"]),
+        run: |s| suite(s, &["kubectl", "access", "verbs", "loops", "nodes", "metrics", "helm"]),
     },
+    Suite { name: "kube-rs", engine: true, run: |s| test(s, KUBE_RS, &["--test-threads", "4"]) },
     Suite { name: "oci", engine: true, run: |s| suite(s, &["oci"]) },
     Suite { name: "vm", engine: true, run: |s| vm::suite(s.filter.as_deref()) },
 ];
+
+/// Programs on kube-rs: a workspace of their own in the same folder of what is built, so that a second run
+/// compiles nothing.
+const KUBE_RS: &[&str] = &["--manifest-path", "tests/kube-rs/Cargo.toml", "--target-dir", "target"];
 
 /// What the command line asks for.
 struct Selection {
@@ -138,7 +143,8 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 fn fmt(_: &Selection) -> Result<Tally> {
-    check(cargo().args(["fmt", "--all", "--check"]))
+    let all = check(cargo().args(["fmt", "--all", "--check"]))?;
+    Ok(all.and(check(cargo().args(["fmt", "--check"]).args(&KUBE_RS[..2]))?))
 }
 
 /// The fuzz targets are a workspace of their own, which nothing else builds: they are compiled here.

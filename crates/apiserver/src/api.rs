@@ -64,6 +64,8 @@ pub struct Call<'a> {
     pub query: &'a Query,
     /// The client's program, which owns fields where it names no manager.
     pub agent: &'a str,
+    /// Whether this is a step of another call, which policies and webhooks have seen already.
+    pub inner: bool,
     /// Warnings for the answer's headers.
     pub warnings: Mutex<Vec<String>>,
 }

@@ -5,6 +5,7 @@ mod policy;
 pub use policy::{Level, Policy, PolicyError};
 
 use crate::authz::Attributes;
+use crate::flow::Sorted;
 use crate::respond::{Answer, Content};
 use crate::server::Incoming;
 use crate::user::User;
@@ -86,6 +87,7 @@ struct Known {
     verb: String,
     object: Option<Value>,
     allowed: Option<(bool, String)>,
+    sorted: Sorted,
 }
 
 impl Trace {
@@ -105,6 +107,16 @@ impl Trace {
         if known.user.as_ref() != Some(user) {
             known.impersonated = Some(user.clone());
         }
+    }
+
+    /// It belongs to this schema and level, which its answer tells, whatever becomes of it.
+    pub fn sorted(&self, sorted: Sorted) {
+        self.known.lock().sorted = sorted;
+    }
+
+    /// The schema and level that it belongs to; empty before they are known.
+    pub fn flow(&self) -> Sorted {
+        self.known.lock().sorted.clone()
     }
 
     /// It wants this, and was allowed to or not.

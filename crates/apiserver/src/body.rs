@@ -89,7 +89,14 @@ pub fn decode(
 
 /// Makes a tree an object of type `expected`, minding unknown and duplicate fields as the call says.
 pub fn object(call: &Call<'_>, tree: Tree, expected: Expected<'_>) -> Result<Value, Fault> {
-    let Value::Object(mut m) = tree.value else {
+    let (v, unknown) = typed(tree.value, expected)?;
+    report(call, &unknown, &tree.duplicates, expected)?;
+    Ok(v)
+}
+
+/// Makes a tree an object of type `expected`; gives the paths of its unknown fields beside it.
+fn typed(tree: Value, expected: Expected<'_>) -> Result<(Value, Vec<String>), Fault> {
+    let Value::Object(mut m) = tree else {
         return Err(Fault::bad_request(
             "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }",
         ));
@@ -97,8 +104,7 @@ pub fn object(call: &Call<'_>, tree: Tree, expected: Expected<'_>) -> Result<Val
     check_kind(&mut m, expected)?;
     let mut unknown = Vec::new();
     let v = expected.normalize(Value::Object(m), &mut unknown).map_err(|e| expected.cannot(e))?;
-    report(call, &unknown, &tree.duplicates, expected)?;
-    Ok(v)
+    Ok((v, unknown))
 }
 
 fn report(
@@ -197,8 +203,31 @@ pub fn applied(call: &Call<'_>, tree: Tree) -> Result<Value, Fault> {
         )));
     }
     let nulls = expected.custom.is_some();
-    let normal = object(call, tree, expected)?;
+    let (normal, unknown) = typed(tree.value, expected)?;
+    if !unknown.is_empty() && call.query.field_validation != FieldValidation::Strict {
+        return Err(undeclared(call, &given, &unknown));
+    }
+    report(call, &unknown, &tree.duplicates, expected)?;
     Ok(only(&normal, &given, nulls))
+}
+
+/// A field that no schema knows can have no owner: applying it is refused, and cannot be ignored.
+fn undeclared(call: &Call<'_>, given: &Value, unknown: &[String]) -> Fault {
+    let of = |k: &str| given[k].as_str().unwrap_or_default().to_owned();
+    // The core group has no name, and a slash behind it.
+    let version = of("apiVersion");
+    let slash = if version.contains('/') { "" } else { "/" };
+    let place = format!("{}/{}", call.namespace.unwrap_or_default(), call.name.unwrap_or_default());
+    let errors: Vec<String> =
+        unknown.iter().map(|p| format!(".{p}: field not declared in schema")).collect();
+    let errors = match &errors[..] {
+        [one] => one.clone(),
+        all => format!("errors:\n  {}", all.join("\n  ")),
+    };
+    Fault::bad_request(format!(
+        "failed to create typed patch object ({place}; {slash}{version}, Kind={}): {errors}",
+        of("kind")
+    ))
 }
 
 /// The part of `normal` that `given` names: zero values that normal form adds are not applied. A null is a value of a

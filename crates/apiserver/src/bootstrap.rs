@@ -167,6 +167,7 @@ where
         subresource: None,
         query,
         agent: "wharf",
+        inner: false,
         warnings: Mutex::default(),
     })
     .await

@@ -229,6 +229,7 @@ impl Api {
                 subresource: None,
                 query: call.query,
                 agent: call.agent,
+                inner: call.inner,
                 warnings: wharf_base::sync::Mutex::default(),
             };
             match self.delete(&one, options).await {

@@ -96,23 +96,25 @@ impl Flow {
         self.state.running.each_ref().map(|n| n.load(Ordering::Relaxed))
     }
 
-    /// Waits for a request's turn, or tells the client to come back. Dropping the future gives the turn up.
+    /// Waits for a request's turn, or tells the client to come back; `tell` hears first where it was sorted in.
+    /// Dropping the future gives the turn up.
     pub async fn enter(
         &self,
         api: &Api,
         user: &User,
         a: &Attributes<'_>,
-    ) -> Result<(Turn, Sorted), Fault> {
+        tell: impl FnOnce(Sorted),
+    ) -> Result<Turn, Fault> {
         let plan = self.plan(api).await?;
         let Some(sorted) = plan.sort(user, a) else {
-            return Ok((Turn::default(), Sorted::default()));
+            return Ok(Turn::default());
         };
-        let told = Sorted { schema: sorted.schema.uid.clone(), level: sorted.level.uid.clone() };
+        tell(Sorted { schema: sorted.schema.uid.clone(), level: sorted.level.uid.clone() });
         if is_endless(a) {
-            return Ok((Turn::default(), told));
+            return Ok(Turn::default());
         }
         if sorted.level.exempt {
-            return Ok((self.count(Turn::default(), a), told));
+            return Ok(self.count(Turn::default(), a));
         }
         let turn = self.seat(&plan, &sorted.level.name, sorted.flow);
         let turn = match turn? {
@@ -122,7 +124,7 @@ impl Flow {
                 _ => return Err(refused()),
             },
         };
-        Ok((self.count(turn, a), told))
+        Ok(self.count(turn, a))
     }
 
     fn count(&self, mut turn: Turn, a: &Attributes<'_>) -> Turn {

@@ -65,7 +65,7 @@ pub async fn mutate(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Fault> {
-    if is_beyond(call) {
+    if call.inner || is_beyond(call) {
         return Ok(());
     }
     let hooks = current(api).await?;
@@ -86,7 +86,7 @@ pub async fn validate(
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<(), Fault> {
-    if is_beyond(call) {
+    if call.inner || is_beyond(call) {
         return Ok(());
     }
     let hooks = current(api).await?;
@@ -106,6 +106,24 @@ pub async fn validate(
     }
     policies::judge(&question, &hooks.validations, new, old).await?;
     webhooks::judge(&question, &hooks.validating, new, old).await
+}
+
+/// Lets policies and webhooks judge what is no object of the call's own kind, and webhooks change it: what is posted
+/// below an object, and the options of a stream (`CONNECT`). It says its kind itself.
+pub async fn below(
+    api: &Api,
+    call: &Call<'_>,
+    operation: &'static str,
+    object: &mut Value,
+) -> Result<(), Fault> {
+    let hooks = current(api).await?;
+    if hooks.mutating.is_empty() && hooks.validating.is_empty() && hooks.validations.is_empty() {
+        return Ok(());
+    }
+    let question = Question::new(api, call, operation, hooks.asks).await?.about(object);
+    webhooks::mutate(&question, &hooks.mutating, object, None).await?;
+    policies::judge(&question, &hooks.validations, Some(object), None).await?;
+    webhooks::judge(&question, &hooks.validating, Some(object), None).await
 }
 
 /// The hooks as they were when one of them changed last.

@@ -38,6 +38,7 @@ pub mod services;
 mod show;
 pub mod stored;
 pub mod strategy;
+mod streams;
 pub mod subresource;
 pub mod tokens;
 pub mod user;

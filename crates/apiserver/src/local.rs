@@ -8,10 +8,11 @@ use crate::respond::Content;
 use crate::server::{Incoming, Server};
 use crate::user::User;
 use crate::write::Change as Edit;
-use crate::{authn, delete, subresource};
+use crate::{authn, delete, stored, subresource};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
@@ -53,6 +54,7 @@ impl Local {
             subresource: sub,
             query: &self.query,
             agent: &self.agent,
+            inner: false,
             warnings: Mutex::default(),
         }
     }
@@ -186,8 +188,9 @@ impl Cluster for Local {
             let kind = self.kind(resource)?;
             let call = self.call(&kind, At { resource, namespace, name: pod }, Some("binding"));
             self.allowed(&call, "create").await?;
-            let target = json!({"target": {"kind": "Node", "name": node}});
-            let bound = subresource::bind(&self.server, &call, pod, &target).await?;
+            let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod, "namespace": namespace},
+                "target": {"kind": "Node", "name": node}});
+            let bound = subresource::bind(&self.server, &call, pod, binding).await?;
             Ok(crate::api::meta(&bound, "resourceVersion").parse().unwrap_or(0))
         })
     }
@@ -227,8 +230,14 @@ impl Cluster for Local {
                 peer: None,
             };
             let answer = self.server.handle(incoming).await;
-            let Content::Whole(bytes) = answer.body else {
-                return Err(Fault::internal("a stream is no document"));
+            let bytes = match answer.body {
+                Content::Whole(bytes) | Content::Ended(bytes) => bytes,
+                // Another API server's answer.
+                Content::Passed(body) => {
+                    let all = Limited::new(body, LONGEST).collect().await;
+                    all.map_err(Fault::internal)?.to_bytes()
+                }
+                Content::Stream(_) => return Err(Fault::internal("a stream is no document")),
             };
             let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             if answer.status.is_success() {
@@ -270,6 +279,9 @@ impl Cluster for Local {
         })
     }
 }
+
+/// The longest answer of another API server that is read (32 MiB).
+const LONGEST: usize = 32 << 20;
 
 /// A text as it stands in a query.
 fn encoded(text: &str) -> String {
@@ -335,16 +347,41 @@ impl Stream {
 
     fn change(&self, kv: &Kv) -> Option<Change> {
         let resource = self.resource(kv.key())?;
-        Some(Change { resource, object: self.api.objects.tree(kv), gone: false })
+        Some(Change { resource, object: Arc::new(lean(stored::decode(kv))), gone: false })
     }
 
     fn deletion(&self, kv: &Kv, previous: Option<&Kv>) -> Option<Change> {
         let resource = self.resource(kv.key())?;
         let object = match previous {
-            Some(previous) => crate::stored::decode_at(previous, kv.mod_revision()),
+            Some(previous) => lean(stored::decode_at(previous, kv.mod_revision())),
             None => bare(kv.key()),
         };
         Some(Change { resource, object: Arc::new(object), gone: true })
+    }
+}
+
+/// An object as loops keep it: without the record of who owns which field, which none of them reads and which a write
+/// without it leaves alone, and in maps that are no larger than they need be.
+fn lean(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("managedFields");
+    }
+    fitted(object)
+}
+
+fn fitted(v: Value) -> Value {
+    match v {
+        Value::Object(m) => {
+            let mut out = Map::with_capacity(m.len());
+            out.extend(m.into_iter().map(|(k, v)| (k, fitted(v))));
+            Value::Object(out)
+        }
+        Value::Array(list) => {
+            let mut out = Vec::with_capacity(list.len());
+            out.extend(list.into_iter().map(fitted));
+            Value::Array(out)
+        }
+        v => v,
     }
 }
 

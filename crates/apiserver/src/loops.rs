@@ -1,14 +1,20 @@
 //! What the server does for itself: its own service, and history that is forgotten.
 
 use crate::api::Api;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wharf_etcd::{KeyRange, Revision, WatchItem, WatchRequest};
 
-/// How often history is forgotten, and so how far it reaches back at least.
+/// How often it is looked whether history is to be forgotten.
+const LOOK: Duration = Duration::from_secs(10);
+/// How far history reaches back (as the reference server's), and how far at least where it is long.
 const HISTORY: Duration = Duration::from_secs(300);
+const SHORTEST: Duration = Duration::from_secs(30);
+/// Changes that make history long: they are in memory, each with the object as it was.
+const LONG: i64 = 50_000;
 
 /// Starts both. They end when the set is dropped. `address` is where this server is reached.
 pub fn start(api: &Api, address: SocketAddr) -> JoinSet<()> {
@@ -48,19 +54,38 @@ async fn own_service(api: Api, address: SocketAddr) {
     }
 }
 
-/// Forgets, every five minutes, what was superseded before the last five; nothing happens while nothing is written.
+/// Forgets what was superseded long ago; nothing happens while nothing is written.
 async fn forget(api: Api) {
-    let mut last: Option<Revision> = None;
+    let mut seen = VecDeque::new();
     loop {
-        tokio::time::sleep(HISTORY).await;
+        tokio::time::sleep(LOOK).await;
         let Ok(now) = api.store.revision().await else { continue };
-        if let Some(before) = last.filter(|b| *b < now)
+        let time = api.clock.instant();
+        if let Some(before) = horizon(&mut seen, time, now)
             && let Err(e) = api.store.compact(before).await
         {
             tracing::warn!(error = %e, "history was not compacted");
         }
-        last = Some(now);
     }
+}
+
+/// Notes where the store is, and says which revision history may begin at, if that is later than before.
+fn horizon(
+    seen: &mut VecDeque<(Instant, Revision)>,
+    time: Instant,
+    now: Revision,
+) -> Option<Revision> {
+    if seen.back().is_none_or(|(_, last)| *last < now) {
+        seen.push_back((time, now));
+    }
+    let old = |(at, revision): &(Instant, Revision)| {
+        let age = time.duration_since(*at);
+        age >= HISTORY || age >= SHORTEST && now.0 - revision.0 > LONG
+    };
+    let many = seen.iter().take_while(|s| old(s)).count();
+    // What nothing followed is no history.
+    let many = many.min(seen.len().saturating_sub(1));
+    seen.drain(..many).next_back().map(|(_, revision)| revision)
 }
 
 /// Wakes a loop whenever something under a prefix changed. Wake-ups carry no data, and many become one.
@@ -91,4 +116,34 @@ pub fn bell(api: &Api, prefixes: Vec<String>) -> watch::Receiver<u64> {
         });
     }
     bell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_base::clock::Clock;
+
+    /// Looks every ten seconds at a store that is at these revisions; gives what is compacted, and when.
+    fn check(revisions: impl IntoIterator<Item = i64>, expected: &[(u64, i64)]) {
+        let clock = Clock::fixed(Duration::ZERO);
+        let (mut seen, mut found) = (VecDeque::new(), Vec::new());
+        for (n, revision) in (0..).zip(revisions) {
+            if let Some(r) = horizon(&mut seen, clock.instant(), Revision(revision)) {
+                found.push((n * LOOK.as_secs(), r.0));
+            }
+            clock.advance(LOOK);
+        }
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn history_reaches_back_five_minutes_or_less_where_it_is_long() {
+        check([7; 60], &[]);
+        // A few changes: each is forgotten after five minutes, once something has followed it.
+        check([1, 2, 3].into_iter().chain([9; 40]), &[(300, 1), (310, 2), (320, 3)]);
+        let busy = (0..5).map(|n| n * 20_000);
+        check(busy, &[(30, 0), (40, 20_000)]);
+        // Much at once, and then nothing.
+        check([0, 100_000, 100_000, 100_000, 100_000], &[(30, 0)]);
+    }
 }

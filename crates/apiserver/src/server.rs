@@ -6,7 +6,7 @@ use crate::authn::Authenticator;
 use crate::authz::{Attributes, Decision};
 use crate::body::{self, Expected};
 use crate::delete::Options;
-use crate::flow::Flow;
+use crate::flow::{Flow, Turn};
 use crate::kinds::Hub;
 use crate::media::{self, Notation, View};
 use crate::metrics::Metrics;
@@ -101,6 +101,11 @@ impl Server {
             let accept = media::accept(r.header("accept"), true, true).ok();
             Answer::fault(&f, accept, pretty)
         });
+        let sorted = trace.flow();
+        if !sorted.schema.is_empty() {
+            answer.header("x-kubernetes-pf-flowschema-uid", &sorted.schema);
+            answer.header("x-kubernetes-pf-prioritylevel-uid", &sorted.level);
+        }
         let id = r.header("audit-id").map_or_else(random::uid, str::to_owned);
         answer.header("audit-id", &id);
         let micros = self.api.clock.unix_nanos() / 1000 - began;
@@ -133,7 +138,7 @@ impl Server {
         if let Route::Objects(target) = &route {
             return self.objects(r, q, target, (&user, trace), pretty).await;
         }
-        self.authorize_path(r, &user, trace).await?;
+        let _turn = self.authorize_path(r, &user, trace).await?;
         q?;
         match route {
             Route::Version => Ok(Answer::json(StatusCode::OK, &version(), true)),
@@ -174,19 +179,31 @@ impl Server {
         object: &Value,
         trace: &Trace,
     ) -> Result<Answer, Fault> {
-        match route {
+        let _turn = match route {
             Route::Objects(t) => {
                 let q = Query::parse(&r.query)?;
                 let verb = verb(&r.method, t, &q)?;
                 let attributes = Attributes { path: &r.path, ..Attributes::of(t, verb) };
+                let turn = self.turn(user, &attributes, trace).await?;
                 self.authorize(user, &attributes, &t.gv.version, trace).await?;
+                turn
             }
             _ => self.authorize_path(r, user, trace).await?,
-        }
+        };
         aggregator::pass(&self.api, r, user, object).await
     }
 
-    async fn authorize_path(&self, r: &Incoming, user: &User, trace: &Trace) -> Result<(), Fault> {
+    /// Waits until it is a request's turn. Where it was sorted in is told by its answer, whatever that is.
+    async fn turn(&self, user: &User, a: &Attributes<'_>, trace: &Trace) -> Result<Turn, Fault> {
+        self.flow.enter(&self.api, user, a, |sorted| trace.sorted(sorted)).await
+    }
+
+    async fn authorize_path(
+        &self,
+        r: &Incoming,
+        user: &User,
+        trace: &Trace,
+    ) -> Result<Turn, Fault> {
         let verb = match r.method {
             Method::GET | Method::HEAD => "get",
             Method::POST => "post",
@@ -196,7 +213,9 @@ impl Server {
             _ => "",
         };
         let attributes = Attributes { verb, path: &r.path, ..Attributes::default() };
-        self.authorize(user, &attributes, "", trace).await
+        let turn = self.turn(user, &attributes, trace).await?;
+        self.authorize(user, &attributes, "", trace).await?;
+        Ok(turn)
     }
 
     async fn authorize(
@@ -298,8 +317,8 @@ impl Server {
         let mut attributes = Attributes::of(t, verb);
         attributes.path = &r.path;
         attributes.selector = &q.field_selector;
+        let _turn = self.turn(user, &attributes, trace).await?;
         self.authorize(user, &attributes, &t.gv.version, trace).await?;
-        let (_turn, sorted) = self.flow.enter(&self.api, user, &attributes).await?;
         let kind = self.api.kinds.find(&t.gv, &t.resource).ok_or_else(Fault::no_route)?;
         // A namespace is an object of the whole cluster, and the one that is below itself.
         let misplaced = match (&t.namespace, kind.resource.namespaced) {
@@ -327,6 +346,7 @@ impl Server {
             subresource: t.subresource.as_deref(),
             query: &q,
             agent: r.agent(),
+            inner: false,
             warnings: Mutex::default(),
         };
         if let Some(old) = kind.custom.as_ref().and_then(|c| c.deprecation.as_ref()) {
@@ -343,8 +363,6 @@ impl Server {
         }
         let warnings = std::mem::take(&mut *call.warnings.lock());
         warnings.iter().for_each(|w| answer.warn(w));
-        answer.header("x-kubernetes-pf-flowschema-uid", &sorted.schema);
-        answer.header("x-kubernetes-pf-prioritylevel-uid", &sorted.level);
         Ok(answer)
     }
 

@@ -3,10 +3,12 @@
 use crate::api::{Api, Call, meta, set_meta};
 use crate::body::{self, Expected};
 use crate::definitions::Scale;
+use crate::hooks;
 use crate::media::{self, Accept, Notation, View};
 use crate::respond::Answer;
 use crate::server::{Incoming, PATCHES_OF_CUSTOM, Server};
 use crate::stored;
+use crate::streams;
 use crate::write::{Change, ordered};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -31,16 +33,18 @@ pub async fn serve(
         }
         "binding" => {
             let object = read(server, r, call, "Binding")?;
-            bind(server, call, call.name()?, &object).await?;
+            bind(server, call, call.name()?, object).await?;
             Ok(Answer::json(StatusCode::CREATED, &success(201), pretty))
         }
         "eviction" => {
-            let object = read(server, r, call, "Eviction")?;
+            let mut object = read(server, r, call, "Eviction")?;
+            hooks::below(&server.api, call, "CREATE", &mut object).await?;
             evict(server, call, &object).await?;
             Ok(Answer::json(StatusCode::CREATED, &success(201), pretty))
         }
         "token" => {
-            let object = read(server, r, call, "TokenRequest")?;
+            let mut object = read(server, r, call, "TokenRequest")?;
+            hooks::below(&server.api, call, "CREATE", &mut object).await?;
             let answer = token(server, call, object).await?;
             let kind = call.kind.subresource("token").map(|s| s.ty);
             Ok(Answer::object(StatusCode::CREATED, accept, &answer, pretty, || {
@@ -49,8 +53,9 @@ pub async fn serve(
                 wharf_kube::proto::seal("authentication.k8s.io/v1", "TokenRequest", &message)
             }))
         }
-        "log" | "exec" | "attach" | "portforward" => streaming(server, call).await,
-        "proxy" => Err(no_proxy(call)),
+        "log" | "exec" | "attach" | "portforward" | "proxy" => {
+            streams::serve(server, r, call).await
+        }
         _ => Err(Fault::no_route()),
     }
 }
@@ -224,6 +229,7 @@ fn on_pod<'a>(
         subresource: None,
         query: call.query,
         agent: call.agent,
+        inner: true,
         warnings: wharf_base::sync::Mutex::default(),
     }
 }
@@ -233,8 +239,9 @@ pub async fn bind(
     server: &Server,
     call: &Call<'_>,
     name: &str,
-    binding: &Value,
+    mut binding: Value,
 ) -> Result<Value, Fault> {
+    hooks::below(&server.api, call, "CREATE", &mut binding).await?;
     let target = &binding["target"];
     let node = target["name"].as_str().unwrap_or_default();
     let mut problems = Vec::new();
@@ -319,6 +326,7 @@ async fn disrupted(server: &Server, call: &Call<'_>, pod: &Value) -> Result<(), 
         subresource: Some("status"),
         query: call.query,
         agent: call.agent,
+        inner: true,
         warnings: wharf_base::sync::Mutex::default(),
     };
     server.api.change(&below, &Change::StrategicPatch(&change)).await.map(drop)
@@ -389,6 +397,7 @@ async fn spend_budget(api: &Api, call: &Call<'_>, pod: &Value, ready: bool) -> R
         subresource: Some("status"),
         query: call.query,
         agent: call.agent,
+        inner: true,
         warnings: wharf_base::sync::Mutex::default(),
     };
     api.change(&one, &Change::MergePatch(&change)).await.map(drop)
@@ -459,28 +468,6 @@ async fn token(server: &Server, call: &Call<'_>, mut request: Value) -> Result<V
     set_meta(&mut request, "creationTimestamp", server.api.now());
     let ty = crate::kinds::known("authentication.TokenRequest");
     Ok(ordered(ty, request))
-}
-
-/// Streams need a node that runs the pod.
-async fn streaming(server: &Server, call: &Call<'_>) -> Result<Answer, Fault> {
-    let name = call.name()?;
-    let pod = stored::decode(&server.api.get(call, name).await?);
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-    if node.is_empty() {
-        return Err(Fault::bad_request(format!("pod {name} does not have a host assigned")));
-    }
-    Err(Fault::internal(format!(
-        "node {node} of pod {name} serves no {}",
-        call.subresource.unwrap_or_default()
-    )))
-}
-
-fn no_proxy(call: &Call<'_>) -> Fault {
-    let name = call.name.unwrap_or_default();
-    match call.kind.resource.plural {
-        "services" => Fault::unavailable(format!("no endpoints available for service {name:?}")),
-        plural => Fault::unavailable(format!("no route to the {plural} {name:?} from this server")),
-    }
 }
 
 /// Whether an answer may be shown as a table, which these may not.

@@ -27,7 +27,7 @@ pub async fn serve(
     let mut object = server.read_body(r, call, Expected::of(call.kind))?;
     if call.kind.name() == "Binding" {
         let name = meta(&object, "name").to_owned();
-        crate::subresource::bind(server, call, &name, &object).await?;
+        crate::subresource::bind(server, call, &name, object).await?;
         return Ok(Answer::json(
             StatusCode::CREATED,
             &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),

@@ -352,3 +352,19 @@ async fn texts_of_secrets_become_their_data() {
     let got = w.apply(&format!("{all}/d?fieldManager=me"), docker).await;
     assert_eq!((got.status, &got.json()["data"]), (201, &json!({".dockercfg": "e30="})));
 }
+
+#[tokio::test]
+async fn fields_that_no_schema_knows_cannot_be_applied() {
+    let w = World::new().await;
+    let config = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: b}, dota: {}}";
+    for how in ["", "&fieldValidation=Warn", "&fieldValidation=Ignore"] {
+        let path = format!("/api/v1/namespaces/default/configmaps/c?fieldManager=me{how}");
+        let got = w.apply(&path, config).await;
+        assert_eq!(got.status, 400, "{}", got.text());
+        let why = "failed to create typed patch object (default/c; /v1, Kind=ConfigMap): .dota: field not declared in schema";
+        assert_eq!(got.json()["message"], why, "{how}");
+    }
+    let strict = "/api/v1/namespaces/default/configmaps/c?fieldManager=me&fieldValidation=Strict";
+    let got = w.apply(strict, config).await;
+    assert!(got.text().contains("unknown field \\\"dota\\\""), "{}", got.text());
+}

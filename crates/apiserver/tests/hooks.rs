@@ -455,7 +455,87 @@ async fn answers_name_the_flow_schema_and_its_level() {
         let path = format!("/apis/flowcontrol.apiserver.k8s.io/v1/{kind}/exempt");
         let of = w.get(&path).await.json();
         assert_eq!(got.headers[header].to_str().unwrap(), of["metadata"]["uid"], "{kind}");
+        // Discovery and refusals tell it as well.
+        for path in ["/apis", "/version", "/api/v1/namespaces/none", "/api/v1/nothing"] {
+            assert_eq!(w.get(path).await.headers[header], got.headers[header], "{path}");
+        }
+        let nobody = wharf_apiserver::user::User::new("jane", Vec::new());
+        let refused = w.send(Method::GET, CONFIGS, &[], Vec::new(), &nobody).await;
+        assert_eq!(refused.status, 403);
+        assert_ne!(refused.headers[header], got.headers[header], "another's");
     }
+}
+
+#[tokio::test]
+async fn streams_and_what_is_posted_below_objects_are_judged() {
+    let w = World::new().await;
+    let all = "/api/v1/namespaces/default";
+    w.create(&format!("{all}/serviceaccounts"), "{metadata: {name: default}}").await;
+    w.create(
+        &format!("{all}/pods"),
+        "{metadata: {name: p}, spec: {containers: [{name: c, image: i}]}}",
+    )
+    .await;
+    let hook = Hook::start(|r| {
+        let text = r["object"].to_string();
+        json!({"allowed": !text.contains("rm") && !text.contains("drain"), "status": {"message": "not here"}})
+    })
+    .await;
+    let rule = |operation: &str, resources: &[&str]| json!({"operations": [operation], "apiGroups": [""], "apiVersions": ["v1"], "resources": resources});
+    let rules = json!({"rules": [rule("CONNECT", &["pods/exec", "services/proxy"]),
+        rule("CREATE", &["pods/eviction", "pods/binding"]), rule("UPDATE", &["pods", "pods/status"])]});
+    w.create(VALIDATING, &hook.config("ValidatingWebhookConfiguration", &rules)).await;
+    let denied = "admission webhook \"hook.example.com\" denied the request: not here";
+    let exec = format!("{all}/pods/p/exec?container=c&command=rm&command=-r&stdin=true&tty=0");
+    let got = w.write(Method::POST, &exec, "", "").await;
+    assert_eq!((got.status, got.json()["message"].as_str().unwrap()), (400, denied));
+    let seen = hook.seen.lock().pop().unwrap()["request"].clone();
+    let options = json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdin": true, "container": "c", "command": ["rm", "-r"]});
+    assert_eq!(seen["object"], options);
+    assert_eq!(
+        (&seen["operation"], &seen["subResource"], &seen["name"]),
+        (&json!("CONNECT"), &json!("exec"), &json!("p"))
+    );
+    assert_eq!(seen["kind"], json!({"group": "", "version": "v1", "kind": "PodExecOptions"}));
+    assert_eq!((&seen["resource"]["resource"], &seen["options"]), (&json!("pods"), &Value::Null));
+    // One that is allowed goes on to the pod, which has no node; a log is nobody's business.
+    let got = w.get(&format!("{all}/pods/p/exec?command=ls")).await;
+    assert_eq!(got.json()["message"], "pod p does not have a host assigned");
+    assert!(w.get(&format!("{all}/pods/p/log")).await.status >= 400);
+    assert_eq!(hook.seen.lock().len(), 1);
+    let got = w.get(&format!("{all}/services/s/proxy/rm/x")).await;
+    assert_eq!(got.json()["message"], denied);
+    assert_eq!(hook.seen.lock().pop().unwrap()["request"]["object"]["path"], "/rm/x");
+    let binding =
+        "{apiVersion: v1, kind: Binding, metadata: {name: p}, target: {kind: Node, name: NODE}}";
+    let to = |node: &str| binding.replace("NODE", node);
+    let path = format!("{all}/pods/p/binding");
+    let got = w.write(Method::POST, &path, "", &to("drained")).await;
+    assert_eq!(got.json()["message"], denied);
+    let got = w.write(Method::POST, &path, "", &to("one")).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    let eviction = "{apiVersion: policy/v1, kind: Eviction, metadata: {name: p}}";
+    hook.seen.lock().clear();
+    let got = w.write(Method::POST, &format!("{all}/pods/p/eviction"), "", eviction).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    // What the server does to carry it out is no request of anybody's.
+    let seen = hook.seen.lock().clone();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0]["request"]["kind"]["kind"], "Eviction");
+}
+
+#[tokio::test]
+async fn policies_judge_streams() {
+    let w = World::new().await;
+    let policy = policy("  validations:\n  - {expression: \"!('rm' in object.command)\", message: no rm, reason: Forbidden}\n")
+        .replace("operations: [CREATE, UPDATE], resources: [configmaps]", "operations: [CONNECT], resources: [pods/exec]");
+    w.create(POLICIES, &policy).await;
+    w.create(BINDINGS, &binding("validationActions: [Deny]")).await;
+    let exec = "/api/v1/namespaces/default/pods/p/exec?command=";
+    let got = w.write(Method::POST, &format!("{exec}rm"), "", "").await;
+    assert_eq!(got.status, 403, "{}", got.text());
+    assert!(got.text().contains("denied request: no rm"), "{}", got.text());
+    assert_eq!(w.write(Method::POST, &format!("{exec}ls"), "", "").await.status, 404);
 }
 
 /// A log that a test reads.

@@ -51,14 +51,12 @@ enum SignError {
 
 /// The loop; its keys are requests.
 pub struct Certificates {
-    authority: Option<Authority>,
-}
-
-impl Certificates {
-    /// Signs with `authority`; without one it only approves and cleans up.
-    pub fn new(authority: Option<Authority>) -> Certificates {
-        Certificates { authority }
-    }
+    /// Whether it approves what nodes ask for themselves.
+    pub approves: bool,
+    /// Who signs; nothing leaves that to others.
+    pub signs: Option<Authority>,
+    /// Whether it deletes what is old.
+    pub cleans: bool,
 }
 
 impl Loop for Certificates {
@@ -78,15 +76,18 @@ impl Loop for Certificates {
             let at = At { resource: &CERTIFICATE_REQUESTS, namespace: "", name: &key.name };
             let issued = !text(&request, "/status/certificate").is_empty();
             let decided = has(&request, "Approved") || has(&request, "Denied");
-            if !decided && approve(cx, at, &request).await? {
+            if self.approves && !decided && approve(cx, at, &request).await? {
                 return Ok(Next::Change);
             }
             let signs = has(&request, "Approved") && !has(&request, "Failed") && !issued;
-            if let Some(authority) = self.authority.as_ref().filter(|_| signs)
+            if let Some(authority) = self.signs.as_ref().filter(|_| signs)
                 && [CLIENT, KUBELET_CLIENT, KUBELET_SERVING, UNKNOWN]
                     .contains(&text(&request, "/spec/signerName"))
             {
                 answer(cx, at, &request, authority).await?;
+                return Ok(Next::Change);
+            }
+            if !self.cleans {
                 return Ok(Next::Change);
             }
             clean(cx, at, &request, issued || decided).await

@@ -1,6 +1,6 @@
 //! Disruption budgets: how many of their pods may go now.
 
-use crate::object::{is_deleting, meta, number};
+use crate::object::{is_deleting, meta, number, text};
 use crate::pods;
 use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
@@ -60,8 +60,17 @@ impl Loop for Budgets {
             let all = cx.world.inside(&PODS, &key.namespace);
             let own: Vec<Object> =
                 all.into_iter().filter(|p| covers(&budget, p) && !pods::is_finished(p)).collect();
-            let scales = scales(cx, &own).await;
-            let (status, forgets) = count(cx, &budget, &own, &scales);
+            if own.is_empty() {
+                cx.tell(&budget, false, "NoPods", "No matching pods found").await;
+            }
+            let (status, forgets) = match expected(cx, &budget, &own).await {
+                Ok(expected) => count(cx, &budget, &own, expected),
+                Err(why) => {
+                    let told = format!("Failed to calculate the number of expected pods: {why}");
+                    cx.tell(&budget, true, "CalculateExpectedPodCountFailed", &told).await;
+                    (failed(cx, &budget, &why), None)
+                }
+            };
             if status != budget["status"] {
                 let mut next = (*budget).clone();
                 next["status"] = status;
@@ -73,13 +82,31 @@ impl Loop for Budgets {
     }
 }
 
+/// The status of a budget whose pods cannot be counted: none of them may go.
+fn failed(cx: &Context, budget: &Value, why: &str) -> Value {
+    let mut status = budget["status"].clone();
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        if field == "disruptionsAllowed" || status.get(field).is_none() {
+            status[field] = json!(0);
+        }
+    }
+    status["conditions"] = json!([condition(cx, budget, "False", "SyncFailed", why)]);
+    status
+}
+
+/// The condition that says whether pods may go.
+fn condition(cx: &Context, budget: &Value, word: &str, reason: &str, message: &str) -> Value {
+    let old = budget["status"]["conditions"].as_array().and_then(|l| l.first());
+    let since = match old.filter(|c| c["status"] == word) {
+        Some(c) => c["lastTransitionTime"].clone(),
+        None => json!(cx.timestamp()),
+    };
+    json!({"type": "DisruptionAllowed", "status": word, "observedGeneration": budget["metadata"]["generation"],
+        "lastTransitionTime": since, "reason": reason, "message": message})
+}
+
 /// The status of a budget, and the seconds until one of its evictions is forgotten.
-fn count(
-    cx: &Context,
-    budget: &Value,
-    own: &[Object],
-    scales: &BTreeMap<String, i64>,
-) -> (Value, Option<u64>) {
+fn count(cx: &Context, budget: &Value, own: &[Object], expected: i64) -> (Value, Option<u64>) {
     let mut disrupted = BTreeMap::new();
     let mut next = None;
     for (name, at) in budget["status"]["disruptedPods"].as_object().into_iter().flatten() {
@@ -93,7 +120,6 @@ fn count(
         }
     }
     let spec = &budget["spec"];
-    let expected = expected(&cx.world, spec, own, scales);
     let bound = |v: &Value| pods::share(v, expected, true).unwrap_or(0);
     let desired = match (spec.get("maxUnavailable"), spec.get("minAvailable")) {
         (Some(n), _) => expected - bound(n).min(expected),
@@ -107,11 +133,6 @@ fn count(
     let allowed = if expected <= 0 { 0 } else { (current - desired).max(0) };
     let (word, reason) =
         if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
-    let old = budget["status"]["conditions"].as_array().and_then(|l| l.first());
-    let since = match old.filter(|c| c["status"] == word) {
-        Some(c) => c["lastTransitionTime"].clone(),
-        None => json!(cx.timestamp()),
-    };
     let generation = &budget["metadata"]["generation"];
     let mut status = json!({"observedGeneration": generation});
     if !disrupted.is_empty() {
@@ -125,51 +146,64 @@ fn count(
     ] {
         status[field] = json!(n);
     }
-    status["conditions"] = json!([{"type": "DisruptionAllowed", "status": word, "observedGeneration": generation,
-        "lastTransitionTime": since, "reason": reason, "message": ""}]);
+    status["conditions"] = json!([condition(cx, budget, word, reason, "")]);
     (status, next)
 }
 
 /// How many pods there should be: those that are there, or where a share is asked for, what their owners say.
-fn expected(world: &World, spec: &Value, own: &[Object], scales: &BTreeMap<String, i64>) -> i64 {
-    let there = i64::try_from(own.len()).unwrap_or(i64::MAX);
+async fn expected(cx: &Context, budget: &Value, own: &[Object]) -> Result<i64, String> {
+    let spec = &budget["spec"];
     let share = spec.get("maxUnavailable").is_some()
         || spec.get("minAvailable").is_some_and(Value::is_string);
     if !share {
-        return there;
+        return Ok(i64::try_from(own.len()).unwrap_or(i64::MAX));
     }
     let mut owners: BTreeMap<String, i64> = BTreeMap::new();
+    let mut unmanaged = false;
     for pod in own {
-        if let Some((uid, replicas)) = scale(world, pod) {
+        let Some(m) = crate::object::manager(pod) else {
+            unmanaged = true;
+            continue;
+        };
+        if let Some((uid, replicas)) = scale(&cx.world, pod) {
             owners.insert(uid, replicas);
-        } else if let Some(m) = crate::object::manager(pod)
-            && let Some((uid, n)) = m["uid"].as_str().and_then(|u| scales.get_key_value(u))
-        {
-            owners.insert(uid.clone(), *n);
+        } else if !owners.contains_key(text(m, "/uid")) {
+            owners.insert(text(m, "/uid").to_owned(), other_scale(cx, pod, m).await?);
         }
     }
-    owners.values().sum()
+    if unmanaged {
+        let selector = Labels::from_object(&spec["selector"]).map(|l| l.to_string());
+        let told = format!(
+            "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+            selector.unwrap_or_default()
+        );
+        cx.tell(budget, true, "UnmanagedPods", &told).await;
+    }
+    Ok(owners.values().sum())
 }
 
-/// What owners of other kinds say of their size, by their uids: they have a scale, or they do not count.
-async fn scales(cx: &Context, own: &[Object]) -> BTreeMap<String, i64> {
-    let mut out = BTreeMap::new();
-    for pod in own.iter().filter(|p| scale(&cx.world, p).is_none()) {
-        let Some(m) = crate::object::manager(pod) else { continue };
-        let word = |f: &str| m[f].as_str().unwrap_or_default();
-        let Some((resource, true)) = cx.lookup(word("apiVersion"), word("kind")) else { continue };
-        // Built-in kinds of one group only have none.
-        if out.contains_key(word("uid")) || resource.group().is_empty() {
-            continue;
+/// What a pod's owner of another kind says of its size.
+async fn other_scale(cx: &Context, pod: &Value, manager: &Value) -> Result<i64, String> {
+    let (version, kind) = (text(manager, "/apiVersion"), text(manager, "/kind"));
+    let Some((resource, _)) = cx.lookup(version, kind) else {
+        return Err(format!("no matches for kind {kind:?} in version {version:?}"));
+    };
+    let (ns, name) = (meta(pod, "namespace"), text(manager, "/name"));
+    let none = || format!("found no controllers for pod {:?}", meta(pod, "name"));
+    let group = resource.group();
+    let root = if group.is_empty() { "api" } else { "apis" };
+    let path = format!("/{root}/{version}/namespaces/{ns}/{}/{name}/scale", resource.plural);
+    match cx.ask("GET", &path, &[], Value::Null).await {
+        Ok(scale) if meta(&scale, "uid") != text(manager, "/uid") => Err(none()),
+        Ok(scale) => Ok(number(&scale, "/spec/replicas").unwrap_or(1)),
+        // Where there is such a path the object is named as missing.
+        Err(f) if f.code == 404 && f.message.ends_with("not found") => Err(none()),
+        Err(f) if f.code == 404 => {
+            let dot = if group.is_empty() { "" } else { "." };
+            Err(format!("{}{dot}{group} does not implement the scale subresource", resource.plural))
         }
-        let (version, ns) = (word("apiVersion"), meta(pod, "namespace"));
-        let path =
-            format!("/apis/{version}/namespaces/{ns}/{}/{}/scale", resource.plural, word("name"));
-        if let Ok(scale) = cx.ask("GET", &path, &[], Value::Null).await {
-            out.insert(word("uid").to_owned(), number(&scale, "/spec/replicas").unwrap_or(1));
-        }
+        Err(f) => Err(f.message),
     }
-    out
 }
 
 /// The object at the top of a pod's owners that has a scale, and what it says.

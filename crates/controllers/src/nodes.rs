@@ -26,7 +26,12 @@ const TAINTS: &[(&str, &str, &str)] = &[
 ];
 
 /// The loop; its keys are nodes.
-pub struct Nodes;
+pub struct Nodes {
+    /// Whether it gives up nodes that are silent, and taints those that are not well.
+    pub judges: bool,
+    /// Whether it evicts the pods that a taint drives away.
+    pub evicts: bool,
+}
 
 impl Loop for Nodes {
     fn name(&self) -> &'static str {
@@ -57,31 +62,45 @@ impl Loop for Nodes {
     fn step<'a>(&'a self, cx: &'a Context, key: &'a Key) -> BoxFuture<'a, Result<Next, Fault>> {
         Box::pin(async move {
             let Some(node) = cx.world.get(&NODES, key) else { return Ok(Next::Change) };
-            let at = At { resource: &NODES, namespace: "", name: &key.name };
-            let quiet = silence(cx, key, &node);
-            if quiet >= GRACE && condition(&node, "Ready") != "Unknown" && has(&node, "Ready") {
-                let mut next = (*node).clone();
-                give_up(&mut next, &cx.timestamp());
-                cx.write(at, Some("status"), Write::Replace(next)).await?;
-                let told = format!("Node {} status is now: NodeNotReady", key.name);
-                cx.tell(&node, false, "NodeNotReady", &told).await;
-                return Ok(Next::Change);
+            let mut next = None;
+            if self.judges {
+                match judge(cx, key, &node).await? {
+                    Some(seconds) => next = Some(seconds),
+                    // What follows from it is seen with the node as it is now.
+                    None => return Ok(Next::Change),
+                }
             }
-            let wanted = taints(&node, &cx.timestamp());
-            if node["spec"]["taints"].as_array().map_or(&[][..], Vec::as_slice) != wanted {
-                let mut next = (*node).clone();
-                next["spec"]["taints"] = Value::Array(wanted);
-                cx.write(at, None, Write::Replace(next)).await?;
-                return Ok(Next::Change);
-            }
-            let evict = evict(cx, &node).await?;
-            if has(&node, "Ready") && condition(&node, "Ready") != "True" {
+            let evict = if self.evicts { evict(cx, &node).await? } else { None };
+            if self.judges && has(&node, "Ready") && condition(&node, "Ready") != "True" {
                 doubt(cx, &node).await?;
             }
-            let wait = u64::try_from((GRACE - quiet).max(1)).unwrap_or(1);
-            Ok(Next::After(Duration::from_secs(evict.map_or(wait, |e| e.min(wait)))))
+            let wait = next.into_iter().chain(evict).min();
+            Ok(wait.map_or(Next::Change, |s| Next::After(Duration::from_secs(s))))
         })
     }
+}
+
+/// Says of a node what its silence and its conditions mean; gives the seconds until it could be given up, or
+/// nothing where it has changed.
+async fn judge(cx: &Context, key: &Key, node: &Value) -> Result<Option<u64>, Fault> {
+    let at = At { resource: &NODES, namespace: "", name: &key.name };
+    let quiet = silence(cx, key, node);
+    if quiet >= GRACE && condition(node, "Ready") != "Unknown" && has(node, "Ready") {
+        let mut next = node.clone();
+        give_up(&mut next, &cx.timestamp());
+        cx.write(at, Some("status"), Write::Replace(next)).await?;
+        let told = format!("Node {} status is now: NodeNotReady", key.name);
+        cx.tell(node, false, "NodeNotReady", &told).await;
+        return Ok(None);
+    }
+    let wanted = taints(node, &cx.timestamp());
+    if node["spec"]["taints"].as_array().map_or(&[][..], Vec::as_slice) != wanted {
+        let mut next = node.clone();
+        next["spec"]["taints"] = Value::Array(wanted);
+        cx.write(at, None, Write::Replace(next)).await?;
+        return Ok(None);
+    }
+    Ok(Some(u64::try_from((GRACE - quiet).max(1)).unwrap_or(1)))
 }
 
 /// Seconds since a node last renewed its lease, or since it came.
@@ -149,8 +168,8 @@ fn taints(node: &Value, now: &str) -> Vec<Value> {
 
 /// Says of a silent node's pods that they are not ready: what leads to them is to lead elsewhere.
 async fn doubt(cx: &Context, node: &Value) -> Result<(), Fault> {
-    for pod in cx.world.all(&PODS) {
-        if text(&pod, "/spec/nodeName") != meta(node, "name") || !pods::is_ready(&pod) {
+    for pod in cx.world.placed(meta(node, "name")) {
+        if !pods::is_ready(&pod) {
             continue;
         }
         let at =
@@ -176,8 +195,8 @@ async fn evict(cx: &Context, node: &Value) -> Result<Option<u64>, Fault> {
         return Ok(None);
     }
     let mut next = None;
-    for pod in cx.world.all(&PODS) {
-        if text(&pod, "/spec/nodeName") != meta(node, "name") || is_deleting(&pod) {
+    for pod in cx.world.placed(meta(node, "name")) {
+        if is_deleting(&pod) {
             continue;
         }
         match seconds_left(&pod, &driving, cx.now()) {

@@ -36,8 +36,7 @@ impl Loop for Leftovers {
         let o = &change.object;
         match &*change.resource {
             r if *r == NODES && change.gone => {
-                let here = |p: &&Object| text(p, "/spec/nodeName") == meta(o, "name");
-                world.all(&PODS).iter().filter(here).map(|p| Key::of(p)).collect()
+                world.placed(meta(o, "name")).iter().map(|p| Key::of(p)).collect()
             }
             r if *r == NODES => {
                 self.missed.lock().remove(meta(o, "name"));

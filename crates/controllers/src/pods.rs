@@ -151,10 +151,8 @@ pub(crate) async fn claim(
     if is_deleting(owner) {
         return Ok(own);
     }
-    let orphan = |p: &Object| {
-        crate::object::manager(p).is_none() && is_active(p) && selector.matches(labels(p))
-    };
-    let orphans = cx.world.inside(&PODS, meta(owner, "namespace")).into_iter().filter(orphan);
+    let orphan = |p: &Object| is_active(p) && selector.matches(labels(p));
+    let orphans = cx.world.orphans(meta(owner, "namespace")).into_iter().filter(orphan);
     own.extend(adopt(cx, resource, owner, owner_reference, &PODS, orphans.collect()).await?);
     Ok(own)
 }

@@ -8,7 +8,6 @@ use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use behaviour::{History, Limit};
 use futures_util::future::BoxFuture;
-use load::Reading;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -159,7 +158,8 @@ struct Report {
     replicas: i64,
     desired: i64,
     moved: bool,
-    readings: Vec<Reading>,
+    /// Metrics as they are now.
+    readings: Vec<Value>,
 }
 
 impl Report {
@@ -231,7 +231,7 @@ impl Report {
             status["lastScaleTime"] = last;
         }
         if !self.readings.is_empty() {
-            status["currentMetrics"] = self.readings.iter().map(Reading::shown).collect();
+            status["currentMetrics"] = Value::Array(self.readings);
         }
         if let Some(n) = scaler["status"].get("observedGeneration") {
             status["observedGeneration"] = n.clone();

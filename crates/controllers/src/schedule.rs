@@ -8,7 +8,7 @@ use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_client::resources::{NODES, PODS};
@@ -24,38 +24,70 @@ pub struct Scheduler {
     places: Mutex<Places>,
 }
 
-/// Where pods are, or are about to be.
+/// Where pods are, or are about to be, and what there is for them.
 #[derive(Default)]
 struct Places {
     pods: HashMap<Key, (String, Amounts)>,
-    used: HashMap<String, Used>,
+    nodes: HashMap<String, Place>,
+    /// Nodes that are there by the number of their pods: the first that fits is the one to take, so that
+    /// not all of them are looked at for each pod.
+    order: BTreeSet<(i64, String)>,
+    /// Pods that wait for a node.
+    waiting: BTreeSet<Key>,
 }
 
+/// A node: itself if it is there, what it has, and what of that is taken.
 #[derive(Default)]
-struct Used {
+struct Place {
+    node: Option<Object>,
+    room: Amounts,
     pods: i64,
     /// In thousandths.
-    amounts: HashMap<String, i64>,
+    taken: HashMap<String, i64>,
 }
 
 impl Places {
     fn put(&mut self, key: Key, node: &str, needs: Amounts) {
         self.take(&key);
-        let used = self.used.entry(node.to_owned()).or_default();
-        used.pods += 1;
-        for (name, q) in &needs {
-            *used.amounts.entry(name.clone()).or_default() += q.millis();
-        }
+        self.count(node, 1, &needs);
         self.pods.insert(key, (node.to_owned(), needs));
     }
 
     fn take(&mut self, key: &Key) {
-        let Some((node, needs)) = self.pods.remove(key) else { return };
-        let Some(used) = self.used.get_mut(&node) else { return };
-        used.pods -= 1;
-        for (name, q) in &needs {
-            *used.amounts.entry(name.clone()).or_default() -= q.millis();
+        if let Some((node, needs)) = self.pods.remove(key) {
+            self.count(&node, -1, &needs);
         }
+    }
+
+    fn count(&mut self, name: &str, pods: i64, needs: &Amounts) {
+        let place = self.nodes.entry(name.to_owned()).or_default();
+        if self.order.remove(&(place.pods, name.to_owned())) {
+            self.order.insert((place.pods + pods, name.to_owned()));
+        }
+        place.pods += pods;
+        for (name, q) in needs {
+            *place.taken.entry(name.clone()).or_default() += pods * q.millis();
+        }
+        if place.node.is_none() && place.pods == 0 {
+            self.nodes.remove(name);
+        }
+    }
+
+    fn node(&mut self, node: &Object, gone: bool) {
+        let name = meta(node, "name");
+        let place = self.nodes.entry(name.to_owned()).or_default();
+        let entry = (place.pods, name.to_owned());
+        if gone {
+            self.order.remove(&entry);
+            place.node = None;
+            if place.pods == 0 {
+                self.nodes.remove(name);
+            }
+            return;
+        }
+        self.order.insert(entry);
+        place.room = amounts(&node["status"]["allocatable"]);
+        place.node = Some(Arc::clone(node));
     }
 }
 
@@ -83,32 +115,33 @@ impl Loop for Scheduler {
         8
     }
 
-    fn wake(&self, world: &World, change: &Change, _: &Before) -> Vec<Key> {
-        let waiting = || {
-            let pods = world.all(&PODS);
-            pods.iter().filter(|p| waits(p)).map(|p| Key::of(p)).collect()
-        };
+    fn wake(&self, _: &World, change: &Change, _: &Before) -> Vec<Key> {
+        let mut places = self.places.lock();
         if *change.resource == NODES {
-            return waiting();
+            places.node(&change.object, change.gone);
+            return places.waiting.iter().cloned().collect();
         }
         if *change.resource != PODS {
             return Vec::new();
         }
         let (pod, key) = (&change.object, Key::of(&change.object));
         let ended = change.gone || matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
+        if !ended && waits(pod) {
+            places.waiting.insert(key.clone());
+            return vec![key];
+        }
+        places.waiting.remove(&key);
         let node = text(pod, "/spec/nodeName");
-        let mut places = self.places.lock();
         if ended {
             places.take(&key);
-            drop(places);
             // Its room may be what another waits for.
-            return if node.is_empty() { Vec::new() } else { waiting() };
+            let freed = !node.is_empty();
+            return if freed { places.waiting.iter().cloned().collect() } else { Vec::new() };
         }
         if !node.is_empty() {
             places.put(key, node, needs(pod));
-            return Vec::new();
         }
-        if waits(pod) { vec![key] } else { Vec::new() }
+        Vec::new()
     }
 
     fn step<'a>(&'a self, cx: &'a Context, key: &'a Key) -> BoxFuture<'a, Result<Next, Fault>> {
@@ -116,10 +149,9 @@ impl Loop for Scheduler {
             let Some(pod) = cx.world.get(&PODS, key).filter(|p| waits(p)) else {
                 return Ok(Next::Change);
             };
-            let nodes = cx.world.all(&NODES);
             let chosen = {
                 let mut places = self.places.lock();
-                let chosen = choose(&pod, &nodes, &places);
+                let chosen = choose(&pod, &places);
                 if let Ok(node) = &chosen {
                     places.put(key.clone(), node, needs(&pod));
                 }
@@ -154,32 +186,27 @@ async fn tell(cx: &Context, key: &Key, pod: &Value, why: &str) -> Result<(), Fau
 }
 
 /// The node for a pod, or why there is none.
-fn choose(pod: &Value, nodes: &[Object], places: &Places) -> Result<String, String> {
-    let none = Used::default();
-    let mut best: Option<(i64, &str)> = None;
+fn choose(pod: &Value, places: &Places) -> Result<String, String> {
+    let needs = needs(pod);
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    for node in nodes {
-        let name = meta(node, "name");
-        let used = places.used.get(name).unwrap_or(&none);
-        match misfit(pod, node, used) {
+    for (_, name) in &places.order {
+        let place = places.nodes.get(name).and_then(|p| Some((p.node.as_ref()?, p)));
+        let Some((node, place)) = place else { continue };
+        match misfit(pod, &needs, node, place) {
             Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
-            None if best.is_none_or(|(pods, _)| used.pods < pods) => best = Some((used.pods, name)),
-            None => {}
+            None => return Ok(name.clone()),
         }
     }
-    if let Some((_, name)) = best {
-        return Ok(name.to_owned());
-    }
-    if nodes.is_empty() {
+    if places.order.is_empty() {
         return Err("no nodes available to schedule pods".to_owned());
     }
     let mut parts: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
     parts.sort();
-    Err(format!("0/{} nodes are available: {}.", nodes.len(), parts.join(", ")))
+    Err(format!("0/{} nodes are available: {}.", places.order.len(), parts.join(", ")))
 }
 
 /// Why a pod cannot be on a node; nothing where it can.
-fn misfit(pod: &Value, node: &Arc<Value>, used: &Used) -> Option<Vec<String>> {
+fn misfit(pod: &Value, needs: &Amounts, node: &Value, place: &Place) -> Option<Vec<String>> {
     let one = |text: &str| Some(vec![text.to_owned()]);
     if node["spec"]["unschedulable"] == true
         && !tolerates(
@@ -198,14 +225,13 @@ fn misfit(pod: &Value, node: &Arc<Value>, used: &Used) -> Option<Vec<String>> {
     if !is_selected(pod, node) {
         return one("node(s) didn't match Pod's node affinity/selector");
     }
-    let room = amounts(&node["status"]["allocatable"]);
     let mut short = Vec::new();
-    if room.get("pods").is_some_and(|q| used.pods >= q.value()) {
+    if place.room.get("pods").is_some_and(|q| place.pods >= q.value()) {
         short.push("Too many pods".to_owned());
     }
-    for (name, q) in needs(pod) {
-        let taken = used.amounts.get(&name).copied().unwrap_or(0);
-        let has = room.get(&name).map_or(0, Quantity::millis);
+    for (name, q) in needs {
+        let taken = place.taken.get(name).copied().unwrap_or(0);
+        let has = place.room.get(name).map_or(0, Quantity::millis);
         if q.millis() > 0 && taken + q.millis() > has {
             short.push(format!("Insufficient {name}"));
         }
@@ -274,38 +300,44 @@ mod tests {
 
     #[test]
     fn pods_go_where_there_is_room_and_are_spread() {
-        let nodes = [node("a", "1"), node("b", "1")];
         let mut places = Places::default();
+        places.node(&node("a", "1"), false);
+        places.node(&node("b", "1"), false);
         for (n, expected) in ["a", "b", "a", "b"].iter().enumerate() {
             let p = pod("400m");
-            let chosen = choose(&p, &nodes, &places).unwrap();
+            let chosen = choose(&p, &places).unwrap();
             assert_eq!(chosen, *expected);
             places.put(Key::new("n", n.to_string()), &chosen, needs(&p));
         }
-        let why = choose(&pod("400m"), &nodes, &places).unwrap_err();
+        let why = choose(&pod("400m"), &places).unwrap_err();
         assert_eq!(why, "0/2 nodes are available: 2 Insufficient cpu, 2 Too many pods.");
         places.take(&Key::new("n", "0"));
-        assert_eq!(choose(&pod("400m"), &nodes, &places).unwrap(), "a");
-        assert_eq!(
-            choose(&pod("0"), &[], &places).unwrap_err(),
-            "no nodes available to schedule pods"
-        );
+        assert_eq!(choose(&pod("400m"), &places).unwrap(), "a");
+        places.node(&node("b", "1"), true);
+        let why = choose(&pod("900m"), &places).unwrap_err();
+        assert_eq!(why, "0/1 nodes are available: 1 Insufficient cpu.");
+        places.node(&node("a", "1"), true);
+        let why = choose(&pod("0"), &places).unwrap_err();
+        assert_eq!(why, "no nodes available to schedule pods");
+        assert_eq!(places.pods.len(), 3, "what is on a node that may come back still counts");
+        places.node(&node("a", "2"), false);
+        assert_eq!(choose(&pod("1"), &places).unwrap(), "a");
     }
 
     #[test]
     fn taints_and_selectors_keep_pods_away() {
         let mut tainted = (*node("a", "1")).clone();
         tainted["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
-        let nodes = [Arc::new(tainted)];
-        let places = Places::default();
+        let mut places = Places::default();
+        places.node(&Arc::new(tainted), false);
         let mut p = pod("1");
         assert_eq!(
-            choose(&p, &nodes, &places).unwrap_err(),
+            choose(&p, &places).unwrap_err(),
             "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}."
         );
         p["spec"]["tolerations"] = json!([{"key": "k", "operator": "Equal", "value": "v"}]);
-        assert_eq!(choose(&p, &nodes, &places).unwrap(), "a");
+        assert_eq!(choose(&p, &places).unwrap(), "a");
         p["spec"]["nodeSelector"] = json!({"disk": "hdd"});
-        assert!(choose(&p, &nodes, &places).unwrap_err().contains("node affinity/selector"));
+        assert!(choose(&p, &places).unwrap_err().contains("node affinity/selector"));
     }
 }

@@ -1,9 +1,9 @@
 //! What the loops see: the objects of the kinds that they work on, as of one revision.
 
 use crate::graph::{Graph, Node};
-use crate::object::{manager, meta, revision};
+use crate::object::{manager, meta, revision, text};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
 use wharf_base::sync::RwLock;
@@ -46,12 +46,42 @@ pub struct Before {
     pub node: Option<Arc<Node>>,
 }
 
+/// Pods that are kept as trees: those that changed last. A tree takes several times what its text takes, and nearly all
+/// pods of a large cluster just run.
+const TREES: usize = 4_096;
+
 #[derive(Default)]
 struct State {
     graph: Graph,
-    kinds: HashMap<Resource, BTreeMap<Key, Object>>,
-    /// By the uid of the owner that manages them.
+    kinds: HashMap<Resource, BTreeMap<Key, Kept>>,
+    /// By the uid of the owner that manages them; pods that nobody manages are under an empty one.
     managed: HashMap<String, BTreeSet<(Resource, Key)>>,
+    /// Pods by the node that they are on.
+    placed: HashMap<String, BTreeSet<Key>>,
+    /// Pods by their last changes, the oldest first, with the revisions of those.
+    recent: VecDeque<(Key, i64)>,
+}
+
+/// An object as it lies here.
+#[derive(Debug, Clone)]
+enum Kept {
+    Tree(Object),
+    /// Its JSON.
+    Text(Arc<[u8]>),
+}
+
+impl Kept {
+    fn object(&self) -> Object {
+        match self {
+            Kept::Tree(object) => Arc::clone(object),
+            Kept::Text(text) => Arc::new(serde_json::from_slice(text).unwrap_or_default()),
+        }
+    }
+}
+
+/// Text is read without holding up whoever writes.
+fn objects(kept: Vec<Kept>) -> Vec<Object> {
+    kept.iter().map(Kept::object).collect()
 }
 
 /// Whether a loop wants to read objects like this one.
@@ -109,36 +139,52 @@ impl Default for World {
 impl World {
     /// One object.
     pub fn get(&self, resource: &Resource, key: &Key) -> Option<Object> {
-        self.state.read().kinds.get(resource)?.get(key).cloned()
+        let kept = self.state.read().kinds.get(resource)?.get(key).cloned()?;
+        Some(kept.object())
     }
 
     /// All objects of a kind.
     pub fn all(&self, resource: &Resource) -> Vec<Object> {
-        let state = self.state.read();
-        state.kinds.get(resource).map(|k| k.values().cloned().collect()).unwrap_or_default()
+        let kept = {
+            let state = self.state.read();
+            state.kinds.get(resource).map(|k| k.values().cloned().collect()).unwrap_or_default()
+        };
+        objects(kept)
     }
 
     /// The objects of a kind in a namespace.
     pub fn inside(&self, resource: &Resource, namespace: &str) -> Vec<Object> {
-        let state = self.state.read();
-        let Some(kind) = state.kinds.get(resource) else { return Vec::new() };
-        let from = Key::new(namespace, "");
-        kind.range(from..)
-            .take_while(|(k, _)| k.namespace == namespace)
-            .map(|(_, o)| Arc::clone(o))
-            .collect()
+        let kept = {
+            let state = self.state.read();
+            let Some(kind) = state.kinds.get(resource) else { return Vec::new() };
+            let from = Key::new(namespace, "");
+            let own = kind.range(from..).take_while(|(k, _)| k.namespace == namespace);
+            own.map(|(_, o)| o.clone()).collect()
+        };
+        objects(kept)
     }
 
     /// The objects of a kind that the owner with this uid manages.
     pub fn managed(&self, resource: &Resource, uid: &str) -> Vec<Object> {
-        let state = self.state.read();
-        let (Some(keys), Some(kind)) = (state.managed.get(uid), state.kinds.get(resource)) else {
-            return Vec::new();
+        let least = Key::default();
+        objects(self.state.read().managed(resource, uid, least, |_| true))
+    }
+
+    /// The pods that are on a node.
+    pub fn placed(&self, node: &str) -> Vec<Object> {
+        let kept = {
+            let state = self.state.read();
+            let (keys, pods) = (state.placed.get(node), state.kinds.get(&r::PODS));
+            let (Some(keys), Some(pods)) = (keys, pods) else { return Vec::new() };
+            keys.iter().filter_map(|k| pods.get(k).cloned()).collect()
         };
-        keys.iter()
-            .filter(|(r, _)| r == resource)
-            .filter_map(|(_, k)| kind.get(k).cloned())
-            .collect()
+        objects(kept)
+    }
+
+    /// The pods in a namespace that nobody manages.
+    pub fn orphans(&self, namespace: &str) -> Vec<Object> {
+        let (first, inside) = (Key::new(namespace, ""), |k: &Key| k.namespace == namespace);
+        objects(self.state.read().managed(&r::PODS, "", first, inside))
     }
 
     /// Waits until everything up to `revision` is seen.
@@ -176,7 +222,7 @@ impl World {
         let lost =
             state.graph.all().filter(|n| !seen.contains(&((*n.resource).clone(), n.key.clone())));
         lost.map(|n| {
-            let kept = state.kinds.get(&n.resource).and_then(|k| k.get(&n.key)).cloned();
+            let kept = state.kinds.get(&n.resource).and_then(|k| k.get(&n.key)).map(Kept::object);
             let metadata = || {
                 json!({"metadata": {"namespace": n.key.namespace, "name": n.key.name, "uid": n.uid}})
             };
@@ -188,6 +234,23 @@ impl World {
 }
 
 impl State {
+    /// What the owner with this uid manages, from a place on for as long as `goes_on`.
+    fn managed(
+        &self,
+        resource: &Resource,
+        uid: &str,
+        from: Key,
+        goes_on: impl Fn(&Key) -> bool,
+    ) -> Vec<Kept> {
+        let (Some(keys), Some(kind)) = (self.managed.get(uid), self.kinds.get(resource)) else {
+            return Vec::new();
+        };
+        keys.range((resource.clone(), from)..)
+            .take_while(|(r, k)| r == resource && goes_on(k))
+            .filter_map(|(_, k)| kind.get(k).cloned())
+            .collect()
+    }
+
     fn keep(&mut self, change: &Change) -> Option<Object> {
         let resource = &*change.resource;
         let key = Key::of(&change.object);
@@ -195,9 +258,16 @@ impl State {
         let before = if change.gone {
             kind.remove(&key)
         } else {
-            kind.insert(key.clone(), Arc::clone(&change.object))
+            kind.insert(key.clone(), Kept::Tree(Arc::clone(&change.object)))
         };
-        let uid = |o: &Object| manager(o).and_then(|m| m["uid"].as_str()).map(str::to_owned);
+        let before = before.map(|kept| kept.object());
+        if *resource == r::PODS {
+            self.place(&key, before.as_ref(), Some(&change.object).filter(|_| !change.gone));
+        }
+        let uid = |o: &Object| {
+            let of = manager(o).and_then(|m| m["uid"].as_str());
+            of.map(str::to_owned).or_else(|| (*resource == r::PODS).then(String::new))
+        };
         let (was, is) =
             (before.as_ref().and_then(uid), uid(&change.object).filter(|_| !change.gone));
         if was != is {
@@ -216,9 +286,100 @@ impl State {
         }
         before
     }
+
+    /// Notes where a pod is, and that it has changed.
+    fn place(&mut self, key: &Key, before: Option<&Object>, now: Option<&Object>) {
+        let node = |p: Option<&Object>| p.map_or("", |p| text(p, "/spec/nodeName")).to_owned();
+        let (was, is) = (node(before), node(now));
+        if was != is {
+            if let Some(keys) = self.placed.get_mut(&was) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.placed.remove(&was);
+                }
+            }
+            if !is.is_empty() {
+                self.placed.entry(is).or_default().insert(key.clone());
+            }
+        }
+        if let Some(now) = now {
+            self.recent.push_back((key.clone(), revision(now)));
+            self.settle();
+        }
+    }
+
+    /// Keeps as text the pods that have not changed for the longest time, where there are many.
+    fn settle(&mut self) {
+        let Some(pods) = self.kinds.get_mut(&r::PODS) else { return };
+        while self.recent.len() > TREES
+            && let Some((key, seen)) = self.recent.pop_front()
+        {
+            let Some(kept) = pods.get_mut(&key) else { continue };
+            if let Kept::Tree(object) = &*kept
+                && revision(object) == seen
+            {
+                *kept = Kept::Text(object.to_string().into_bytes().into());
+            }
+        }
+    }
 }
 
 /// The revision that an object's write took.
 pub(crate) fn written(object: &Object) -> i64 {
     revision(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(n: usize, revision: usize, owner: Option<&str>) -> Object {
+        let mut pod = json!({"metadata": {"name": format!("p{n}"), "namespace": format!("s{}", n % 2), "uid": format!("u{n}"),
+            "resourceVersion": revision.to_string()}, "spec": {"n": n}});
+        if let Some(uid) = owner {
+            pod["metadata"]["ownerReferences"] = json!([{"uid": uid, "controller": true}]);
+        }
+        Arc::new(pod)
+    }
+
+    fn told(object: &Object, gone: bool) -> Change {
+        Change { resource: Arc::new(r::PODS), object: Arc::clone(object), gone }
+    }
+
+    #[test]
+    fn pods_that_rest_are_kept_as_text_and_read_as_they_were() {
+        let world = World::default();
+        let count = TREES + 100;
+        let all: Vec<Object> =
+            (0..count).map(|n| pod(n, n + 1, (n % 3 == 0).then_some("o"))).collect();
+        for p in &all {
+            assert!(world.apply(&told(p, false)).object.is_none());
+        }
+        let texts = || {
+            let state = world.state.read();
+            state.kinds[&r::PODS].values().filter(|k| matches!(k, Kept::Text(_))).count()
+        };
+        assert_eq!(texts(), 100);
+        assert_eq!(world.get(&r::PODS, &Key::of(&all[0])).unwrap(), all[0]);
+        assert_eq!(world.all(&r::PODS).len(), count);
+        assert_eq!(world.managed(&r::PODS, "o").len(), count.div_ceil(3));
+        let orphans = world.orphans("s1");
+        assert!(orphans.iter().all(|p| meta(p, "namespace") == "s1" && manager(p).is_none()));
+        assert_eq!(orphans.len(), (0..count).filter(|n| n % 2 == 1 && n % 3 != 0).count());
+        // One that changes is a tree again, and the next is put to rest for it.
+        let changed = pod(0, count + 1, None);
+        assert_eq!(world.apply(&told(&changed, false)).object.unwrap(), all[0]);
+        assert_eq!(world.get(&r::PODS, &Key::of(&changed)).unwrap(), changed);
+        assert_eq!(texts(), 100);
+        assert_eq!(world.managed(&r::PODS, "o").len(), count.div_ceil(3) - 1);
+        assert_eq!(world.placed("n0").len(), 0, "none has a node");
+        let mut placed = (*changed).clone();
+        placed["spec"]["nodeName"] = json!("n0");
+        placed["metadata"]["resourceVersion"] = json!("999999");
+        world.apply(&told(&Arc::new(placed), false));
+        assert_eq!(meta(&world.placed("n0")[0], "name"), "p0");
+        assert_eq!(world.apply(&told(&all[1], true)).object.unwrap(), all[1]);
+        assert!(world.get(&r::PODS, &Key::of(&all[1])).is_none());
+        assert_eq!(texts(), 100);
+    }
 }

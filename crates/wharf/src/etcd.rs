@@ -192,6 +192,9 @@ fn start(flags: &Serve) -> Result<()> {
         .with_writer(std::io::stderr)
         .finish();
     tracing::subscriber::set_global_default(subscriber).context("start to log")?;
+    if let Err(e) = wharf_sys::daemon::raise_file_limit() {
+        tracing::warn!(error = %e, "the limit of open files stays as it is");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("start threads")?.block_on(serve(flags))
 }

@@ -24,6 +24,7 @@ use wharf_apiserver::{aggregator, bootstrap, door, loops};
 use wharf_base::clock::Clock;
 use wharf_base::fs::{Durability, write_atomic};
 use wharf_client::Cluster;
+use wharf_controllers::Choice;
 use wharf_etcd::{Embedded, Remote, Settings, Store};
 
 /// The Kubernetes API.
@@ -54,6 +55,9 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args = Args::parse_from(args);
     let filter = tracing_subscriber::EnvFilter::new("info");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if let Err(e) = wharf_sys::daemon::raise_file_limit() {
+        tracing::warn!(error = %e, "the limit of open files stays as it is");
+    }
     let Verb::Serve(serve) = args.verb;
     match run(*serve) {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +74,8 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 #[tokio::main(worker_threads = 2)]
 async fn run(args: Serve) -> Result<()> {
+    let controllers = Choice::parse(args.controllers.iter().map(String::as_str));
+    let controllers = controllers.context("cannot take --controllers")?;
     let clock = Clock::system();
     let mut hosts = args.tls_san.clone();
     hosts.push(args.bind.ip().to_string());
@@ -108,7 +114,7 @@ async fn run(args: Serve) -> Result<()> {
     server.flow = Flow::new(args.max_requests_inflight, args.max_mutating_requests_inflight);
     let server = Arc::new(server);
     let cluster: Arc<dyn Cluster> = Arc::new(Local::new(Arc::clone(&server), "system:apiserver"));
-    let _loops = wharf_controllers::start(&cluster, &loop_settings(&args, &pki)?);
+    let _loops = wharf_controllers::start(&cluster, &loop_settings(&args, &pki, controllers)?);
     let tls = pki.tls().context("cannot use the certificates")?;
     write_kubeconfigs(&args, &pki, reached)?;
     tracing::info!(%address, "serving the Kubernetes API");
@@ -203,11 +209,15 @@ fn audit(args: &Serve) -> Result<Option<Audit>> {
     Ok(Some(Audit::new(policy, out)))
 }
 
-fn loop_settings(args: &Serve, pki: &Pki) -> Result<wharf_controllers::Settings> {
+fn loop_settings(
+    args: &Serve,
+    pki: &Pki,
+    controllers: Choice,
+) -> Result<wharf_controllers::Settings> {
     let root = pki.read("ca.crt").context("cannot read the authority")?;
     let key = pki.read("ca.key").context("cannot read the authority")?;
     let authority = Some(wharf_controllers::Authority { certificate: root.clone(), key });
-    Ok(wharf_controllers::Settings { root, authority, fake_nodes: args.fake_nodes })
+    Ok(wharf_controllers::Settings { root, authority, controllers, fake_nodes: args.fake_nodes })
 }
 
 fn write_kubeconfigs(args: &Serve, pki: &Pki, reached: SocketAddr) -> Result<()> {

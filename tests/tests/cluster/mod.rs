@@ -1,5 +1,7 @@
 //! An API server over a store in memory with its loops, asked without a socket.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::Value;
@@ -33,9 +35,14 @@ impl Cluster {
     }
 
     /// One whose loops have these settings.
-    pub(crate) async fn with(mut settings: wharf_controllers::Settings) -> Cluster {
+    pub(crate) async fn with(settings: wharf_controllers::Settings) -> Cluster {
+        Cluster::at(Clock::system(), settings).await
+    }
+
+    /// One that goes by a clock.
+    pub(crate) async fn at(clock: Clock, mut settings: wharf_controllers::Settings) -> Cluster {
         let store = Embedded::in_memory(&Settings::default()).unwrap();
-        let api = Api::new(Arc::new(store), Clock::system());
+        let api = Api::new(Arc::new(store), clock);
         let address = ([127, 0, 0, 1], 6443).into();
         bootstrap::run(&api, address).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -122,6 +129,13 @@ impl Cluster {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+    }
+
+    /// Waits until there is an event about an object of this kind, with this reason.
+    pub(crate) async fn told(&self, kind: &str, reason: &str) {
+        let fits = |e: &Value| e["involvedObject"]["kind"] == kind && e["reason"] == reason;
+        let told = |l: &Value| l["items"].as_array().unwrap().iter().any(fits);
+        self.until("/api/v1/events", told).await;
     }
 
     /// Waits until an object is gone.

@@ -1,7 +1,10 @@
-//! The Kubernetes API: start, idle, single objects by one and eight clients, and lists.
+//! The Kubernetes API: start, idle, single objects by one and eight clients, lists, watchers, and many pods.
 //!
 //! No real kube-apiserver runs beside it: the aims are fractions of what version 1.36 over etcd did on two
 //! cores, so that they can be judged without it.
+
+mod scale;
+mod watch;
 
 use super::lab::Lab;
 use super::table::{Aim, Row};
@@ -30,7 +33,7 @@ const VALUE: usize = 1024;
 pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let time = Duration::from_secs(if lab.quick { 2 } else { 5 });
     let mut rows = Vec::new();
-    let server = Server::start(&mut rows)?;
+    let server = Server::start(&[], &mut rows)?;
     idle(&server, lab, &mut rows)?;
     let configs = "/api/v1/namespaces/default/configmaps";
     let config = |name: &str| {
@@ -60,6 +63,9 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
         5.0 * 978.0,
     ));
     pods(&server, &mut rows)?;
+    watch::measure(&server, lab.quick, &mut rows)?;
+    drop(server);
+    scale::measure(lab.quick, &mut rows)?;
     Ok(rows)
 }
 
@@ -86,13 +92,7 @@ fn idle(server: &Server, lab: &Lab, rows: &mut Vec<Row>) -> Result<()> {
 
 fn pods(server: &Server, rows: &mut Vec<Row>) -> Result<()> {
     let path = "/api/v1/namespaces/default/pods";
-    let pod = |n: usize| {
-        json!({"metadata": {"name": format!("p{n}"), "labels": {"app": "web", "n": n.to_string()}},
-            "spec": {"containers": [{"name": "c", "image": "nginx:1", "ports": [{"containerPort": 80}],
-                "env": [{"name": "A", "value": "b"}], "resources": {"requests": {"cpu": "10m"}}}]}})
-        .to_string()
-    };
-    let create = |c: &mut Client, n: usize| c.send("POST", path, &pod(n), 201);
+    let create = |c: &mut Client, n: usize| c.send("POST", path, &pod(n, "10m"), 201);
     rows.push(rate("create a pod, 8 clients", &count(server, PODS, &create)?, 5.0 * 596.0));
     for (word, accept) in
         [("JSON", "application/json"), ("protobuf", "application/vnd.kubernetes.protobuf")]
@@ -111,6 +111,14 @@ fn pods(server: &Server, rows: &mut Vec<Row>) -> Result<()> {
     let delete = |c: &mut Client, n: usize| c.send("DELETE", &format!("{path}/p{n}"), "", 200);
     rows.push(rate("delete a pod, 8 clients", &count(server, PODS, &delete)?, 5.0 * 339.0));
     Ok(())
+}
+
+/// A pod as people write them, which asks for so much processor time.
+fn pod(n: usize, cpu: &str) -> String {
+    json!({"metadata": {"name": format!("p{n}"), "labels": {"app": "web", "n": n.to_string()}},
+        "spec": {"containers": [{"name": "c", "image": "nginx:1", "ports": [{"containerPort": 80}],
+            "env": [{"name": "A", "value": "b"}], "resources": {"requests": {"cpu": cpu}}}]}})
+    .to_string()
 }
 
 /// What came of some work: its rate, and the times of its pieces in milliseconds, sorted.
@@ -189,8 +197,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts one, and notes how long it took.
-    fn start(rows: &mut Vec<Row>) -> Result<Server> {
+    /// Starts one, with more flags, and notes how long it took.
+    fn start(flags: &[String], rows: &mut Vec<Row>) -> Result<Server> {
         let dir = crate::sh::root().join("target/bench-kube");
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
@@ -201,6 +209,7 @@ impl Server {
         let child = Command::new(tools::wharf())
             .args(["kube", "serve", "--bind", "127.0.0.1:16443", "--data-root"])
             .arg(&dir)
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -37,6 +37,8 @@ pub struct Oidc {
     settings: Settings,
     tls: Arc<rustls::ClientConfig>,
     keys: Mutex<Kept>,
+    /// Held while the issuer is asked, so that who comes meanwhile waits for its answer.
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -92,7 +94,8 @@ impl Oidc {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Oidc { settings, tls: Arc::new(tls), keys: Mutex::default() })
+        let (keys, asking) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Oidc { settings, tls: Arc::new(tls), keys, asking })
     }
 
     /// Whose token it is, if it is one of this issuer's and good at `now`.
@@ -150,11 +153,17 @@ impl Oidc {
 
     /// The issuer's keys, asked for again where `id` is not among them.
     async fn keys_with(&self, id: &str) -> Arc<Vec<Key>> {
+        let known = |kept: &Kept| kept.keys.iter().any(|k| k.id == id);
+        {
+            let kept = self.keys.lock();
+            if known(&kept) {
+                return Arc::clone(&kept.keys);
+            }
+        }
+        let _turn = self.asking.lock().await;
         {
             let mut kept = self.keys.lock();
-            let known = kept.keys.iter().any(|k| k.id == id);
-            let recent = kept.asked.is_some_and(|t| t.elapsed() < AGAIN);
-            if known || recent {
+            if known(&kept) || kept.asked.is_some_and(|t| t.elapsed() < AGAIN) {
                 return Arc::clone(&kept.keys);
             }
             kept.asked = Some(tokio::time::Instant::now());

@@ -9,6 +9,7 @@ use wharf_base::sync::Mutex;
 use wharf_kube::cel::{
     Authority, Check, EvalError, PER_OBJECT, Program, Scope, Val, json as value,
 };
+use wharf_kube::resources::GroupVersion;
 use wharf_kube::status::Fault;
 
 /// What is asked.
@@ -19,6 +20,8 @@ pub(super) struct Question<'a> {
     pub(super) operation: &'static str,
     /// The object's namespace.
     pub(super) namespace: Option<std::sync::Arc<Value>>,
+    /// Group, version and kind of an object that is none of the call's kind.
+    pub(super) other: Option<Value>,
     authority: Judged<'a>,
     /// What all expressions about this request may still cost.
     budget: Mutex<u64>,
@@ -86,7 +89,15 @@ impl<'a> Question<'a> {
         };
         let judge = if asks { Some(api.roles.judge(api).await?) } else { None };
         let authority = Judged { judge, user: call.user };
-        Ok(Question { api, call, operation, namespace, authority, budget: Mutex::new(PER_OBJECT) })
+        let (other, budget) = (None, Mutex::new(PER_OBJECT));
+        Ok(Question { api, call, operation, namespace, other, authority, budget })
+    }
+
+    /// The same about an object that says itself of which kind it is.
+    pub(super) fn about(self, object: &Value) -> Question<'a> {
+        let gv = GroupVersion::parse(object["apiVersion"].as_str().unwrap_or_default());
+        let kind = json!({"group": gv.group, "version": gv.version, "kind": object["kind"]});
+        Question { other: Some(kind), ..self }
     }
 
     /// The object's name: of the path, or else its own.
@@ -101,6 +112,10 @@ impl<'a> Question<'a> {
         let gvr = |k: &Kind| json!({"group": k.group(), "version": k.resource.gv.version, "resource": k.resource.plural});
         let mut r = json!({"uid": crate::random::uid(), "kind": gvk(kind), "resource": gvr(kind),
             "requestKind": gvk(call.kind), "requestResource": gvr(call.kind)});
+        if let Some(other) = &self.other {
+            r["kind"] = other.clone();
+            r["requestKind"] = other.clone();
+        }
         if let Some(sub) = call.subresource {
             r["subResource"] = json!(sub);
             r["requestSubResource"] = json!(sub);
@@ -130,6 +145,7 @@ impl<'a> Question<'a> {
 
     fn options(&self) -> Value {
         let kind = match self.operation {
+            "CONNECT" => return Value::Null,
             "CREATE" => "CreateOptions",
             "DELETE" => "DeleteOptions",
             _ => "UpdateOptions",

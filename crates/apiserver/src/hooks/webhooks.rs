@@ -65,7 +65,9 @@ async fn change(
     let operations: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let mut seen = as_kind(q, &kind, object).await?;
     seen = patch::json(&seen, &operations).map_err(|e| bad(e.to_string()))?;
-    let seen = kind.normalize(seen, &mut Vec::new()).map_err(|e| bad(e.to_string()))?;
+    if q.other.is_none() {
+        seen = kind.normalize(seen, &mut Vec::new()).map_err(|e| bad(e.to_string()))?;
+    }
     *object = as_kind(q, q.call.kind, &seen).await?;
     Ok(true)
 }
@@ -127,7 +129,7 @@ fn concerned(
 
 /// An object in another version of its kind.
 async fn as_kind(q: &Question<'_>, kind: &Kind, object: &Value) -> Result<Value, Fault> {
-    if object["apiVersion"] == json!(kind.api_version) {
+    if q.other.is_some() || object["apiVersion"] == json!(kind.api_version) {
         return Ok(object.clone());
     }
     let stored = q.api.to_stored(q.call.kind, object.clone()).await?;

@@ -1,10 +1,13 @@
 //! What the load of a target's pods asks for.
 
+mod named;
+
 use super::Report;
 use crate::object::{is_deleting, meta, number, text};
 use crate::pods;
 use crate::run::Context;
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use wharf_client::Object;
 use wharf_client::resources::PODS;
@@ -18,31 +21,25 @@ const TOLERANCE: f64 = 0.1;
 const WARMING: i64 = 300;
 const READINESS: i64 = 30;
 
-/// A metric as it is now.
-pub(super) struct Reading {
-    container: Option<String>,
-    resource: String,
-    utilization: Option<i64>,
-    average: i64,
+/// An amount in thousandths as objects carry it.
+fn quantity(millis: i64) -> String {
+    Quantity::parse(&format!("{millis}m")).map_or_else(|_| "0".to_owned(), |q| q.to_string())
 }
 
-impl Reading {
-    pub(super) fn shown(&self) -> Value {
-        let average = Quantity::parse(&format!("{}m", self.average))
-            .map_or_else(|_| "0".to_owned(), |q| q.to_string());
-        let mut current = json!({ "averageValue": average });
-        if let Some(u) = self.utilization {
-            current["averageUtilization"] = json!(u);
-        }
-        let mut of = json!({"name": self.resource, "current": current});
-        match &self.container {
-            Some(c) => {
-                of["container"] = json!(c);
-                json!({"type": "ContainerResource", "containerResource": of})
-            }
-            None => json!({"type": "Resource", "resource": of}),
-        }
+/// Why so many replicas are wanted, for the event that says so.
+fn why(what: &str, n: i64, current: i64) -> String {
+    match n.cmp(&current) {
+        Ordering::Greater => format!("{what} above target"),
+        Ordering::Less => "All metrics below target".to_owned(),
+        Ordering::Equal => what.to_owned(),
     }
+}
+
+/// The pods that a target's selector chooses.
+fn own_pods(cx: &Context, namespace: &str, selector: &str) -> Result<Vec<Object>, String> {
+    let labels = Labels::parse(selector).map_err(|e| e.to_string())?;
+    let all = cx.world.inside(&PODS, namespace).into_iter();
+    Ok(all.filter(|p| labels.matches(pods::labels(p))).collect())
 }
 
 /// How many replicas the metrics ask for, and why: of several, the most.
@@ -62,8 +59,10 @@ pub(super) async fn replicas(
     let all = scaler["spec"]["metrics"].as_array().map_or(&[][..], Vec::as_slice);
     let mut best: Option<(i64, String)> = None;
     let (mut failed, mut first) = (0, None);
+    let there = number(scale, "/status/replicas").unwrap_or(0);
     for spec in all {
-        match metric(cx, scaler, spec, selector, current).await {
+        let question = named::Question { scaler, spec, selector, current, there };
+        match metric(cx, &question).await {
             Ok((n, why, reading)) => {
                 if best.as_ref().is_none_or(|(most, _)| n > *most) {
                     best = Some((n, why));
@@ -102,22 +101,12 @@ pub(super) async fn replicas(
 
 type Failure = (&'static str, String);
 
-async fn metric(
-    cx: &Context,
-    scaler: &Value,
-    spec: &Value,
-    selector: &str,
-    current: i64,
-) -> Result<(i64, String, Reading), Failure> {
+async fn metric(cx: &Context, q: &named::Question<'_>) -> Result<(i64, String, Value), Failure> {
+    let named::Question { scaler, spec, selector, current, .. } = *q;
     let (source, reason) = match text(spec, "/type") {
         "Resource" => (&spec["resource"], "FailedGetResourceMetric"),
         "ContainerResource" => (&spec["containerResource"], "FailedGetContainerResourceMetric"),
-        other => {
-            let why = format!(
-                "metrics of type {other} are not computed here: use Resource or ContainerResource"
-            );
-            return Err(("InvalidMetricSourceType", why));
-        }
+        _ => return named::metric(cx, q).await,
     };
     let name = text(source, "/name");
     let utilization = number(source, "/target/averageUtilization");
@@ -131,13 +120,7 @@ async fn metric(
         fail(format!("unable to get metrics for resource {name}: unable to fetch metrics from resource metrics API: {f}"))
     })?;
     let container = source["container"].as_str();
-    let labels = Labels::parse(selector).map_err(|e| fail(e.to_string()))?;
-    let own: Vec<Object> = cx
-        .world
-        .inside(&PODS, ns)
-        .into_iter()
-        .filter(|p| labels.matches(pods::labels(p)))
-        .collect();
+    let own = own_pods(cx, ns, selector).map_err(fail)?;
     let used = usages(&usage, name, container);
     if used.is_empty() {
         let why = format!(
@@ -155,25 +138,20 @@ async fn metric(
     let (n, seen) = group.replicas(target, current).map_err(fail)?;
     let kind = if utilization.is_some() { "utilization (percentage of request)" } else { "value" };
     let of = container.map_or("resource".to_owned(), |_| "container resource".to_owned());
-    let way = if n > current {
-        " above target"
-    } else if n < current {
-        " below target"
-    } else {
-        ""
+    let what = format!("{name} {of} {kind}");
+    let mut now = json!({"averageValue": quantity(group.average())});
+    if let Some(u) = seen {
+        now["averageUtilization"] = json!(u);
+    }
+    let mut status = json!({"name": name, "current": now});
+    let status = match container {
+        Some(c) => {
+            status["container"] = json!(c);
+            json!({"type": "ContainerResource", "containerResource": status})
+        }
+        None => json!({"type": "Resource", "resource": status}),
     };
-    let why = if way == " below target" {
-        "All metrics below target".to_owned()
-    } else {
-        format!("{name} {of} {kind}{way}")
-    };
-    let reading = Reading {
-        container: container.map(str::to_owned),
-        resource: name.to_owned(),
-        utilization: seen,
-        average: group.average(),
-    };
-    Ok((n, why, reading))
+    Ok((n, why(&what, n, current), status))
 }
 
 /// What a pod uses, in thousandths, and when that was measured over how many seconds.

@@ -23,6 +23,16 @@ pub(super) struct Serve {
     /// Nodes without a runtime to pretend: pods on them are said to run
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) fake_nodes: usize,
+    /// The controllers that run: * is all, a name is one, -name all but that one; nothing runs none, so that others can
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true,
+        long_help = controllers()
+    )]
+    pub(super) controllers: Vec<String>,
     #[command(flatten)]
     pub(super) store: Store,
     #[command(flatten)]
@@ -39,6 +49,17 @@ pub(super) struct Serve {
     /// Requests that change something, worked on at once
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub(super) max_mutating_requests_inflight: usize,
+}
+
+/// What `--help` says of the controllers.
+fn controllers() -> String {
+    let names: Vec<&str> = wharf_controllers::choice::names().collect();
+    format!(
+        "The controllers that run, separated by commas: * is all, a name is one, and -name is one that does not. With nothing \
+         (--controllers=) there is the API alone, for tests and for controllers that run elsewhere. The first word that names a \
+         controller counts.\n\nAll controllers: {}",
+        names.join(", ")
+    )
 }
 
 /// Where objects are kept, if not in this process.
