@@ -52,6 +52,14 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut c = cmd(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     c.current_dir(root());
+    // What the outer cargo says of this program. Build scripts that ask to be run again when it changes (ring's
+    // does) would be, and all of wharf with them: once from here, and once more from a shell.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            c.env_remove(name);
+        }
+    }
     c
 }
 

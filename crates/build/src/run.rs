@@ -71,7 +71,7 @@ impl Job {
         place: &Place<'_>,
         run: &Run,
     ) -> Result<bool, BuildError> {
-        let scratch = Arc::new(Scratch::new(self.builder.store())?);
+        let scratch = Arc::new(Scratch::later(self.builder.store()));
         let mut settled = Settled::default();
         let args = self.arguments(state, run, &scratch, &mut settled)?;
         for mount in &run.mounts {
@@ -108,6 +108,7 @@ impl Job {
                 return Ok(state.arguments(&Command::Shell(document.content.clone())));
             }
             // Its first line names its interpreter: it becomes a program.
+            scratch.make()?;
             let dir = scratch.sub("scripts");
             let failed = || BuildError::io("write a script of a heredoc");
             fs::create_dir_all(&dir).map_err(failed())?;
@@ -206,6 +207,7 @@ impl Job {
             }
         };
         let own_context = mount.from.is_none();
+        scratch.make()?;
         let (job, name) = (self.clone(), source.clone());
         let copy_to = scratch.sub(&format!("bind-{}", out.mounts.len()));
         let found = blocking(move || job.find_source(&files, &name, own_context, &copy_to)).await?;
@@ -582,6 +584,7 @@ impl Job {
         let root = layers::merged(self.builder.store(), &state.layers)?;
         let user = layers::user(&root, &program.user)?;
         let stubs = stubs(&root, &settled.mounts)?;
+        scratch.make()?;
         let bottom = scratch.sub("stubs");
         make_stubs(&bottom, &stubs).map_err(BuildError::io("make mount points"))?;
         let mut lowers = self.builder.store().layer_dirs(&state.layers);
@@ -595,7 +598,7 @@ impl Job {
             Step {
                 lowers,
                 upper: scratch.upper().to_owned(),
-                work: scratch.work().to_owned(),
+                work: scratch.work()?.to_owned(),
                 args: program.args,
                 env,
                 cwd: program.cwd,

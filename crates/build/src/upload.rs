@@ -72,14 +72,15 @@ impl Builder {
 
     /// Takes the directory `name` out of an unpacked upload, which nobody uses yet. `None` if it is not there.
     pub fn take_out(&self, from: &Tree, name: &str) -> Result<Option<Tree>, ContextError> {
-        let scratch = scratch(self.store())?;
         let failed = |source| ContextError::Io { action: "move", path: name.into(), source };
-        let to = Root::open(scratch.upper()).and_then(|r| r.top()).map_err(failed)?;
         let top = from.root().top().map_err(failed)?;
-        match top.rename(name.as_ref(), &to, "out".as_ref()) {
+        match top.lstat(name.as_ref()) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(failed)?,
-        }
+        };
+        let scratch = scratch(self.store())?;
+        let to = Root::open(scratch.upper()).and_then(|r| r.top()).map_err(failed)?;
+        top.rename(name.as_ref(), &to, "out".as_ref()).map_err(failed)?;
         tree(scratch)?.sub("out").map(Some)
     }
 

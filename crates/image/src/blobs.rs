@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ pub(crate) struct BlobWriter {
     blobs: Blobs,
     file: File,
     temp: PathBuf,
-    hasher: Hasher,
+    /// `None` if somebody else hashes the same bytes.
+    hasher: Option<Hasher>,
     size: u64,
 }
 
@@ -93,7 +94,7 @@ impl Blobs {
         let mut how = OpenOptions::new();
         how.write(true).create_new(true).mode(0o600);
         let file = how.open(&temp).map_err(io_error("create", &temp))?;
-        let hasher = Hasher::new(Algorithm::Sha256);
+        let hasher = Some(Hasher::new(Algorithm::Sha256));
         Ok(BlobWriter { blobs: self.clone(), file, temp, hasher, size: 0 })
     }
 
@@ -158,19 +159,34 @@ impl Blobs {
 impl BlobWriter {
     /// Adds `bytes`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         self.size += bytes.len() as u64;
         self.file.write_all(bytes).map_err(io_error("write", &self.temp))
     }
 
+    /// Somebody else hashes the same bytes, and ends with [`BlobWriter::finish_as`]. Before the first of them.
+    pub(crate) fn leave_hashing(&mut self) {
+        self.hasher = None;
+    }
+
     /// Makes it a blob. With `expected`, only if that is its digest. Returns digest and size.
-    pub(crate) fn finish(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
-        let digest = self.hasher.clone().finish();
+    pub(crate) fn finish(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
+        let digest = match self.hasher.take() {
+            Some(hasher) => hasher.finish(),
+            None => hash_file(&self.temp, Algorithm::Sha256)?,
+        };
         if let Some(expected) = expected
             && *expected != digest
         {
             return Err(StoreError::Digest { expected: expected.clone(), found: digest });
         }
+        self.finish_as(digest)
+    }
+
+    /// Makes it a blob of a digest that was found elsewhere. Returns digest and size.
+    pub(crate) fn finish_as(self, digest: Digest) -> Result<(Digest, u64), StoreError> {
         self.blobs.adopt(&self.temp, &digest)?;
         Ok((digest, self.size))
     }
@@ -180,6 +196,22 @@ impl Drop for BlobWriter {
     /// After a rename there is nothing left to remove.
     fn drop(&mut self) {
         drop(fs::remove_file(&self.temp));
+    }
+}
+
+/// The digest of a file.
+pub(crate) fn hash_file(path: &Path, algorithm: Algorithm) -> Result<Digest, StoreError> {
+    let mut hasher = Hasher::new(algorithm);
+    let file = File::open(path).map_err(io_error("open", path))?;
+    let mut file = BufReader::with_capacity(256 << 10, file);
+    loop {
+        let bytes = file.fill_buf().map_err(io_error("read", path))?;
+        if bytes.is_empty() {
+            return Ok(hasher.finish());
+        }
+        hasher.update(bytes);
+        let n = bytes.len();
+        file.consume(n);
     }
 }
 

@@ -65,6 +65,14 @@ pub(crate) struct ImageRecord {
     pub(crate) touched: i64,
 }
 
+impl ImageRecord {
+    /// Whether both name the same files.
+    pub(crate) fn is_like(&self, other: &ImageRecord) -> bool {
+        let ImageRecord { manifest, index, layers, .. } = self;
+        (manifest, index, layers) == (&other.manifest, &other.index, &other.layers)
+    }
+}
+
 impl Image {
     pub(crate) fn new(id: Digest, record: ImageRecord, config: ImageConfig) -> Self {
         Self(Arc::new(Inner { id, record, config }))

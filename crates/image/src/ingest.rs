@@ -73,8 +73,11 @@ impl Inner {
         // What follows the end of a compressed stream belongs to the blob all the same.
         io::copy(&mut tee, &mut io::sink()).map_err(UnpackError::Read)?;
         let compression = Compression::sniff(&tee.head);
-        let (blob, blob_size) = tee.blob.finish(None)?;
         let unpack::Unpacked { diff_id, size } = unpacked;
+        let (blob, blob_size) = match compression {
+            Compression::None => tee.blob.finish_as(diff_id.clone())?,
+            _ => tee.blob.finish(None)?,
+        };
         Ok(Taken { dir, diff_id, size, blob, blob_size, compression })
     }
 
@@ -142,8 +145,12 @@ struct Tee<R> {
 impl<R: Read> Read for Tee<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(out)?;
-        if self.head.len() < 6 {
-            self.head.extend_from_slice(&out[..n.min(6)]);
+        if self.head.is_empty() {
+            // The reader below gives all there is up to much more than that.
+            self.head.extend_from_slice(&out[..n.min(Compression::MARK)]);
+            if Compression::sniff(&self.head) == Compression::None {
+                self.blob.leave_hashing();
+            }
         }
         if let Err(error) = self.blob.write(&out[..n]) {
             self.failed = Some(error);

@@ -13,12 +13,13 @@ use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 use wharf_base::backoff::Backoff;
 use wharf_base::sync::Mutex;
-use wharf_spec::digest::{Digest, Hasher};
+use wharf_spec::digest::{Algorithm, Digest, Hasher};
 use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::image::{Descriptor, Document, DocumentError, ImageConfig, Manifest, media_type};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
+use crate::blobs::hash_file;
 use crate::body::{self, BodyReader, BodySender};
 use crate::error::io_error;
 use crate::image::Layer;
@@ -27,7 +28,7 @@ use crate::lease::Lease;
 use crate::progress::{LayerStep, Progress, ProgressSink};
 use crate::registry::{RawManifest, RegistryError, Remote};
 use crate::store::{Inner, NewImage};
-use crate::unpack::UnpackError;
+use crate::unpack::{Compression, UnpackError};
 use crate::{ErrorKind, Image, ImageStore, StoreError, builtin};
 
 /// `ENOSPC`, in place of an error that has no number.
@@ -581,7 +582,7 @@ impl Pull<'_> {
                 continue;
             }
             *at += data.len() as u64;
-            if !sender.send(data).await {
+            if !sender.send(&data).await {
                 return Ok(false);
             }
             if *at - told >= REPORT {
@@ -616,7 +617,10 @@ struct Receive {
     reader: BodyReader,
     file: File,
     path: PathBuf,
+    /// `None` once the layer is known to be hashed where it is unpacked.
     hasher: Option<Hasher>,
+    /// What arrives is unpacked as well.
+    unpack: bool,
     digest: Digest,
     size: u64,
     count: u64,
@@ -647,18 +651,23 @@ impl Receive {
         reader: BodyReader,
         layer: &Descriptor,
     ) -> Result<Self, StoreError> {
+        if have == 0 {
+            // A new file and not an old one that is cut: ext4 writes a file that was cut to nothing to the disk when
+            // it is closed (auto_da_alloc), and whoever closes it waits for all of it.
+            remove_partial(path)?;
+        }
         let mut how = OpenOptions::new();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
         let open = || how.open(path).map_err(io_error("open", path));
         let mut file = open()?;
-        file.set_len(have).map_err(io_error("truncate", path))?;
-        file.seek(io::SeekFrom::End(0)).map_err(io_error("seek in", path))?;
+        file.seek(io::SeekFrom::Start(have)).map_err(io_error("seek in", path))?;
         Ok(Self {
             old: open()?.take(have),
             reader,
             file,
             path: path.to_owned(),
             hasher: Some(Hasher::new(layer.digest.algorithm())),
+            unpack: false,
             digest: layer.digest.clone(),
             size: layer.size,
             count: 0,
@@ -669,6 +678,7 @@ impl Receive {
 
     fn run(mut self, inner: &Inner, unpack: bool) -> Result<Option<Taken>, Failure> {
         let (digest, size) = (self.digest.clone(), self.size);
+        self.unpack = unpack;
         let taken = if unpack { Some(inner.unpack_blob(&mut self, digest, size)) } else { None };
         // To the end in any case: whether the content is what was promised counts before all else.
         let drained = io::copy(&mut self, &mut io::sink());
@@ -676,29 +686,43 @@ impl Receive {
             return Err(Failure::Cut);
         }
         drained.map_err(UnpackError::Read)?;
-        self.verify()?;
+        let unpacked = taken.as_ref().and_then(|t| t.as_ref().ok());
+        self.verify(unpacked.map(|t| &t.diff_id))?;
         let taken = taken.transpose()?;
         inner.blobs.adopt(&self.path, &self.digest)?;
         Ok(taken)
     }
 
-    /// What is whole and wrong is of no use to a later attempt.
-    fn verify(&mut self) -> Result<(), Failure> {
-        let found = self.hasher.take().map(Hasher::finish);
+    /// What is whole and wrong is of no use to a later attempt. `unpacked` is the digest of what was unpacked.
+    fn verify(&mut self, unpacked: Option<&Digest>) -> Result<(), Failure> {
         let failure = if self.count != self.size {
             Failure::Size(self.count)
         } else {
-            match found {
-                Some(found) if found == self.digest => return Ok(()),
-                Some(found) => {
-                    let expected = self.digest.clone();
-                    Failure::Layer(StoreError::Digest { expected, found }.into())
-                }
-                None => return Ok(()),
+            let found = match (self.hasher.take(), unpacked) {
+                (Some(hasher), _) => hasher.finish(),
+                (None, Some(unpacked)) => unpacked.clone(),
+                // What did not unpack was not hashed to its end.
+                (None, None) => hash_file(&self.path, self.digest.algorithm())?,
+            };
+            if found == self.digest {
+                return Ok(());
             }
+            let expected = self.digest.clone();
+            Failure::Layer(StoreError::Digest { expected, found }.into())
         };
-        fs::remove_file(&self.path).map_err(io_error("remove", &self.path))?;
+        remove_partial(&self.path)?;
         Err(failure)
+    }
+
+    /// A plain layer that is unpacked is hashed there, by a thread of its own: it is the same digest.
+    fn leave_hashing(&mut self, begin: &[u8]) {
+        let known = begin.len() >= Compression::MARK && self.unpack;
+        if known
+            && Compression::sniff(begin) == Compression::None
+            && self.digest.algorithm() == Algorithm::Sha256
+        {
+            self.hasher = None;
+        }
     }
 }
 
@@ -724,11 +748,22 @@ impl Read for Receive {
             n = self.reader.read(out).inspect_err(|_| self.cut = true)?;
             self.keep(&out[..n])?;
         }
+        if self.count == 0 {
+            self.leave_hashing(&out[..n]);
+        }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&out[..n]);
         }
         self.count += n as u64;
         Ok(n)
+    }
+}
+
+/// Removes what an earlier attempt has left; no error if there is nothing.
+fn remove_partial(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
+        _ => Ok(()),
     }
 }
 

@@ -477,9 +477,15 @@ impl Inner {
         for name in &new.names {
             batch.put(NAMES, &name.to_string(), &NameRecord { image: new.id.clone() })?;
         }
-        self.flusher.mark(&mut batch, &new.id)?;
+        // What is here already is on the disk, or marked: a build that finds everything cached flushes nothing.
+        let fresh = index.images.get(&new.id).is_none_or(|old| !old.record().is_like(&record));
+        if fresh {
+            self.flusher.mark(&mut batch, &new.id)?;
+        }
         self.db.write(batch, Durability::Process)?;
-        self.flusher.flush_soon();
+        if fresh {
+            self.flusher.flush_soon();
+        }
         let image = Image::new(new.id.clone(), record, new.config);
         let old = index.images.insert(new.id.clone(), image.clone());
         for name in new.names {

@@ -226,6 +226,7 @@ fn a_parent_that_somebody_else_has_is_waited_for_and_then_named() {
         assert!(e.to_string().starts_with("wan0 is in use: take it out of its bridge"), "{e}");
         std::thread::scope(|s| {
             s.spawn(|| {
+                #[allow(clippy::disallowed_methods, reason = "somebody else takes his time")]
                 std::thread::sleep(Duration::from_millis(300));
                 let mut b = Batch::new();
                 b.delete_link(LinkRef::Name("br9"));

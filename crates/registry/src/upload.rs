@@ -281,8 +281,11 @@ fn write(
 
 fn open_at(path: &Path, size: u64) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).open(path)?;
-    // A restart may have found more than a block that was acknowledged.
-    file.set_len(size)?;
+    // A restart may have found more than a block that was acknowledged. Not otherwise: ext4 writes a file that was
+    // cut to nothing to the disk when it is closed (auto_da_alloc), and whoever closes it waits for all of it.
+    if file.metadata()?.len() != size {
+        file.set_len(size)?;
+    }
     file.seek(SeekFrom::Start(size))?;
     Ok(file)
 }

@@ -1,81 +1,122 @@
 //! A big tree on its way into the store, as multiples of a plain `tar -xf` of it.
+//!
+//! Nothing is removed between the rounds, and each has an archive of its own, which no engine has seen. On an ext4
+//! without a journal a new file passes over every inode that was freed in the last minutes, one by one: whoever comes
+//! after a removal of some ten thousand files pays for it, tar as well, and several times what the work itself costs.
 
 use super::lab::{Lab, must};
 use super::table::{Aim, Row};
-use super::timing::{median, milliseconds, of};
+use super::timing::{median, milliseconds};
 use crate::sh::{cmd, run};
 use anyhow::Result;
 use serde_json::json;
 use std::fs;
-use std::path::Path;
-use wharf_test::image::{Image, folder_layer};
+use std::path::{Path, PathBuf};
+use wharf_test::image::{Image, Tar, folder_layer};
 use wharf_test::registry::Registry;
-use wharf_test::tools;
+use wharf_test::{Host, tools};
 
 /// Bytes of the tree, about.
 const SIZE: u64 = 204_000_000;
+
+/// What makes wharf slower than tar.
+const TWICE: &str = "Beside the files wharf keeps the archive as it came, for pushes and saves: it writes twice what \
+                     tar writes, gets it through a socket and hashes it.";
 
 pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let dir = lab.wharf.dir().join("big");
     gather(&dir)?;
     let layer = folder_layer(&dir.join("tree"));
-    let megabytes = layer.len() as f64 / 1e6;
-    fs::write(dir.join("tree.tar"), &layer)?;
-    let image = Image::new("big:latest", layer, &json!({"Cmd": ["true"]}));
-    fs::write(dir.join("image.tar"), image.docker_archive())?;
-    let tar = dir.join("tree.tar").display().to_string();
-    let archive = dir.join("image.tar").display().to_string();
-    let out = dir.join("out");
-    let plain = || {
-        fs::remove_dir_all(&out).ok();
-        fs::create_dir_all(&out).expect("make a directory");
-        must(cmd("tar").arg("-xf").arg(&tar).arg("-C").arg(&out));
-    };
-    let ours = Registry::serve(lab.wharf.init(), &[&image], None);
-    let theirs = Registry::serve(lab.docker.init(), &[&image], None);
-    let names = [&ours, &theirs].map(|r| format!("{}/big:latest", r.address));
+    let tree = Tree { dir, layer };
     let mut rows = Vec::new();
-    for (work, words) in [
-        ("import", [["import", &tar]; 2]),
-        ("load", [["load", &archive]; 2]),
-        ("pull", [["pull", &names[0]], ["pull", &names[1]]]),
-    ] {
-        let results = compare(lab, &plain, words);
-        let floor = of(&results, "tar").unwrap_or(f64::NAN);
-        let times = |who| of(&results, who).map(|v| v / floor);
-        let work = format!("{work} of a {megabytes:.0} MB tree ÷ `tar -xf` of it ({floor:.0} ms)");
-        let row = Row::new(work, "×", times("wharf").unwrap_or(f64::NAN));
-        rows.push(row.peer("docker", times("docker")).aim(Aim::Below(0.7)));
+    for work in [Work::Import, Work::Load, Work::Pull] {
+        rows.push(compare(lab, &tree, work)?);
     }
-    fs::remove_dir_all(&dir)?;
     Ok(rows)
 }
 
-/// Plain tar, wharf and dockerd in turn; what came in goes before the next round, untimed.
-fn compare(lab: &Lab, plain: &dyn Fn(), words: [[&str; 2]; 2]) -> Vec<(&'static str, f64)> {
+#[derive(Clone, Copy)]
+enum Work {
+    Import,
+    Load,
+    Pull,
+}
+
+impl Work {
+    fn verb(self) -> &'static str {
+        match self {
+            Work::Import => "import",
+            Work::Load => "load",
+            Work::Pull => "pull",
+        }
+    }
+}
+
+/// The tree as an archive.
+struct Tree {
+    dir: PathBuf,
+    layer: Vec<u8>,
+}
+
+impl Tree {
+    /// The same with a file that says which round it is for.
+    fn for_round(&self, mark: &str) -> Vec<u8> {
+        const TRAILER: usize = 1024;
+        let mut tar = Tar::default();
+        tar.file("round", 0o644, mark.as_bytes());
+        let mut all = tar.finish();
+        all.truncate(all.len() - TRAILER);
+        all.extend_from_slice(&self.layer);
+        all
+    }
+}
+
+/// Plain tar, wharf and dockerd in turn.
+fn compare(lab: &Lab, tree: &Tree, work: Work) -> Result<Row> {
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
-    for _ in 0..if lab.quick { 2 } else { 4 } {
+    for round in 0..if lab.quick { 3 } else { 4 } {
+        let mark = format!("{}-{round}", work.verb());
+        let layer = tree.for_round(&mark);
+        let (tar, out) = (tree.dir.join("tree.tar"), tree.dir.join(&mark));
+        fs::write(&tar, &layer)?;
+        fs::create_dir(&out)?;
+        let name = format!("{mark}:latest");
+        let image = Image::new(&name, layer, &json!({"Cmd": ["true"]}));
         settle();
-        times[0].push(milliseconds(plain));
-        for (index, host) in [&lab.wharf, &lab.docker].into_iter().enumerate() {
-            let [verb, source] = words[index];
-            let mut c = host.docker_command();
-            match verb {
-                "load" => c.args(["load", "-q", "-i", source]),
-                "import" => c.args(["import", source, "big:latest"]),
-                _ => c.args(["pull", "-q", source]),
-            };
-            settle();
-            times[index + 1].push(milliseconds(|| must(&mut c)));
-            let name = if verb == "pull" { source } else { "big:latest" };
-            host.docker(["rmi", "-f", name]).ok();
+        times[0].push(milliseconds(|| must(cmd("tar").arg("-xf").arg(&tar).arg("-C").arg(&out))));
+        for (host, times) in [&lab.wharf, &lab.docker].into_iter().zip(&mut times[1..]) {
+            times.push(engine(host, work, &image, &tar)?);
         }
     }
     // The first round of each finds a cold page cache.
     for times in &mut times {
         times.remove(0);
     }
-    ["tar", "wharf", "docker"].into_iter().zip(times.map(median)).collect()
+    let [floor, wharf, docker] = times.map(median);
+    let megabytes = tree.layer.len() as f64 / 1e6;
+    let what =
+        format!("{} of a {megabytes:.0} MB tree ÷ `tar -xf` of it ({floor:.0} ms)", work.verb());
+    let row = Row::new(what, "×", wharf / floor).peer("docker", Some(docker / floor));
+    Ok(row.aim(Aim::Below(0.7)).because(TWICE))
+}
+
+/// Milliseconds that an engine takes.
+fn engine(host: &Host, work: Work, image: &Image, tar: &Path) -> Result<f64> {
+    let archive = tar.with_file_name("image.tar");
+    let mut c = host.docker_command();
+    match work {
+        Work::Import => c.arg("import").arg(tar).arg(&image.name),
+        Work::Load => {
+            fs::write(&archive, image.docker_archive())?;
+            c.args(["load", "-q", "-i"]).arg(&archive)
+        }
+        Work::Pull => {
+            let registry = Registry::serve(host.init(), &[image], None);
+            c.args(["pull", "-q", &format!("{}/{}", registry.address, image.name)])
+        }
+    };
+    settle();
+    Ok(milliseconds(|| must(&mut c)))
 }
 
 /// Lets the disk finish what the one before left to be written.

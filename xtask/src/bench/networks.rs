@@ -35,7 +35,9 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
         row("network: a running container joins and leaves", &race_of(join)),
     ];
     let asked = hosts.map(|(who, host)| (who, ask(host, lab.rounds(2000))));
-    rows.push(row("names: one question about a neighbour", &asked));
+    let floor = echo(&lab.wharf, lab.rounds(2000));
+    let names = row("names: one question about a neighbour", &asked);
+    rows.push(names.peer("a datagram there and back", Some(floor)).because(DATAGRAM));
     for (_, host) in hosts {
         host.docker(["rm", "-f", "joiner", "asked"]).ok();
         host.docker(["network", "rm", "names"]).ok();
@@ -67,20 +69,55 @@ fn join(host: &Host, _: usize) {
     must(host, "POST", "/networks/bridge/disconnect", body);
 }
 
+/// What an answer consists of, for the most part.
+const DATAGRAM: &str = "Two wake-ups and two datagrams are the most of it: a program that sends back what it gets, in \
+                        the same namespace, is the other peer.";
+
 /// Median milliseconds of a question about a container, asked inside another.
 fn ask(host: &Host, questions: usize) -> f64 {
+    let socket = in_joiner(host, || UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    socket.connect("127.0.0.11:53").expect("a resolver");
+    there_and_back(&socket, questions, |answer| assert_eq!(answer[7], 1, "one address"))
+}
+
+/// The same with somebody who only sends the question back.
+fn echo(host: &Host, questions: usize) -> f64 {
+    let bind = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let (socket, other) = in_joiner(host, || (bind(), bind()));
+    socket.connect(other.local_addr().expect("an address")).expect("connect");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut question = [0; 512];
+            loop {
+                match other.recv_from(&mut question).expect("a question") {
+                    // The end.
+                    (0, _) => break,
+                    (len, from) => other.send_to(&question[..len], from).expect("answer"),
+                };
+            }
+        });
+        let median = there_and_back(&socket, questions, |_| ());
+        socket.send(&[]).expect("say that this is the end");
+        median
+    })
+}
+
+/// Runs `work` in the network of the container that asks.
+fn in_joiner<T: Send>(host: &Host, work: impl FnOnce() -> T + Send) -> T {
     let pid = host.inspect("joiner", "{{.State.Pid}}");
     let inside = format!("/proc/{}/root/proc/{pid}/ns/net", host.init());
-    let socket = in_network_at(inside.as_ref(), || UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    in_network_at(inside.as_ref(), work)
+}
+
+fn there_and_back(socket: &UdpSocket, questions: usize, check: impl Fn(&[u8])) -> f64 {
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("set an option");
-    socket.connect("127.0.0.11:53").expect("a resolver");
     let question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x05asked\0\0\x01\0\x01";
     let mut reply = [0; 512];
     let times = (0..questions).map(|_| {
         milliseconds(|| {
             socket.send(question).expect("ask");
             let len = socket.recv(&mut reply).expect("an answer");
-            assert_eq!(reply[..len][7], 1, "one address");
+            check(&reply[..len]);
         })
     });
     median(times.collect())

@@ -17,6 +17,9 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
+    /// How many bytes tell all of them apart.
+    pub(crate) const MARK: usize = 6;
+
     /// What the first bytes say.
     pub(crate) fn sniff(head: &[u8]) -> Self {
         match head {
