@@ -307,6 +307,9 @@ impl Ssh for Remote {
 impl Credentials for Remote {
     fn auth<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<AuthConfig, String>> {
         Box::pin(async move {
+            if let Some(login) = self.0.login(host) {
+                return Ok(login.clone());
+            }
             // The client knows Docker Hub by the name of its registry.
             let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
             let ask = async {
