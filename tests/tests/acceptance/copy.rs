@@ -57,7 +57,7 @@ fn entries_of_a_copy_are_named_after_what_was_asked_for() {
         let path = format!("/containers/box/archive?path={}", path.replace('/', "%2F"));
         let body = host.api("GET", &path, b"").unwrap().body;
         let mut tar = tar::Archive::new(&body[..]);
-        let name = |e: std::io::Result<tar::Entry<_>>| {
+        let name = |e: std::io::Result<tar::Entry<'_, _>>| {
             String::from_utf8(e.unwrap().path_bytes().into_owned()).unwrap()
         };
         tar.entries().unwrap().map(name).collect::<Vec<_>>()
