@@ -54,7 +54,7 @@ impl Job {
             None => self.platform.clone(),
             Some(text) => platform(&self.global_word(stage.span, text)?)?,
         };
-        self.check_default(stage)?;
+        self.check_default(stage);
         if name.trim().is_empty() {
             return Err(BuildError::Invalid(format!(
                 "base name ({}) should not be blank",
@@ -88,8 +88,9 @@ impl Job {
     }
 
     /// Warns of a base that is none unless arguments are given.
-    fn check_default(&self, stage: &Stage) -> Result<(), BuildError> {
-        let defaults = self.default_globals()?;
+    fn check_default(&self, stage: &Stage) {
+        // A default that insists on a value of the client's says so itself.
+        let Ok(defaults) = self.default_globals() else { return };
         let word = self.lexer().word(&stage.base, &|n: &str| defaults.get(n).cloned());
         let named = word.is_ok_and(|w| Reference::parse(&w.text).is_ok());
         if !named && stage.base.contains('$') {
@@ -99,7 +100,6 @@ impl Job {
             );
             self.warn(warn(Rule::InvalidDefaultArgInFrom, stage.span, text));
         }
-        Ok(())
     }
 
     /// What `--from=` names, in stage `index`.

@@ -131,7 +131,7 @@ impl Job {
             mounts: Mutex::default(),
             file,
         };
-        job.globals = job.global_values()?;
+        job.globals = job.global_values(target)?;
         Ok(Arc::new(job))
     }
 
@@ -551,11 +551,13 @@ impl Job {
         Ok(seen.text)
     }
 
-    fn global_values(&self) -> Result<BTreeMap<String, String>, BuildError> {
+    fn global_values(&self, target: usize) -> Result<BTreeMap<String, String>, BuildError> {
         let mut values = platform_values(&self.platform);
         values.insert(
             "TARGETSTAGE".into(),
-            self.request.target.clone().unwrap_or_else(|| "default".into()),
+            self.request.target.clone().unwrap_or_else(|| {
+                self.file.stages[target].name.clone().unwrap_or_else(|| "default".into())
+            }),
         );
         self.globals_over(values, &self.request.args)
     }

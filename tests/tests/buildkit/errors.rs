@@ -106,6 +106,9 @@ fn warnings_are_told_once_and_by_name() {
     let given = ["--build-arg", "VERSION=latest"];
     let (code, times, built) = warned(default, &given, "InvalidDefaultArgInFrom");
     assert_eq!((code, times), (0, 1), "{built}");
+    // One that must be given has no default to judge.
+    let insists = "ARG VERSION=${OTHER:?missing}\nFROM busybox:$VERSION\n";
+    assert_eq!(warned(insists, &given, "InvalidDefaultArgInFrom").0, 0);
     let (_, times, built) = warned(
         "FROM --platform=linux/amd64 busybox AS for-amd64\n",
         &[],
