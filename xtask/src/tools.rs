@@ -71,7 +71,7 @@ pub(crate) fn busybox() -> Result<()> {
     link(&stable.join("bin/busybox"), &dir.join("busybox"))
 }
 
-/// The stock docker CLI, docker-py, the Kubernetes client for Python and busybox: what the acceptance tests drive.
+/// The stock docker CLI, new and old, docker-py, the Kubernetes client for Python and busybox: what the acceptance tests drive.
 pub(crate) fn clients() -> Result<()> {
     let dir = dir();
     busybox()?;
@@ -98,6 +98,11 @@ pub(crate) fn clients() -> Result<()> {
         }
     }
     println!("  {}", read(cmd(&docker).arg("--version"))?.trim());
+    // The last line of releases that build with BuildKit and without its plugin.
+    let keep = |f: &str| f.starts_with("docker.io_") || f.starts_with("libc6_");
+    let old =
+        debian::folder(&dir, "docker-20-deb", Suite::Named("bookworm"), &["docker.io"], keep)?;
+    launcher(&dir.join("docker-20"), &old, "usr/bin/docker", &[])?;
     Ok(())
 }
 

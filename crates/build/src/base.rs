@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::OnceCell;
 use wharf_image::{Image, LayerStep, Progress, ProgressSink, PullOptions};
+use wharf_spec::dockerfile::Stage;
 use wharf_spec::dockerfile::lint::{Rule, warn};
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
@@ -53,12 +54,8 @@ impl Job {
             None => self.platform.clone(),
             Some(text) => platform(&self.global_word(stage.span, text)?)?,
         };
+        self.check_default(stage);
         if name.trim().is_empty() {
-            let text = format!(
-                "Default value for ARG {} results in empty or invalid base image name",
-                stage.base
-            );
-            self.warn(warn(Rule::InvalidDefaultArgInFrom, stage.span, text));
             return Err(BuildError::Invalid(format!(
                 "base name ({}) should not be blank",
                 stage.base
@@ -68,6 +65,9 @@ impl Job {
             stage.name.as_deref().and_then(|n| self.inputs.named.get(&n.to_ascii_lowercase()));
         let named = own.or_else(|| self.inputs.named.get(&name.to_ascii_lowercase()));
         match named {
+            Some(Named::Image(image)) if image == "scratch" => {
+                return Ok(State::scratch(&platform));
+            }
             Some(Named::Image(image)) => return Ok(self.image(image, &platform).await?.child()),
             Some(Named::Built(built)) => return Ok(State::built(built)),
             Some(Named::Context(context)) => {
@@ -85,6 +85,21 @@ impl Job {
             return Ok(self.stage(earlier).await?.child());
         }
         Ok(self.image(&name, &platform).await?.child())
+    }
+
+    /// Warns of a base that is none unless arguments are given.
+    fn check_default(&self, stage: &Stage) {
+        // A default that insists on a value of the client's says so itself.
+        let Ok(defaults) = self.default_globals() else { return };
+        let word = self.lexer().word(&stage.base, &|n: &str| defaults.get(n).cloned());
+        let named = word.is_ok_and(|w| Reference::parse(&w.text).is_ok());
+        if !named && stage.base.contains('$') {
+            let text = format!(
+                "Default value for ARG {} results in empty or invalid base image name",
+                stage.base
+            );
+            self.warn(warn(Rule::InvalidDefaultArgInFrom, stage.span, text));
+        }
     }
 
     /// What `--from=` names, in stage `index`.

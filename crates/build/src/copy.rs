@@ -78,7 +78,8 @@ impl Job {
         let attributes = self.attributes(state, &copy).await?;
         let items = self.items(place, &copy).await?;
         let dest = &copy.dest;
-        let trailing = dest.ends_with('/') || dest == "." || dest.ends_with("/.");
+        let trailing =
+            dest.is_empty() || dest.ends_with('/') || dest == "." || dest.ends_with("/.");
         let several = copy.sources.len() > 1 || copy.parents;
         let plan = Plan {
             items,

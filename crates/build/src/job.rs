@@ -44,7 +44,8 @@ pub(crate) struct Job {
     pub(crate) cancel: CancellationToken,
     /// Why the build fails: the first reason of all.
     failure: Mutex<Option<BuildError>>,
-    warned: Mutex<BTreeSet<(String, usize)>>,
+    /// By rule, message and line.
+    warned: Mutex<BTreeSet<(&'static str, String, usize)>>,
     pub(crate) stages: Vec<OnceCell<Option<Arc<State>>>>,
     pub(crate) bases: Mutex<HashMap<String, Arc<OnceCell<Option<Arc<State>>>>>>,
     vertices: Vec<StageVertices>,
@@ -189,10 +190,11 @@ impl Job {
     }
 
     fn checked(&self, state: &State) -> Result<(), BuildError> {
-        if self.check.error && !self.warned.lock().is_empty() {
-            return Err(BuildError::Invalid(
-                "lint violation found for rules, and the Dockerfile says # check=error=true".into(),
-            ));
+        let mut broken: Vec<&str> = self.warned.lock().iter().map(|(rule, ..)| *rule).collect();
+        broken.dedup();
+        if self.check.error && !broken.is_empty() {
+            let text = format!("lint violation found for rules: {}", broken.join(", "));
+            return Err(BuildError::Invalid(text));
         }
         debug_assert!(!state.config.os.is_empty() || state.config.architecture.is_empty());
         Ok(())
@@ -211,7 +213,8 @@ impl Job {
         if !self.check.tells(warning.rule) {
             return;
         }
-        if !self.warned.lock().insert((warning.message.clone(), warning.lines.0)) {
+        let seen = (warning.rule.name(), warning.message.clone(), warning.lines.0);
+        if !self.warned.lock().insert(seen) {
             return;
         }
         self.tell(Event::Warning(warning.into()));
@@ -553,11 +556,24 @@ impl Job {
         values.insert(
             "TARGETSTAGE".into(),
             self.request.target.clone().unwrap_or_else(|| {
-                self.file.stages[target].name.clone().unwrap_or_else(|| target.to_string())
+                self.file.stages[target].name.clone().unwrap_or_else(|| "default".into())
             }),
         );
+        self.globals_over(values, &self.request.args)
+    }
+
+    /// The values of global arguments where nobody gives others.
+    pub(crate) fn default_globals(&self) -> Result<BTreeMap<String, String>, BuildError> {
+        self.globals_over(platform_values(&self.platform), &BTreeMap::new())
+    }
+
+    fn globals_over(
+        &self,
+        mut values: BTreeMap<String, String>,
+        given: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, BuildError> {
         for (arg, span) in &self.file.globals {
-            let value = match (self.request.args.get(&arg.name), &arg.default) {
+            let value = match (given.get(&arg.name), &arg.default) {
                 (Some(value), _) => Some(value.clone()),
                 (None, Some(default)) => {
                     let seen = self.lexer().word(default, &|n: &str| values.get(n).cloned());

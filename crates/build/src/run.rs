@@ -444,10 +444,8 @@ impl Job {
         }
         let mut env = state.run.env.clone();
         env.extend(state.visible_args().into_iter().map(|(k, v)| format!("{k}={v}")));
-        let mut secret_env: Vec<String> = PROXIES
-            .iter()
-            .filter_map(|p| Some(format!("{p}={}", self.request.args.get(*p)?)))
-            .collect();
+        let mut secret_env: Vec<String> =
+            PROXIES.iter().filter_map(|p| Some(format!("{p}={}", self.proxy(p)?))).collect();
         secret_env.extend(settled.env.iter().map(|(k, v)| format!("{k}={v}")));
         Ok(Program {
             args,
@@ -458,6 +456,12 @@ impl Job {
             network,
             insecure,
         })
+    }
+
+    /// A proxy that the client names, in whichever case: programs look for it in either.
+    fn proxy(&self, name: &str) -> Option<&String> {
+        let given = self.request.args.iter().find(|(k, _)| k.eq_ignore_ascii_case(name));
+        self.request.args.get(name).or(given.map(|(_, value)| value))
     }
 
     /// Everything that the result depends on, as far as it can be known.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use wharf_base::clock::Clock;
 use wharf_base::sync::Mutex;
+use wharf_build::Tree;
 
 use crate::journal::Journal;
 use crate::proto::moby::buildkit::v1::SolveRequest;
@@ -54,6 +55,8 @@ pub(crate) struct Build {
     /// Ends what is done for it.
     pub(crate) cancel: CancellationToken,
     outcomes: Mutex<Vec<Arc<Outcome>>>,
+    /// A context that came with the request.
+    context: Mutex<Option<Tree>>,
     /// Options of the frontend that ran, for the history.
     frontend: Mutex<(String, HashMap<String, String>)>,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
@@ -78,6 +81,7 @@ impl Builds {
             journal: Journal::new(clock),
             cancel: CancellationToken::new(),
             outcomes: Mutex::default(),
+            context: Mutex::default(),
             frontend: Mutex::new(frontend),
             returned: Mutex::new(Some(sender)),
         });
@@ -149,6 +153,16 @@ impl Builds {
 }
 
 impl Build {
+    /// Gives it the context that came with the request.
+    pub(crate) fn lend(&self, context: Option<Tree>) {
+        *self.context.lock() = context;
+    }
+
+    /// The context that came with the request.
+    pub(crate) fn context(&self) -> Option<Tree> {
+        self.context.lock().clone()
+    }
+
     /// Remembers which frontend ran, with which options.
     pub(crate) fn ran(&self, frontend: &str, options: &HashMap<String, String>) {
         *self.frontend.lock() = (frontend.to_owned(), options.clone());

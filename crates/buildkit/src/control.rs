@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::builds::Build;
+use crate::builds::{Build, Started};
 use crate::kit::BuildKit;
 use crate::past::Past;
 use crate::proto::grpc::health::v1::health_check_response::ServingStatus;
@@ -50,9 +50,7 @@ impl Control for BuildKit {
         let request = request.into_inner();
         refuse(&request)?;
         let (started, returned) = self.builds().start(request, self.clock().clone())?;
-        let recording = self.history().follow(&started.build);
-        let answer = build(self, &started.build, returned).await;
-        recording.end(answer.as_ref());
+        let answer = run(self, &started, returned).await;
         answer.map(|exporter_response| Response::new(SolveResponse { exporter_response }))
     }
 
@@ -197,6 +195,18 @@ fn refuse(request: &SolveRequest) -> Result<(), Status> {
         ));
     }
     Ok(())
+}
+
+/// Carries out a build and keeps its record.
+pub(crate) async fn run(
+    kit: &BuildKit,
+    started: &Started,
+    returned: oneshot::Receiver<ReturnRequest>,
+) -> Result<HashMap<String, String>, Status> {
+    let recording = kit.history().follow(&started.build);
+    let answer = build(kit, &started.build, returned).await;
+    recording.end(answer.as_ref());
+    answer
 }
 
 /// One build: results from the client, which steers it, or straight from the frontend; then its outputs.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tonic::Status;
+use tonic::{Code, Status};
 use wharf_build::{Tree, Want, read_small};
 use wharf_spec::dockerfile::ignore::Ignore;
 use wharf_sys::root::Root;
@@ -84,7 +84,11 @@ pub(crate) fn in_tree(
 pub(crate) async fn ignore_file(place: &Place<'_>) -> Result<Option<Vec<u8>>, Status> {
     let task = place.journal.task(format!("[internal] load {IGNORE}"));
     let tell = |bytes, done| task.part(Part::transferring("context", bytes, done));
-    let found = ignore(place, tell).await;
+    let found = match ignore(place, tell).await {
+        // Who builds from nothing but a Dockerfile serves no context.
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        found => found,
+    };
     task.end(found)
 }
 

@@ -77,7 +77,7 @@ pub(crate) async fn files(
     request.metadata_mut().insert(WHICH, AsciiMetadataValue::from(which));
     let walking = tokio::task::spawn_blocking(move || walk(tree, below, &to_line, answers));
     // Packets travel here on a method whose declared message is another.
-    let mut line = tonic::client::Grpc::with_origin(session.line().clone(), Line::origin());
+    let mut line = tonic::client::Grpc::with_origin(session.line()?.clone(), Line::origin());
     line.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
     let path = PathAndQuery::from_static("/moby.filesync.v1.FileSend/DiffCopy");
     let codec = ProstCodec::<Packet, Packet>::default();

@@ -99,6 +99,8 @@ pub(crate) fn check(build: &Build) -> Result<(), Status> {
 /// Whether an option asks for what wharf does anyway.
 fn is_ours(key: &str, value: &str) -> bool {
     match key {
+        // bollard says again what kind of output it is.
+        "type" => true,
         // Compose 2.26 asks for the image in the engine's store, where it goes anyway.
         "load" => boolean(value) == Some(true),
         "oci-mediatypes" | "rewrite-timestamp" | "prefer-image-digest" => {

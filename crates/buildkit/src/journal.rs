@@ -50,6 +50,8 @@ struct Story {
     unseen: HashSet<String>,
     definition: Option<(String, pb::SourceInfo)>,
     warnings: usize,
+    /// The Dockerfile's warnings, by message and line.
+    warned: HashSet<(String, usize)>,
 }
 
 /// How many steps there were.
@@ -222,6 +224,10 @@ impl Journal {
     fn warning(&self, warning: &Warning) {
         let (digest, info) = self.story.lock().definition.clone().unzip();
         let Warning { rule, message, lines: (first, last), .. } = warning;
+        // A build for each of several platforms finds the same.
+        if !self.story.lock().warned.insert((message.clone(), *first)) {
+            return;
+        }
         self.warn(VertexWarning {
             vertex: digest.unwrap_or_default(),
             level: 1,

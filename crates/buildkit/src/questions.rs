@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use tonic::Status;
 use wharf_build::BuildError;
 use wharf_build::progress::Warning;
+use wharf_spec::dockerfile::expand::Lexer;
 use wharf_spec::dockerfile::instruction::Run;
 use wharf_spec::dockerfile::{ArgDecl, Dockerfile, DockerfileError, Kind, MountType, Span, Stage};
 
@@ -196,6 +197,25 @@ fn outline(
     Ok(reply(&Value::Object(outline), text))
 }
 
+/// The value of an argument: the client's, its own default with the variables that it names, the global one's.
+fn value(
+    arg: &ArgDecl,
+    globals: &BTreeMap<String, String>,
+    known: &BTreeMap<String, String>,
+    lexer: &Lexer,
+    options: &Options,
+) -> String {
+    match (options.request.args.get(&arg.name), &arg.default) {
+        (Some(given), _) => given.clone(),
+        // What cannot be expanded is shown as it is written.
+        (None, Some(default)) => {
+            let word = lexer.word(default, &|name: &str| known.get(name).cloned());
+            word.map_or_else(|_| default.clone(), |word| word.text)
+        }
+        (None, None) => globals.get(&arg.name).cloned().unwrap_or_default(),
+    }
+}
+
 /// What the stages of a target take from outside.
 #[derive(Default)]
 struct Found {
@@ -203,6 +223,8 @@ struct Found {
     secrets: Vec<Input>,
     ssh: Vec<Input>,
     seen: BTreeSet<(&'static str, String)>,
+    /// The arguments' values up to here.
+    values: BTreeMap<String, String>,
 }
 
 struct Input {
@@ -213,23 +235,27 @@ struct Input {
 
 impl Found {
     fn collect(parsed: &Dockerfile, wanted: usize, options: &Options) -> Found {
-        let globals: BTreeMap<&str, &ArgDecl> =
-            parsed.globals.iter().map(|(arg, _)| (arg.name.as_str(), arg)).collect();
+        let lexer = Lexer::new(parsed.escape);
+        let mut globals = BTreeMap::new();
+        for (arg, _) in &parsed.globals {
+            let value = value(arg, &BTreeMap::new(), &globals, &lexer, options);
+            globals.insert(arg.name.clone(), value);
+        }
         let mut found = Found::default();
         for n in reachable(parsed, wanted) {
             let stage = &parsed.stages[n];
             for (arg, span) in &parsed.globals {
                 let used = [format!("${}", arg.name), format!("${{{}", arg.name)];
                 if used.iter().any(|u| stage.base.contains(u.as_str())) {
-                    found.arg(arg, None, *span, options);
+                    found.arg(arg, globals[&arg.name].clone(), *span);
                 }
             }
             for instruction in &stage.instructions {
                 match &instruction.kind {
                     Kind::Arg(args) => args.iter().for_each(|arg| {
-                        let global =
-                            globals.get(arg.name.as_str()).and_then(|g| g.default.as_ref());
-                        found.arg(arg, global, instruction.span, options);
+                        let value = value(arg, &globals, &found.values, &lexer, options);
+                        found.values.insert(arg.name.clone(), value.clone());
+                        found.arg(arg, value, instruction.span);
                     }),
                     Kind::Run(run) => found.mounts(run, instruction.span),
                     _ => (),
@@ -242,12 +268,10 @@ impl Found {
         found
     }
 
-    fn arg(&mut self, arg: &ArgDecl, global: Option<&String>, span: Span, options: &Options) {
+    fn arg(&mut self, arg: &ArgDecl, value: String, span: Span) {
         if !self.seen.insert(("arg", arg.name.clone())) {
             return;
         }
-        let given = options.request.args.get(&arg.name);
-        let value = given.or(arg.default.as_ref()).or(global).cloned().unwrap_or_default();
         let mut json = Map::from_iter([("name".to_owned(), Value::from(arg.name.clone()))]);
         put(&mut json, "value", &value);
         json.insert("location".into(), location(span));
@@ -390,6 +414,8 @@ COPY --from=build /x /x
         assert_eq!(json["secrets"][0]["required"], true);
         assert_eq!(json["ssh"][0]["name"], "default");
         assert!(text.contains("VERSION     1\n"), "{text}");
+        let named = "ARG A=6\nFROM scratch\nARG A\nARG B=x${A}7\n";
+        assert_eq!(ask("frontend.outline", named).0["args"][1]["value"], "x67");
     }
 
     #[test]

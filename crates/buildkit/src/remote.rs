@@ -42,8 +42,9 @@ pub(crate) struct SessionContext {
     pub(crate) session: Arc<Session>,
     /// Its name in the session.
     pub(crate) dir: String,
-    /// What the vertex of a transfer is called.
+    /// What the vertex of a transfer is called, and what it brings.
     pub(crate) vertex: String,
+    pub(crate) what: String,
     /// Patterns of the directory's own ignore file, for one that is not the build context.
     pub(crate) exclude: Vec<String>,
     pub(crate) journal: Arc<Journal>,
@@ -83,7 +84,7 @@ impl SessionContext {
         // Whoever drops this future leaves half a tree.
         self.snapshot.set_whole(false);
         let task = self.journal.task(&self.vertex);
-        let tell = |bytes, done| task.part(Part::transferring("context", bytes, done));
+        let tell = |bytes, done| task.part(Part::transferring(&self.what, bytes, done));
         let received = receive(&self.session, &self.dir, want, &self.snapshot, tell).await;
         match task.end(received) {
             Ok(_) => {
@@ -307,6 +308,9 @@ impl Ssh for Remote {
 impl Credentials for Remote {
     fn auth<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<AuthConfig, String>> {
         Box::pin(async move {
+            if let Some(login) = self.0.login(host) {
+                return Ok(login.clone());
+            }
             // The client knows Docker Hub by the name of its registry.
             let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
             let ask = async {

@@ -1,13 +1,15 @@
 //! Sessions: connections on which the client serves its files, secrets and agents to its builds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::sync::watch;
 use tonic::{Code, Status};
+use wharf_base::Id;
 use wharf_base::sync::Mutex;
+use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 
 use crate::line::{Io, Line, MAX_MESSAGE};
 use crate::proto::moby::buildkit::secrets::v1::secrets_client::SecretsClient;
@@ -40,7 +42,10 @@ impl Default for Inner {
 #[derive(Debug)]
 pub(crate) struct Session {
     offer: Offer,
-    line: Line,
+    /// `None`: nobody is on the other side.
+    line: Option<Line>,
+    /// Logins that came by another way, by registry.
+    logins: BTreeMap<String, AuthConfig>,
 }
 
 /// What a client says about the session that it opens.
@@ -99,11 +104,23 @@ impl Sessions {
     pub(crate) async fn hold(&self, io: impl Io, offer: Offer) -> hyper::Result<()> {
         let (line, connection) = Line::open(io).await?;
         let id = offer.id.clone();
-        let session = Arc::new(Session { offer, line });
+        let session = Session { offer, line: Some(line), logins: BTreeMap::new() };
+        let _here = self.enter(id, session);
+        connection.await
+    }
+
+    /// A session for a build whose client opened none; it is there until the guard is dropped.
+    pub(crate) fn stand_in(&self, logins: BTreeMap<String, AuthConfig>) -> (String, Here) {
+        let id = Id::random().to_string();
+        let session = Session { offer: Offer::default(), line: None, logins };
+        (id.clone(), self.enter(id, session))
+    }
+
+    fn enter(&self, id: String, session: Session) -> Here {
+        let session = Arc::new(session);
         self.0.open.lock().insert(id.clone(), session.clone());
         self.0.changed.send_replace(());
-        let _here = Here { sessions: self.clone(), id, session };
-        connection.await
+        Here { sessions: self.clone(), id, session }
     }
 
     /// The session `id`, if need be after a short wait for it.
@@ -126,7 +143,7 @@ impl Sessions {
 }
 
 /// Takes a session off the list when its connection ends.
-struct Here {
+pub(crate) struct Here {
     sessions: Sessions,
     id: String,
     session: Arc<Session>,
@@ -147,7 +164,7 @@ macro_rules! service {
         $(#[$doc])*
         pub(crate) fn $name(&self) -> Result<$client<Line>, Status> {
             self.offers($method)?;
-            Ok($client::with_origin(self.line.clone(), Line::origin())
+            Ok($client::with_origin(self.line()?.clone(), Line::origin())
                 .max_decoding_message_size(MAX_MESSAGE))
         }
     };
@@ -180,8 +197,13 @@ impl Session {
     );
 
     /// The connection itself, for messages that the generated clients have no type for.
-    pub(crate) fn line(&self) -> &Line {
-        &self.line
+    pub(crate) fn line(&self) -> Result<&Line, Status> {
+        self.line.as_ref().ok_or_else(|| Status::failed_precondition("this build has no session"))
+    }
+
+    /// A login that came by another way.
+    pub(crate) fn login(&self, host: &str) -> Option<&AuthConfig> {
+        self.logins.get(&auth_key(host)).or_else(|| self.logins.get(host))
     }
 
     /// What the client said about it.

@@ -250,17 +250,16 @@ impl Run<'_> {
         }
         let dir = &options.context_dir;
         let session = self.session_of(options, dir).await?;
-        let vertex = "[internal] load build context".to_owned();
-        self.directory(session, dir, dir, vertex, Vec::new()).map(|c| c as Arc<dyn Context>)
+        self.directory(session, dir, dir, None, Vec::new()).map(|c| c as Arc<dyn Context>)
     }
 
-    /// A directory of the client, lazily.
+    /// A directory of the client, lazily: a named context, or the build context.
     fn directory(
         &self,
         session: Arc<Session>,
         dir: &str,
         hint: &str,
-        vertex: String,
+        name: Option<&str>,
         exclude: Vec<String>,
     ) -> Result<Arc<SessionContext>, Status> {
         let key = match session.offer().shared_key.as_str() {
@@ -273,7 +272,11 @@ impl Run<'_> {
         Ok(Arc::new(SessionContext {
             session,
             dir: dir.to_owned(),
-            vertex,
+            vertex: name.map_or_else(
+                || "[internal] load build context".into(),
+                |name| format!("[context {name}] load from client"),
+            ),
+            what: name.unwrap_or("context").into(),
             exclude,
             journal: self.build.journal.clone(),
             snapshot: Arc::new(snapshot),
@@ -292,8 +295,8 @@ impl Run<'_> {
                 let place = self.place(&session, rest);
                 let exclude = definition::ignore_patterns(&place, key).await?;
                 let hint = options.shared_keys.get(key).map_or(key, String::as_str);
-                let vertex = format!("[context {key}] load from client");
-                Ok(Named::Context(self.directory(session.clone(), rest, hint, vertex, exclude)?))
+                let name = Some(key);
+                Ok(Named::Context(self.directory(session.clone(), rest, hint, name, exclude)?))
             }
             "input" => {
                 let missing = || Status::unknown(format!("invalid input {rest} for {key}"));

@@ -15,7 +15,7 @@ use crate::remote::{self, Remote};
 use crate::session::Session;
 
 /// The address of the client's standard input.
-const STDIN: &str = "http://buildkit-session";
+pub(crate) const STDIN: &str = "http://buildkit-session";
 
 /// A context that came as a whole.
 pub(crate) struct Upload {
@@ -42,7 +42,10 @@ pub(crate) async fn load(
     };
     let task = build.journal.task("[internal] load remote build context");
     let load = async {
-        let whole = fetch(kit, session, &url, options).await?;
+        let whole = match build.context() {
+            Some(tree) => tree,
+            None => fetch(kit, session, &url, options).await?,
+        };
         let context = match &options.subdir {
             None => whole.clone(),
             Some(dir) => below(&whole, dir)?,

@@ -125,19 +125,18 @@ async fn feed(mut archive: ByteReader, sink: mpsc::Sender<io::Result<bytes::Byte
     }
 }
 
-/// The path as the container sees it; a trailing `/` or `/.` stays, because it means "what the link points to".
+/// The path as the container sees it. A trailing `/` or `/.` stays, because it means "what the link points to", and `/.`
+/// "what is in it": the root itself is `/`, what is in it `/.`.
 fn absolute(path: &str) -> PathBuf {
     let clean = crate::mount::clean_path(&format!("/{path}"));
-    let tail = if path.ends_with("/.") {
-        "/."
-    } else if path.ends_with('/') && clean != "/" {
-        "/"
-    } else {
-        ""
-    };
-    match (clean.as_str(), tail) {
-        ("/", _) => "/".into(),
-        (clean, tail) => format!("{clean}{tail}").into(),
+    let bare = path.trim_end_matches('/');
+    let inside = path.is_empty() || bare == "." || bare.ends_with("/.");
+    match (clean.as_str(), inside) {
+        ("/", true) => "/.".into(),
+        (_, true) => format!("{clean}/.").into(),
+        (root @ "/", false) => root.into(),
+        (_, false) if path.ends_with('/') => format!("{clean}/").into(),
+        (_, false) => clean.into(),
     }
 }
 
@@ -156,14 +155,19 @@ fn looked(path: &str, container: &str) -> impl FnOnce(io::Error) -> EngineError 
 
 fn stat(root: &Root, path: &str, container: &str) -> Result<docker::PathStat> {
     let at = absolute(path);
-    let follows = path.ends_with('/') || path.ends_with("/.");
-    let found = if follows { root.stat(&at) } else { root.lstat(&at) };
+    let text = at.to_string_lossy();
+    let inside = text.ends_with("/.");
+    let found = if inside || text.ends_with('/') { root.stat(&at) } else { root.lstat(&at) };
     let meta = found.map_err(looked(path, container))?;
     let link_target = match meta.kind {
         Kind::Symlink => resolved_link(root, &at),
         _ => String::new(),
     };
-    let name = at.file_name().unwrap_or(OsStr::new("/")).to_string_lossy().into_owned();
+    let name = match inside {
+        true => OsStr::new("."),
+        false => at.file_name().unwrap_or(OsStr::new("/")),
+    };
+    let name = name.to_string_lossy().into_owned();
     let nanos = meta.mtime.seconds * 1_000_000_000 + i64::from(meta.mtime.nanos);
     Ok(docker::PathStat {
         name,
@@ -218,13 +222,18 @@ mod tests {
     #[test]
     fn paths_keep_what_their_end_means() {
         for (path, expected) in [
-            ("", "/"),
+            ("", "/."),
             ("/", "/"),
-            (".", "/"),
+            ("//", "/"),
+            (".", "/."),
+            ("/./", "/."),
+            ("/..", "/"),
             ("a/b", "/a/b"),
             ("/a/../../b", "/b"),
             ("/a/", "/a/"),
             ("/a/.", "/a/."),
+            ("a/./", "/a/."),
+            ("/a.", "/a."),
         ] {
             assert_eq!(absolute(path).as_os_str(), expected, "{path}");
         }

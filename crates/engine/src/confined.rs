@@ -76,6 +76,9 @@ impl Inner {
         let on = File::open(&stage).map_err(failed("open the place to mount on"))?;
         mount::attach(&overlay, on).map_err(failed("attach its layers"))?;
         let root = Root::open(&stage).map_err(failed("open its root"))?;
+        if purpose == Purpose::Read {
+            furnish(&root).map_err(failed("furnish it"))?;
+        }
         for m in self.host_mounts_quietly(record) {
             attach(&root, &m).map_err(failed(&format!("mount {}", m.destination)))?;
         }
@@ -119,6 +122,36 @@ impl Inner {
         out.sort_by_key(|m| m.destination.matches('/').count());
         out
     }
+}
+
+/// What a start makes where an image lacks it. With Docker it is there, empty, from the creation on.
+fn furnish(root: &Root) -> std::io::Result<()> {
+    for dir in ["/dev/pts", "/dev/shm", "/proc", "/sys"] {
+        if root.lstat(Path::new(dir)).is_err() {
+            root.make_dirs(Path::new(dir), 0o755)?;
+        }
+    }
+    let files = [
+        "/.dockerenv",
+        "/dev/console",
+        "/etc/hostname",
+        "/etc/hosts",
+        "/etc/mtab",
+        "/etc/resolv.conf",
+    ];
+    for path in files.map(Path::new) {
+        // A directory of it may be a link that leads nowhere; then the start cannot make it either.
+        let Some((dir, name)) = path.parent().zip(path.file_name()) else { continue };
+        if root.lstat(path).is_err()
+            && let Ok(dir) = root.make_dirs(dir, 0o755)
+        {
+            match name.as_encoded_bytes() {
+                b"mtab" => dir.symlink(name, "/proc/mounts".as_ref())?,
+                _ => drop(dir.create(name, 0o755)?),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn attach(root: &Root, m: &HostMount) -> std::io::Result<()> {

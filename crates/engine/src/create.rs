@@ -12,6 +12,7 @@ use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::inner::Inner;
 use crate::mount::{self, MountKind, MountPoint};
+use crate::options::ReadOnly;
 use crate::record::{self, Life, Record};
 use crate::spec::security;
 use crate::undo::Undo;
@@ -24,6 +25,7 @@ impl Inner {
         name: Option<&str>,
         mut request: CreateRequest,
         platform: Option<&Platform>,
+        read_only: ReadOnly,
     ) -> Result<CreateResponse> {
         validate::conflicts(&request.config, &request.host_config)?;
         let image = self.image_for(&request.config.image, platform)?;
@@ -41,7 +43,10 @@ impl Inner {
             let (inner, id, name) = (self.clone(), id.clone(), name.clone());
             move || inner.index.lock().drop_name(&name, &id)
         });
-        let record = self.record(id, name, &image, request, &mut warnings)?;
+        let mut record = self.record(id, name, &image, request, &mut warnings)?;
+        if read_only == ReadOnly::Top {
+            record.mounts.iter_mut().for_each(MountPoint::cover_top_only);
+        }
         let record = self.furnish(record, &image, &mut undo)?;
         let cgroup = self.cgroup_path(&record);
         record::store_new(&self.db, &record, &Life::default(), &cgroup.to_string_lossy())?;

@@ -163,10 +163,22 @@ impl Engine {
         request: docker::CreateRequest,
         platform: Option<Platform>,
     ) -> Result<docker::CreateResponse> {
+        self.create_with(name, request, platform, ReadOnly::Recursive).await
+    }
+
+    /// The same, where read-only binds of `-v` mean what they meant to the client.
+    pub async fn create_with(
+        &self,
+        name: Option<&str>,
+        request: docker::CreateRequest,
+        platform: Option<Platform>,
+        read_only: ReadOnly,
+    ) -> Result<docker::CreateResponse> {
         let name = name.map(str::to_owned);
-        self.0
-            .blocking(move |inner| inner.create(name.as_deref(), request, platform.as_ref()))
-            .await
+        let create = move |inner: &Arc<Inner>| {
+            inner.create(name.as_deref(), request, platform.as_ref(), read_only)
+        };
+        self.0.blocking(create).await
     }
 
     /// Starts it; returns when its program runs.

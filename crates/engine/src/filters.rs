@@ -235,10 +235,11 @@ pub fn moment(text: &str, now: SystemTime) -> Option<SystemTime> {
 /// Reads unix seconds with an optional fraction, as `since` and `until` of logs and events carry them.
 pub fn unix_moment(text: &str) -> Option<SystemTime> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) || fraction.len() > 9 {
+    // What is finer than a nanosecond is cut off, as far as Docker can read it: bollard sends the whole time again there.
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) || fraction.len() > 19 {
         return None;
     }
-    let nanos: u32 = format!("{fraction:0<9}").parse().ok()?;
+    let nanos: u32 = format!("{fraction:0<9}")[..9].parse().ok()?;
     let seconds: i64 = seconds.parse().ok()?;
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let base =
@@ -410,7 +411,9 @@ mod tests {
         assert_eq!(at("1.5s"), Some(Duration::from_millis(999_998_500)));
         assert_eq!(at("1970-01-02T00:00:00Z"), seconds(86_400));
         assert_eq!(at("1970-01-01T02:00:00+01:00"), seconds(3600));
-        for bad in ["", "x", "10", "1.x", "5parsecs", "1.0000000001"] {
+        assert_eq!(at("1.0000000001"), seconds(1));
+        assert_eq!(at("5.5000000000000000000"), Some(Duration::from_millis(5500)));
+        for bad in ["", "x", "10", "1.x", "5parsecs", "1.00000000000000000000"] {
             assert_eq!(at(bad).is_some(), bad == "10", "{bad}");
         }
     }

@@ -89,6 +89,15 @@ impl Access {
     }
 }
 
+impl MountPoint {
+    /// Lets a read-only bind leave what is mounted below it as it is.
+    pub(crate) fn cover_top_only(&mut self) {
+        if self.access == Access::Read && matches!(self.kind, MountKind::Bind { .. }) {
+            self.access = Access::ReadTopOnly;
+        }
+    }
+}
+
 /// Words for how mounts spread.
 pub const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 

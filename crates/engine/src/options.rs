@@ -74,6 +74,15 @@ pub struct RemoveOptions {
     pub link: bool,
 }
 
+/// What a read-only bind covers unless its options say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOnly {
+    /// Also what is mounted below it.
+    Recursive,
+    /// Itself alone, as before version 1.44 of the API.
+    Top,
+}
+
 /// Which containers a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {

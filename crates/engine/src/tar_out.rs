@@ -10,14 +10,15 @@ use tar::{Builder, EntryType, Header};
 use wharf_sys::root::{Dir, Kind, Metadata, Root};
 
 /// Writes what is at `path`, named after its last component, as `docker cp` expects it. A path that ends
-/// in `/.` gives the directory's entries under `.`.
+/// in `/.` gives the directory's entries under `.`, the root gives them under `/`.
 pub(crate) fn write(root: &Root, path: &Path, out: &mut impl Write) -> io::Result<()> {
     let text = path.to_string_lossy();
-    let dotted = text.ends_with("/.") || text == "/";
+    let dotted = text.ends_with("/.");
     let follows = dotted || text.ends_with('/');
-    let base = match (dotted, path.file_name()) {
-        (false, Some(name)) => PathBuf::from(name),
-        _ => PathBuf::from("."),
+    let base = match path.file_name() {
+        _ if dotted => PathBuf::from("."),
+        Some(name) => PathBuf::from(name),
+        None => PathBuf::from("/"),
     };
     let mut tar = Tar { out: Builder::new(out), seen: HashMap::new(), extended: Vec::new() };
     let meta = if follows { root.stat(path)? } else { root.lstat(path)? };

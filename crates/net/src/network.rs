@@ -158,10 +158,28 @@ impl Record {
             }
         }
         self.ipam.retain(|c| c.subnet.is_some());
+        let gatewayless = [self.is_gatewayless(true)?, self.is_gatewayless(false)?];
         for config in &mut self.ipam {
-            complete(config, &self.name, around)?;
+            let v4 = config.subnet.is_some_and(|s| s.is_ipv4());
+            complete(config, &self.name, around, gatewayless[usize::from(!v4)])?;
         }
         Ok(())
+    }
+
+    /// Whether nothing would ever use a gateway's address.
+    fn is_gatewayless(&self, v4: bool) -> Result<bool, NetError> {
+        let options = Options::parse(self.driver, &self.options)?;
+        let mode = if v4 { options.mode4 } else { options.mode6 };
+        // Without a parent they lead nowhere.
+        let inside = self.internal || options.parent.is_none();
+        Ok(match self.driver {
+            Driver::Bridge => {
+                mode == GatewayMode::Isolated || (v4 && options.inhibit_ipv4 && self.internal)
+            }
+            Driver::Macvlan => inside,
+            Driver::Ipvlan => inside || options.is_layer3(),
+            Driver::Host | Driver::Null => false,
+        })
     }
 
     fn add_subnet(&mut self, v4: bool, around: &Surroundings<'_>) -> Result<(), NetError> {
@@ -372,6 +390,7 @@ fn complete(
     config: &mut IpamConfig,
     name: &str,
     around: &Surroundings<'_>,
+    gatewayless: bool,
 ) -> Result<(), NetError> {
     let Some(subnet) = config.subnet else { return Ok(()) };
     let bad = |what: &str, why: String| Err(NetError::invalid(what, why));
@@ -392,14 +411,13 @@ fn complete(
     if let Some((who, ip)) = config.aux.iter().find(|(_, ip)| !subnet.contains(**ip)) {
         return bad("aux-address", format!("{who}={ip} is not inside {subnet}"));
     }
-    let gateway = match config.gateway {
+    match config.gateway {
         Some(ip) if !subnet.contains(ip) => {
             return bad("gateway", format!("{ip} is not inside {subnet}"));
         }
-        Some(ip) => ip,
-        None => first_gateway(subnet, config)?,
-    };
-    config.gateway = Some(gateway);
+        None if !gatewayless => config.gateway = Some(first_gateway(subnet, config)?),
+        _ => (),
+    }
     Ok(())
 }
 
@@ -453,6 +471,26 @@ mod tests {
         assert_eq!(resolve(spec).unwrap().ipam[0].gateway, Some("10.5.0.254".parse().unwrap()));
         let only6 = NetworkSpec { ipv4: Some(false), ipv6: Some(true), ..with("fd77::/64") };
         assert_eq!(resolve(only6).unwrap().ipam.len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_routes_through_reserves_no_address() {
+        let gateway = |driver: &str, internal: bool, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let (driver, options) = (driver.to_owned(), options.collect());
+            let spec = NetworkSpec { driver, internal, options, ..with("10.0.0.0/31") };
+            resolve(spec).unwrap().ipam[0].gateway.is_some()
+        };
+        let inhibit = ("com.docker.network.bridge.inhibit_ipv4", "true");
+        let isolated = ("com.docker.network.bridge.gateway_mode_ipv4", "isolated");
+        assert!(gateway("bridge", true, &[]));
+        assert!(gateway("bridge", false, &[inhibit]));
+        assert!(!gateway("bridge", true, &[inhibit]));
+        assert!(!gateway("bridge", true, &[isolated]));
+        assert!(!gateway("macvlan", false, &[]));
+        assert!(gateway("macvlan", false, &[("parent", "eth0")]));
+        assert!(!gateway("macvlan", true, &[("parent", "eth0")]));
+        assert!(!gateway("ipvlan", false, &[("parent", "eth0"), ("ipvlan_mode", "l3")]));
     }
 
     #[test]

@@ -175,3 +175,14 @@ fn who_attaches_at_the_very_end_waits_for_the_next_start() {
         assert!(killed.unwrap().success());
     }
 }
+
+/// From bollard's `resize_container_test`.
+#[test]
+fn a_resize_without_a_terminal_changes_nothing() {
+    let host = Host::with_busybox();
+    host.sleeper("box");
+    let resize = || host.api("POST", "/containers/box/resize?h=50&w=50", b"").unwrap().status;
+    assert_eq!(resize(), 200);
+    host.docker(["kill", "box"]).ok();
+    assert_eq!(resize(), 409);
+}

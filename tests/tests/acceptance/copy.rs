@@ -46,6 +46,42 @@ fn containers_that_never_ran_can_be_filled_and_read() {
     assert_eq!(host.docker(["start", "-a", "box"]).ok(), "before the start");
 }
 
+/// From moby's `TestCopyFromContainer`.
+#[test]
+fn entries_of_a_copy_are_named_after_what_was_asked_for() {
+    let host = Host::with_busybox();
+    host.docker(["create", "--name", "box", "busybox"]).ok();
+    host.write("tree/foo", b"hello");
+    host.docker(["cp", "tree", "box:/bar"]).ok();
+    let names = |path: &str| {
+        let path = format!("/containers/box/archive?path={}", path.replace('/', "%2F"));
+        let body = host.api("GET", &path, b"").unwrap().body;
+        let mut tar = tar::Archive::new(&body[..]);
+        let name = |e: std::io::Result<tar::Entry<'_, _>>| {
+            String::from_utf8(e.unwrap().path_bytes().into_owned()).unwrap()
+        };
+        tar.entries().unwrap().map(name).collect::<Vec<_>>()
+    };
+    for (path, top, file) in [
+        ("/", "/", "/bar/foo"),
+        (".", "./", "./bar/foo"),
+        ("/./", "./", "./bar/foo"),
+        ("/bar", "bar/", "bar/foo"),
+        ("bar/", "bar/", "bar/foo"),
+        ("/bar/.", "./", "./foo"),
+        ("bar/foo", "foo", "foo"),
+    ] {
+        let names = names(path);
+        assert_eq!(names[0], top, "{path}");
+        assert!(names.iter().any(|n| n == file), "{path}: {names:?}");
+    }
+    host.docker(["cp", "box:/", "all"]).ok();
+    assert_eq!(fs::read(host.dir().join("all/bar/foo")).unwrap(), b"hello");
+    // What a start makes is there, empty, before one.
+    assert_eq!(fs::read(host.dir().join("all/etc/resolv.conf")).unwrap(), b"");
+    assert_eq!(names("/etc/resolv.conf"), ["resolv.conf"]);
+}
+
 #[test]
 fn tar_streams_through_standard_input_and_output() {
     let host = Host::with_busybox();

@@ -174,6 +174,23 @@ fn networks_are_apart_and_internal_ones_shut() {
     assert!(pings(&host, "a1", "b1"), "on both networks now");
 }
 
+/// From moby's `TestPointToPoint`.
+#[test]
+fn two_addresses_are_enough_where_nobody_needs_a_gateway() {
+    let host = Host::with_busybox();
+    for option in ["inhibit_ipv4=true", "gateway_mode_ipv4=isolated"] {
+        let option = format!("com.docker.network.bridge.{option}");
+        let flags = ["--internal", "--subnet", "192.168.135.0/31", "-o", &option];
+        host.docker(["network", "create"].iter().chain(&flags).chain(&["pair"])).ok();
+        run(&host, "one", &["--network", "pair"]);
+        run(&host, "two", &["--network", "pair"]);
+        assert!(pings(&host, "two", "one"), "{option}");
+        host.docker(["run", "--rm", "--network", "pair", "busybox", "true"]).exits(125);
+        host.docker(["rm", "-f", "one", "two"]).ok();
+        host.docker(["network", "rm", "pair"]).ok();
+    }
+}
+
 #[test]
 fn a_network_of_ipv6_alone() {
     let host = Host::with_busybox();

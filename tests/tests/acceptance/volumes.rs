@@ -1,7 +1,7 @@
 //! Volumes, binds and tmpfs.
 
 use std::fs;
-use wharf_test::{Host, image::on_busybox};
+use wharf_test::{Host, Output, image::on_busybox};
 
 #[test]
 fn named_volumes_outlive_containers() {
@@ -96,6 +96,28 @@ fn binds_show_the_host_and_obey_read_only() {
         host.docker(["run", "--rm", "-v", &file, "busybox", "cat", "/etc/hostfile"]).ok(),
         "from the host"
     );
+}
+
+/// Until version 1.44 of the API a read-only bind left alone what is mounted below it.
+#[test]
+fn read_only_binds_cover_what_the_client_expects() {
+    let host = Host::with_busybox();
+    let below = host.dir().join("share/below");
+    fs::create_dir_all(&below).unwrap();
+    assert!(
+        host.enter("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&below).status().unwrap().success()
+    );
+    let bind = format!("{}:/s:ro", host.dir().join("share").display());
+    let touch = |version: &str, path: &str| {
+        let mut docker = host.docker_command();
+        docker.env("DOCKER_API_VERSION", version);
+        docker.args(["run", "--rm", "-v", &bind, "busybox", "touch", path]);
+        Output::run(&mut docker, b"")
+    };
+    touch("1.44", "/s/below/x").fails("Read-only file system");
+    touch("1.43", "/s/below/x").ok();
+    touch("1.43", "/s/x").fails("Read-only file system");
+    assert!(host.enter("umount").arg(&below).status().unwrap().success());
 }
 
 #[test]

@@ -275,3 +275,37 @@ fn contexts_come_from_the_web() {
     assert_eq!(site.run("lone", "cat /f"), "alone");
     site.build(&["http://127.0.0.1:8000/none.tar"]).fails("404");
 }
+
+/// buildx asks the engine for the address, and gives up without it.
+#[test]
+fn the_host_has_a_name_in_builds() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN grep gateway.test /etc/hosts > /hosts\n");
+    site.build(&["--add-host", "gateway.test=host-gateway", "-t", "gw", "ctx"]).exits(0);
+    assert!(site.run("gw", "cat /hosts").starts_with("172.17.0.1"));
+}
+
+/// From the tests of BuildKit's Dockerfile frontend.
+#[test]
+fn details_are_as_the_reference_has_them() {
+    let site = Site::start();
+    let dockerfile = "\
+FROM busybox AS base
+WORKDIR /var/www
+ENV empty=\"\"
+COPY --link taken $empty
+ARG TARGETSTAGE
+RUN echo $(cat taken) $TARGETSTAGE $HTTP_PROXY $http_proxy > /out
+COPY <<END /document
+\\
+\\n \\$empty \\\\
+END
+FROM other AS nothing
+FROM base
+";
+    site.file("ctx/Dockerfile", dockerfile).file("ctx/taken", "here");
+    let args = ["--build-arg", "http_proxy=p", "--build-context", "other=docker-image://scratch"];
+    site.build(&[&args[..], &["-t", "details", "ctx"]].concat()).exits(0);
+    assert_eq!(site.run("details", "cat /out /document"), "here default p p\n\nn $empty \\");
+    site.build(&["--target", "nothing", "--build-context", args[3], "ctx"]).exits(0);
+}

@@ -88,3 +88,33 @@ fn what_needs_permission_asks_for_it() {
     site.build(&["ctx"]).fails("network.host");
     site.build(&["--allow", "network.host", "ctx"]).exits(0);
 }
+
+/// From the lint tests of BuildKit's Dockerfile frontend.
+#[test]
+fn warnings_are_told_once_and_by_name() {
+    let site = Site::start();
+    let warned = |dockerfile: &str, args: &[&str], rule: &str| {
+        site.file("ctx/Dockerfile", dockerfile);
+        let built = site.build(&[args, &["ctx"]].concat());
+        (built.code, built.stderr.matches(&format!("WARN: {rule}")).count(), built)
+    };
+    let both = ["--platform", "linux/amd64,linux/arm64", "-o", "type=oci,dest=x.tar"];
+    let scratch = "FROM scratch\nMAINTAINER me\nCOPY Dockerfile /\n";
+    let (code, times, built) = warned(scratch, &both, "MaintainerDeprecated");
+    assert_eq!((code, times), (0, 1), "{built}");
+    let default = "ARG VERSION\nFROM busybox:$VERSION\n";
+    let given = ["--build-arg", "VERSION=latest"];
+    let (code, times, built) = warned(default, &given, "InvalidDefaultArgInFrom");
+    assert_eq!((code, times), (0, 1), "{built}");
+    // One that must be given has no default to judge.
+    let insists = "ARG VERSION=${OTHER:?missing}\nFROM busybox:$VERSION\n";
+    assert_eq!(warned(insists, &given, "InvalidDefaultArgInFrom").0, 0);
+    let (_, times, built) = warned(
+        "FROM --platform=linux/amd64 busybox AS for-amd64\n",
+        &[],
+        "FromPlatformFlagConstDisallowed",
+    );
+    assert_eq!(times, 0, "{built}");
+    let (_, _, built) = warned("# check=error=true\nFROM busybox as b\n", &[], "FromAsCasing");
+    built.fails("lint violation found for rules: FromAsCasing");
+}

@@ -8,6 +8,7 @@ mod builds;
 mod errors;
 mod keeping;
 mod outputs;
+mod posted;
 mod pushes;
 mod transport;
 

@@ -1,5 +1,6 @@
 //! Two command lines, one engine: runs the same words through both and compares what they answer.
 
+use std::path::Path;
 use std::process::Command;
 
 use wharf_test::{Host, Output, tools};
@@ -73,6 +74,10 @@ impl Sides {
         for (line, (docker, wharf)) in lines.iter().zip(docker.iter().zip(&wharf)) {
             difference(line, docker, wharf, &mut wrong);
         }
+        let [docker, wharf] = ["docker", "wharf"].map(|side| files(&self.host.dir().join(side)));
+        if docker != wharf {
+            wrong.push(format!("files\n  docker: {docker:?}\n  wharf:  {wharf:?}"));
+        }
         finish(&wrong);
     }
 
@@ -106,6 +111,26 @@ impl Sides {
             self.host.docker(["rmi", "-f", image]).ok();
         }
     }
+}
+
+/// What a side has written: all paths, those of directories with a slash.
+fn files(folder: &Path) -> Vec<String> {
+    let (mut found, mut rest) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(dir) = rest.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.path().strip_prefix(folder).unwrap().display().to_string();
+            match entry.file_type().unwrap().is_dir() {
+                true => {
+                    rest.push(entry.path());
+                    found.push(name + "/");
+                }
+                false => found.push(name),
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 fn difference(line: &str, docker: &Answer, wharf: &Answer, wrong: &mut Vec<String>) {

@@ -155,7 +155,7 @@ fn parent(path: &str) -> &str {
 
 fn check_parent(local: &str) -> Outcome {
     let path = absolute(local);
-    let dir = if local.ends_with('/') { path.as_str() } else { parent(&path) };
+    let dir = parent(&path);
     match dir.is_empty() || Path::new(dir).is_dir() {
         true => Ok(()),
         false => Err(Failure::new(format!(

@@ -26,7 +26,11 @@ impl Place {
     /// An entry's path inside the directory; `None` when it would leave it.
     fn inside(&self, entry: &Path) -> Option<PathBuf> {
         let mut parts = Vec::new();
-        for part in entry.components() {
+        let mut components = entry.components().peekable();
+        // The root, and what is in a directory, come without a name of their own.
+        let nameless =
+            components.next_if(|c| matches!(c, Component::RootDir | Component::CurDir)).is_some();
+        for part in components {
             match part {
                 Component::Normal(name) => parts.push(name),
                 Component::CurDir => (),
@@ -34,7 +38,7 @@ impl Place {
             }
         }
         let mut parts = parts.into_iter();
-        let first = parts.next();
+        let first = if nameless { None } else { parts.next() };
         let first = self.rename.as_deref().map(OsStr::new).or(first);
         Some(first.into_iter().filter(|f| !f.is_empty()).chain(parts).collect())
     }
@@ -256,7 +260,12 @@ mod tests {
         let place = place(Path::new("/x"), Some("new"));
         assert_eq!(place.inside(Path::new("old/a")), Some("new/a".into()));
         assert_eq!(place.inside(Path::new("old/../../a")), None);
-        assert_eq!(place.inside(Path::new("/etc/passwd")), None);
+        assert_eq!(place.inside(Path::new("/etc/passwd")), Some("new/etc/passwd".into()));
+        assert_eq!(place.inside(Path::new("/../etc/passwd")), None);
+        assert_eq!(place.inside(Path::new("./a")), Some("new/a".into()));
+        assert_eq!(place.inside(Path::new("./")), Some("new".into()));
+        let place = Place { rename: Some(String::new()), ..place };
+        assert_eq!(place.inside(Path::new("./a/b")), Some("a/b".into()));
     }
 
     #[test]

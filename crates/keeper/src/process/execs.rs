@@ -164,8 +164,7 @@ impl Execs {
 
     /// Changes the size of a terminal.
     pub(super) fn resize(&self, id: &str, size: ConsoleSize) -> Result<(), String> {
-        let exec = self.find(id)?;
-        exec.pump.as_ref().ok_or("the exec has no terminal")?.resize(size)
+        self.find(id)?.pump.as_ref().map_or(Ok(()), |pump| pump.resize(size))
     }
 
     /// Sends a signal.

@@ -148,10 +148,10 @@ impl Pump {
         Ok(())
     }
 
-    /// Sets the size of the terminal.
+    /// Sets the size of the terminal. Without one there is nothing to set, which is no error to Docker's clients.
     pub(super) fn resize(&self, size: ConsoleSize) -> Result<(), String> {
         let terminal = self.outputs[0].as_ref().filter(|_| self.config.tty.is_some());
-        let Some(terminal) = terminal else { return Err("the process has no terminal".into()) };
+        let Some(terminal) = terminal else { return Ok(()) };
         wharf_sys::tty::set_size(terminal, size.rows, size.cols)
             .map_err(|e| format!("resize the terminal: {e}"))
     }

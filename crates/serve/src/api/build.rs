@@ -63,7 +63,11 @@ pub(super) async fn build(
     call: Call,
 ) -> Result<Reply, Fault> {
     match action {
-        BuildAction::Build => start(door, call).await,
+        BuildAction::Build => match call.query.text("version").as_str() {
+            "" | "1" => start(door, call).await,
+            "2" => super::build_posted::start(door, call).await,
+            other => Err(Fault::invalid(format!("invalid version {other:?}"))),
+        },
         BuildAction::Cancel => {
             let id = call.query.text("id");
             if id.is_empty() {
@@ -282,13 +286,13 @@ impl View {
 }
 
 /// A build's entry in the list, as long as it runs.
-struct Listed {
+pub(super) struct Listed {
     door: Arc<Door>,
     id: String,
 }
 
 impl Listed {
-    fn new(door: &Arc<Door>, id: &str, cancel: &CancellationToken) -> Listed {
+    pub(super) fn new(door: &Arc<Door>, id: &str, cancel: &CancellationToken) -> Listed {
         if !id.is_empty() {
             door.builds.0.lock().insert(id.to_owned(), cancel.clone());
         }
@@ -397,7 +401,7 @@ fn allow(q: &Query) -> Result<Allow, Fault> {
 }
 
 /// A JSON object in a header; what cannot be read counts as none.
-fn decoded<T: DeserializeOwned + Default>(header: &str) -> T {
+pub(super) fn decoded<T: DeserializeOwned + Default>(header: &str) -> T {
     let engines =
         [base64::engine::general_purpose::URL_SAFE, base64::engine::general_purpose::STANDARD];
     let bytes = engines.iter().find_map(|e| e.decode(header.trim()).ok());
@@ -445,15 +449,21 @@ impl Ssh for Agents {
 
 /// What this door does not do is refused by its name.
 fn refuse(q: &Query) -> Result<(), Fault> {
-    if q.truth("squash") {
-        return Err(Fault::not_implemented(
-            "wharf does not squash images: use a further stage and COPY --from",
-        ));
-    }
+    never(q)?;
     let outputs = q.text("outputs");
     if !matches!(outputs.trim(), "" | "null" | "[]") {
         return Err(Fault::not_implemented(
-            "outputs need a session: use docker buildx build, or docker save",
+            "outputs need BuildKit's version of this request: use docker buildx build, or docker save",
+        ));
+    }
+    Ok(())
+}
+
+/// What no door does.
+pub(super) fn never(q: &Query) -> Result<(), Fault> {
+    if q.truth("squash") {
+        return Err(Fault::not_implemented(
+            "wharf does not squash images: use a further stage and COPY --from",
         ));
     }
     let isolation = q.text("isolation");
@@ -464,7 +474,7 @@ fn refuse(q: &Query) -> Result<(), Fault> {
 }
 
 /// docker sends a JSON list, docker-py a JSON map, curl users `name:address` again and again.
-fn extra_hosts(q: &Query) -> Result<Vec<String>, Fault> {
+pub(super) fn extra_hosts(q: &Query) -> Result<Vec<String>, Fault> {
     let mut out = Vec::new();
     for value in q.all("extrahosts") {
         let value = value.trim();
@@ -501,7 +511,7 @@ fn resources(q: &Query) -> Result<Resources, Fault> {
     })
 }
 
-fn json<T: DeserializeOwned>(q: &Query, key: &str) -> Result<Option<T>, Fault> {
+pub(super) fn json<T: DeserializeOwned>(q: &Query, key: &str) -> Result<Option<T>, Fault> {
     let Some(text) = q.some(key).filter(|t| !t.trim().is_empty()) else { return Ok(None) };
     serde_json::from_str(&text).map_err(|e| Fault::invalid(format!("error reading {key}: {e}")))
 }
@@ -529,13 +539,17 @@ impl Credentials for Registries {
     }
 }
 
-pub(crate) fn fault(e: &BuildError) -> Fault {
-    let status = match e.kind() {
+pub(super) fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
         ErrorKind::Invalid => StatusCode::BAD_REQUEST,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         ErrorKind::Cancelled | ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-    };
+    }
+}
+
+pub(crate) fn fault(e: &BuildError) -> Fault {
+    let status = status(e.kind());
     let text = wharf_base::error::chain(e).to_string();
     Fault::new(
         status,

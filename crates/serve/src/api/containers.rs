@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use wharf_engine::filters::{CONTAINERS, PRUNE};
 use wharf_engine::options::{
-    CommitOptions, ListOptions, RemoveOptions, StopOptions, WaitCondition,
+    CommitOptions, ListOptions, ReadOnly, RemoveOptions, StopOptions, WaitCondition,
 };
 use wharf_spec::docker;
 use wharf_spec::platform::Platform;
@@ -44,9 +44,10 @@ pub(super) async fn create(door: Arc<Door>, mut call: Call) -> Result<Reply, Fau
         None => None,
     };
     let name = call.query.some("name");
+    let read_only = if call.version < v(44) { ReadOnly::Top } else { ReadOnly::Recursive };
     let mut created = complete(async move {
         let name = name.as_deref().map(|n| n.strip_prefix('/').unwrap_or(n));
-        door.engine.create(name, request, platform).await
+        door.engine.create_with(name, request, platform, read_only).await
     })
     .await?;
     created.warnings.extend(warnings);

@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod build_context;
+mod build_posted;
 mod buildkit;
 mod containers;
 mod exec;
@@ -10,6 +11,7 @@ mod images;
 mod networks;
 mod streams;
 mod system;
+mod uploads;
 mod volumes;
 
 use std::sync::Arc;
@@ -43,6 +45,7 @@ pub struct Door {
     networks: Networks,
     builder: Builder,
     builds: build::Running,
+    uploads: uploads::Uploads,
     buildkit: BuildKit,
     system: Mutex<Arc<System>>,
     headers: Headers,
@@ -61,13 +64,14 @@ impl Door {
     ) -> Arc<Door> {
         let headers = Headers::new(wharf_engine::info::DOCKER_VERSION, system.experimental);
         let (builds, system) = (build::Running::default(), Mutex::new(Arc::new(system)));
-        let traffic = Arc::default();
+        let (traffic, uploads) = (Arc::default(), uploads::Uploads::default());
         Arc::new(Door {
             engine,
             images,
             networks,
             builder,
             builds,
+            uploads,
             buildkit,
             system,
             headers,

@@ -45,7 +45,7 @@ pub enum Quotes {
     Process,
     /// They do their work and stay.
     Raw,
-    /// Quotes are letters, and an escape works only in front of `$` and of itself: as in a here-document.
+    /// Quotes are letters, as in a here-document. Escapes work in front of every character, as BuildKit reads it.
     Literal,
 }
 
@@ -207,11 +207,6 @@ impl<'a> Reader<'a> {
                     value.chars().for_each(|c| self.words.char(c));
                 }
                 c if c == self.escape => {
-                    let special = |n: &char| *n == '$' || *n == self.escape;
-                    if self.literal && self.depth == 0 && !self.chars.peek().is_some_and(special) {
-                        self.put(c);
-                        continue;
-                    }
                     if self.raw || raw_escapes {
                         self.put(c);
                     }
@@ -551,8 +546,8 @@ mod tests {
     #[test]
     fn documents_know_variables_and_no_quotes() {
         let lexer = Lexer::new('\\').quotes(Quotes::Literal);
-        let got = lexer.word("it's \"$a\" \\$a \\n ${b:-x}", &variables).unwrap().text;
-        assert_eq!(got, "it's \"one\" $a \\n x");
+        let got = lexer.word("it's \"$a\" \\$a \\n \\\n\\\\ ${b:-x}", &variables).unwrap().text;
+        assert_eq!(got, "it's \"one\" $a n \n\\ x");
     }
 
     #[test]

@@ -214,12 +214,18 @@ fn stage_rules(stage: &Stage, earlier: &[Stage], all: &mut Vec<Warning>) {
             );
             all.push(warn(Rule::RedundantTargetPlatform, stage.span, text));
         }
-        Some(constant) if !constant.contains('$') => {
+        // A stage that is called after its platform is meant for that one.
+        Some(constant) if !constant.contains('$') && !is_named_after(stage, constant) => {
             let text = format!("FROM --platform flag should not use constant value {constant:?}");
             all.push(warn(Rule::FromPlatformFlagConstDisallowed, stage.span, text));
         }
         _ => {}
     }
+}
+
+fn is_named_after(stage: &Stage, platform: &str) -> bool {
+    let name = stage.name.as_deref().unwrap_or_default();
+    platform.split('/').take(2).any(|part| !part.is_empty() && name.contains(part))
 }
 
 /// Of these only the last one of a stage counts.
@@ -345,6 +351,7 @@ mod tests {
         check("FROM a\nENV k v", &[("LegacyKeyValueFormat", 2)]);
         check("FROM --platform=$TARGETPLATFORM a", &[("RedundantTargetPlatform", 1)]);
         check("FROM --platform=linux/amd64 a", &[("FromPlatformFlagConstDisallowed", 1)]);
+        check("FROM --platform=linux/amd64 a AS my_amd64_stage", &[]);
         check(
             "FROM a\nARG DB_PASSWORD\nENV PUBLIC_KEY=1 KEYBOARD=2",
             &[("SecretsUsedInArgOrEnv", 2)],

@@ -202,13 +202,14 @@ async fn build(settings: &Settings, launcher: Launcher) -> Result<House> {
     let engine = Engine::open(settings.engine.clone(), parts).await?;
     let images = Images::new(images, events.clone());
     let builder = Builder::open(engine.clone(), images.clone(), db, settings.build.clone())?;
+    let bridge = net.network("bridge").ok().and_then(|n| n.ipam.iter().find_map(|c| c.gateway));
     let networks =
         Networks::new(net, events.clone()).with_defaults(settings.network_options.clone());
     let buildkit = buildkit::Settings {
         dir: settings.root.join("buildkit"),
         id: system.id.clone(),
         version: info::VERSION.to_owned(),
-        host_gateway: settings.engine.host_gateway_ips.first().copied(),
+        host_gateway: settings.engine.host_gateway_ips.first().copied().or(bridge),
     };
     let buildkit = BuildKit::open(builder.clone(), images.clone(), buildkit)
         .context("open BuildKit's directory")?;
