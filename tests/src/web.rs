@@ -100,6 +100,24 @@ impl Web {
         })
     }
 
+    /// Serves the repositories below `root` by git's own protocol, with git's own daemon; gives its address.
+    pub fn git_daemon(init: u32, root: &std::path::Path) -> SocketAddr {
+        let listener = in_network(init, || TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let root = root.to_owned();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut daemon = settled(Command::new(crate::tools::path("git/git-daemon")), &root);
+                daemon.args(["--inetd", "--export-all"]);
+                daemon.arg(format!("--base-path={}", root.display()));
+                let input = std::os::fd::OwnedFd::from(stream.try_clone().unwrap());
+                daemon.stdin(input).stdout(std::os::fd::OwnedFd::from(stream));
+                std::thread::spawn(move || drop(daemon.status()));
+            }
+        });
+        address
+    }
+
     /// The requests so far: `METHOD TARGET`.
     pub fn requests(&self) -> Vec<String> {
         self.seen.lock().unwrap().iter().map(|a| format!("{} {}", a.method, a.target)).collect()
@@ -108,7 +126,10 @@ impl Web {
 
 /// git as a command of its own settings, which reads nobody else's.
 pub fn git(dir: &std::path::Path) -> Command {
-    let mut c = Command::new(crate::tools::path("git/git"));
+    settled(Command::new(crate::tools::path("git/git")), dir)
+}
+
+fn settled(mut c: Command, dir: &std::path::Path) -> Command {
     c.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir(dir);
     c.env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", dir);
     for who in ["AUTHOR", "COMMITTER"] {

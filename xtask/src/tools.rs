@@ -147,6 +147,7 @@ pub(crate) fn git() -> Result<()> {
     let root = debian::folder(&dir, "git-deb", Suite::Configured, &["git"], keep)?;
     fs::create_dir_all(root.join("templates"))?;
     let env = [("GIT_EXEC_PATH", "../git"), ("GIT_TEMPLATE_DIR", "templates")];
+    launcher(&dir.join("git/git-daemon"), &root, "usr/lib/git-core/git-daemon", &env)?;
     launcher(&dir.join("git/git"), &root, "usr/bin/git", &env)
 }
 

@@ -126,9 +126,10 @@ impl BuildError {
     /// Which answer it deserves.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Dockerfile { .. } | Self::Invalid(_) | Self::Context(ContextError::Source(_)) => {
-                ErrorKind::Invalid
-            }
+            Self::Dockerfile { .. }
+            | Self::Invalid(_)
+            | Self::Context(ContextError::Source(_))
+            | Self::Git { source: GitError::Address(_), .. } => ErrorKind::Invalid,
             Self::Step { source, .. } => source.kind(),
             Self::NotFound(_)
             | Self::Git {

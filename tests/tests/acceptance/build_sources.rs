@@ -16,10 +16,15 @@ struct Repository {
 
 impl Repository {
     fn new(host: &Host, name: &str) -> Repository {
+        Repository::with(host, name, "sha1")
+    }
+
+    /// One whose objects are named by that hash.
+    fn with(host: &Host, name: &str, format: &str) -> Repository {
         let dir = host.dir().join("repositories").join(name);
         fs::create_dir_all(&dir).unwrap();
         let repository = Repository { dir };
-        repository.git(&["init", "-q", "-b", "main", "."]);
+        repository.git(&["init", "-q", "-b", "main", &format!("--object-format={format}"), "."]);
         repository
     }
 
@@ -129,7 +134,56 @@ fn repositories_are_added() {
     site.file("Dockerfile", &format!("FROM busybox\nADD --checksum={second} {url}#main /x\n"));
     site.build(&[]).fails("checksum mismatch");
     site.file("Dockerfile", "FROM busybox\nADD git@example.com:a/b.git /x\n");
-    site.build(&[]).fails("over ssh is not supported");
+    site.build(&[]).fails("clone it in a RUN --mount=type=ssh");
+    host.assert_clean();
+}
+
+#[test]
+fn repositories_have_long_names_and_daemons() {
+    let host = Host::with_busybox();
+    let Engine::Wharf = host.engine() else { return };
+    let web = serve(&host, None);
+    let daemon = Web::git_daemon(host.init(), &host.dir().join("repositories"));
+    for format in ["sha1", "sha256"] {
+        let name = format!("{format}.git");
+        let repository = Repository::with(&host, &name, format);
+        let text = "long enough to be a delta\n".repeat(200);
+        let first = repository.commit(&[("Dockerfile", "FROM busybox\nCOPY a /a\n"), ("a", &text)]);
+        let last = repository.commit(&[("a", &format!("x{text}")), ("d/b", "2")]);
+        for url in [format!("http://{}/{name}", web.address), format!("git://{daemon}/{name}")] {
+            let site = Site::new(
+                &host,
+                "ctx",
+                &format!(
+                    "FROM busybox\nADD --keep-git-dir=true {url} /kept\nADD {url}#{first} /old\n"
+                ),
+            );
+            site.build(&["-t", "x", "--no-cache"]).exits(0);
+            assert_eq!(
+                site.run("x", "wc -c < /kept/a; cat /kept/d/b; wc -c < /old/a"),
+                "5201\n25200"
+            );
+            let container = host.docker(["create", "x"]).ok();
+            let to = host.dir().join("kept");
+            host.docker(["cp", &format!("{container}:/kept"), to.to_str().unwrap()]).exits(0);
+            let ask = |args: &[&str]| {
+                Output::of(git(&to).args(["-c", "safe.directory=*"]).args(args), b"").ok()
+            };
+            assert_eq!(ask(&["rev-parse", "HEAD"]), last, "{url}");
+            assert_eq!(ask(&["status", "--porcelain"]), "", "{url}");
+            assert_eq!(ask(&["fsck", "--no-dangling"]), "", "{url}");
+            fs::remove_dir_all(&to).unwrap();
+            let mut command = host.client(wharf_test::tools::wharf());
+            let built = Output::of(command.args(["build", "-t", "y", &format!("{url}#main")]), b"");
+            built.exits(0);
+            assert_eq!(site.run("y", "wc -c < /a"), "5201");
+        }
+    }
+    let build =
+        |url: &str| Output::of(host.client(wharf_test::tools::wharf()).args(["build", url]), b"");
+    build(&format!("git://{daemon}/none.git")).fails("access denied or repository not exported");
+    build("git://127.0.0.1:1/x.git").fails("cannot reach the server");
+    build(&format!("git://me@{daemon}/x.git")).fails("a user, which git:// has none of");
     host.assert_clean();
 }
 
@@ -212,7 +266,7 @@ fn hostile_repositories_stay_inside() {
         let list = repository.git(&["hash-object", "-w", "list"]);
         let module = format!("160000 commit {}\tsub\n", "1".repeat(40));
         branch(name, &tree(format!("100644 blob {list}\t.gitmodules\n{module}")));
-        build(name).fails("wharf fetches http and https only");
+        build(name).fails("wharf fetches http, https and git addresses only");
     }
     host.assert_clean();
 }

@@ -29,20 +29,18 @@ impl GitAddress {
         !matches!(form(text), Form::None)
     }
 
-    /// Reads an address. Only `http` and `https` are spoken; the others are refused by name.
+    /// Reads an address. Of git's ways `http`, `https` and `git` are spoken; ssh is refused by name.
     pub fn parse(text: &str) -> Result<GitAddress, BuildError> {
         let (url, fragment) = text.split_once('#').unwrap_or((text, ""));
         let shown = without_password(url);
-        let refused = |what: &str| {
-            let text = format!(
-                "git repository {shown}: {what} is not supported by wharf: use its https address, or clone it and build the directory"
-            );
-            Err(BuildError::Unsupported(text))
-        };
         match form(text) {
-            Form::Web => {}
-            Form::Daemon => return refused("the git:// protocol"),
-            Form::Ssh => return refused("fetching over ssh"),
+            Form::Web | Form::Daemon => {}
+            Form::Ssh => {
+                return Err(BuildError::Unsupported(format!(
+                    "git repository {shown}: fetching over ssh is not supported by wharf: use its https address with the secret \
+                     GIT_AUTH_TOKEN, clone it in a RUN --mount=type=ssh, or clone it yourself and build the directory"
+                )));
+            }
             Form::None => {
                 return Err(BuildError::Invalid(format!(
                     "{shown} is no address of a git repository"
@@ -69,6 +67,12 @@ impl GitAddress {
     /// As it may be shown: without a password.
     pub fn shown(&self) -> String {
         without_password(&self.url)
+    }
+
+    /// As it may be shown, with the reference behind it.
+    pub(crate) fn whole(&self) -> String {
+        let shown = self.shown();
+        self.reference.as_ref().map_or(shown.clone(), |r| format!("{shown}#{r}"))
     }
 
     /// The directory in it, relative and clean; empty is everything.
@@ -143,6 +147,6 @@ mod tests {
             assert!(error.contains("cannot be the name") && !error.contains("secret"), "{error}");
         }
         assert!(GitAddress::parse("git@h:x").unwrap_err().to_string().contains("ssh"));
-        assert!(GitAddress::parse("git://h/x").unwrap_err().to_string().contains("git://"));
+        assert_eq!(parsed("git://h/x#v1").0, "git://h/x");
     }
 }

@@ -9,7 +9,7 @@ use wharf_sys::root::{Dir, Root, Time, set_file_mode, set_file_times};
 
 use super::GitError;
 use super::modules::Module;
-use super::object::{self, Id, Kind, Mode};
+use super::object::{self, Format, Id, Kind, Mode};
 use super::pack::Pack;
 
 /// Directories within directories.
@@ -28,6 +28,7 @@ pub(super) struct Written {
     pub(super) modules: Vec<Module>,
     /// The commit's.
     pub(super) time: Time,
+    format: Format,
     count: usize,
     bytes: u64,
 }
@@ -43,7 +44,8 @@ struct Work<'a> {
 pub(super) fn write(pack: &mut Pack, commit: &Id, to: &Root) -> Result<Written, GitError> {
     let (tree, seconds) = object::commit(&whole(pack, commit, Kind::Commit)?)?;
     let time = Time { seconds, nanos: 0 };
-    let mut work = Work { pack, time, out: Written { time, ..Written::default() } };
+    let format = pack.format();
+    let mut work = Work { pack, time, out: Written { time, format, ..Written::default() } };
     let top = to.top().map_err(GitError::Io)?;
     work.tree(&tree, &top, Path::new(""), 0)?;
     Ok(work.out)
@@ -89,7 +91,7 @@ impl Work<'_> {
             )));
         }
         let content = whole(self.pack, id, Kind::Tree)?;
-        for entry in object::tree(&content)? {
+        for entry in object::tree(self.pack.format(), &content)? {
             self.out.count += 1;
             if self.out.count > MAX_FILES {
                 return Err(GitError::Protocol(format!("more than {MAX_FILES} files")));
@@ -195,7 +197,7 @@ impl Written {
             out.extend_from_slice(&mode.to_be_bytes());
             out.extend_from_slice(&[0; 8]);
             out.extend_from_slice(&size.to_be_bytes());
-            out.extend_from_slice(&id.0);
+            out.extend_from_slice(id.bytes());
             let name = path.as_os_str().as_bytes();
             let length = u16::try_from(name.len().min(0xfff)).unwrap_or(0xfff);
             out.extend_from_slice(&length.to_be_bytes());
@@ -204,8 +206,7 @@ impl Written {
             let padded = (out.len() - begin + 8) / 8 * 8;
             out.resize(begin + padded, 0);
         }
-        let sum = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &out);
-        out.extend_from_slice(sum.as_ref());
+        out.extend_from_slice(&self.format.sum(&out));
         out
     }
 }
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
 
     fn entry(mode: &str, name: &str, id: Id) -> Vec<u8> {
-        [format!("{mode} {name}\0").as_bytes(), &id.0].concat()
+        [format!("{mode} {name}\0").as_bytes(), id.bytes()].concat()
     }
 
     fn commit(tree: Id) -> Vec<u8> {
@@ -226,7 +227,7 @@ mod tests {
 
     /// Checks a tree out into an empty directory beside a file that must stay as it is.
     fn checked_out(tree: &[u8], blobs: &[&[u8]]) -> (tempfile::TempDir, Result<Written, GitError>) {
-        let id = Id::of(Kind::Tree, tree);
+        let id = Id::of(Format::Sha1, Kind::Tree, tree);
         let commit = commit(id);
         let mut objects: Vec<(u8, &[u8], &[u8])> = vec![(1, b"", &commit), (2, b"", tree)];
         objects.extend(blobs.iter().map(|b| (3, &b""[..], *b)));
@@ -235,14 +236,14 @@ mod tests {
         std::fs::create_dir(dir.path().join("in")).unwrap();
         std::fs::write(dir.path().join("victim"), "safe").unwrap();
         let root = Root::open(&dir.path().join("in")).unwrap();
-        let written = write(&mut pack, &Id::of(Kind::Commit, &commit), &root);
+        let written = write(&mut pack, &Id::of(Format::Sha1, Kind::Commit, &commit), &root);
         (dir, written)
     }
 
     #[test]
     fn files_links_and_programs_are_written() {
-        let blob = Id::of(Kind::Blob, b"#!/bin/sh\n");
-        let link = Id::of(Kind::Blob, b"run");
+        let blob = Id::of(Format::Sha1, Kind::Blob, b"#!/bin/sh\n");
+        let link = Id::of(Format::Sha1, Kind::Blob, b"run");
         let tree = [entry("120000", "link", link), entry("100755", "run", blob)].concat();
         let (dir, written) = checked_out(&tree, &[b"#!/bin/sh\n", b"run"]);
         let index = written.unwrap().index();
@@ -255,9 +256,11 @@ mod tests {
     /// CVE-2024-32002 and its kin: a name that is a link first and a directory then.
     #[test]
     fn nothing_is_written_through_a_link() {
-        let outside = Id::of(Kind::Blob, b"../victim");
-        let evil = Id::of(Kind::Blob, b"evil");
-        for second in [entry("100644", "a", evil), entry("40000", "a", Id::of(Kind::Tree, b""))] {
+        let outside = Id::of(Format::Sha1, Kind::Blob, b"../victim");
+        let evil = Id::of(Format::Sha1, Kind::Blob, b"evil");
+        for second in
+            [entry("100644", "a", evil), entry("40000", "a", Id::of(Format::Sha1, Kind::Tree, b""))]
+        {
             let tree = [entry("120000", "a", outside), second].concat();
             let (dir, written) = checked_out(&tree, &[b"../victim", b"evil"]);
             assert!(written.unwrap_err().to_string().contains("twice"));

@@ -1,12 +1,13 @@
-//! Repositories as sources of files: the client side of git's smart HTTP protocol, version 2.
+//! Repositories as sources of files: the client side of git's protocol, version 2, over HTTP and over its own port.
 //!
 //! One commit is fetched, without its history, and written into a directory of ours. No program is started, so that no
 //! address and no reference can be an option of one; nothing that a repository holds is executed, and no hook, filter
-//! or attribute of it has a meaning. Objects are checked against their names, which are SHA-1: a repository of SHA-256
-//! objects is refused. Submodules come with their whole (`modules.rs`).
+//! or attribute of it has a meaning. Objects are checked against their names, SHA-1 or SHA-256 as the repository has it.
+//! Submodules come with their whole (`modules.rs`).
 
 mod address;
 mod checkout;
+mod daemon;
 mod modules;
 mod object;
 mod pack;
@@ -24,7 +25,7 @@ use wharf_sys::root::Root;
 
 pub use address::GitAddress;
 use modules::Module;
-use object::Id;
+use object::{Format, Id};
 use pack::Pack;
 
 use crate::error::BuildError;
@@ -52,11 +53,17 @@ pub enum GitError {
         /// More about it, or empty.
         hint: &'static str,
     },
+    /// The address is none.
+    #[error("the address has {0}")]
+    Address(String),
+    /// The server of a `git://` address cannot be reached, or stops in the middle.
+    #[error("cannot reach the server")]
+    Unreached(#[source] io::Error),
     /// Nothing says where a submodule is.
     #[error("the submodule {} has no address in .gitmodules", .0.display())]
     ModulePlace(PathBuf),
     /// A submodule is where wharf does not fetch from.
-    #[error("the submodule {} is at {url:?}: wharf fetches http and https only; ADD it by itself", path.display())]
+    #[error("the submodule {} is at {url:?}: wharf fetches http, https and git addresses only; ADD it by itself", path.display())]
     ModuleAddress {
         /// Of the submodule.
         path: PathBuf,
@@ -114,12 +121,9 @@ impl Repository<'_> {
     }
 
     async fn look(&self) -> Result<Found, GitError> {
-        let mut request = self.request("info/refs?service=git-upload-pack");
-        request.headers.push(("accept", "application/x-git-upload-pack-advertisement".into()));
-        wire::Greeting::parse(&whole(self.store.web(request).await?.body).await?)?;
         let wanted = self.address.reference.as_deref();
         let names = candidates(wanted);
-        let answer = self.ask(wire::ask_references(&names)).await?;
+        let answer = self.references(&names).await?;
         let all = wire::references(&whole(answer).await?)?;
         for name in &names {
             if let Some(found) = all.iter().find(|r| r.name == *name) {
@@ -132,8 +136,26 @@ impl Repository<'_> {
             return Ok(Found { id, name: None });
         }
         let hex = name.len() >= 4 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        let hint = if hex { ": a commit needs all of its 40 digits" } else { "" };
+        let hint = if hex { ": a commit needs all of its digits" } else { "" };
         Err(GitError::NoReference { name: name.to_owned(), hint })
+    }
+
+    /// The server's answer to the question which commits `names` are.
+    async fn references(&self, names: &[String]) -> Result<ByteStream, GitError> {
+        if self.is_daemon() {
+            let line = daemon::Line::open(&self.address.url).await?;
+            let question = wire::ask_references(line.format, names);
+            return line.ask(question).await;
+        }
+        let mut request = self.request("info/refs?service=git-upload-pack");
+        request.headers.push(("accept", "application/x-git-upload-pack-advertisement".into()));
+        let greeting = whole(self.store.web(request).await?.body).await?;
+        let format: Format = wire::Greeting::parse(&greeting)?;
+        self.ask(wire::ask_references(format, names)).await
+    }
+
+    fn is_daemon(&self) -> bool {
+        self.address.url.starts_with("git://")
     }
 
     /// Fetches a commit with its submodules and writes its files into the upper directory of what is returned; with
@@ -174,6 +196,9 @@ impl Repository<'_> {
     }
 
     async fn ask(&self, body: Vec<u8>) -> Result<ByteStream, GitError> {
+        if self.is_daemon() {
+            return daemon::Line::open(&self.address.url).await?.ask(body).await;
+        }
         let mut request = self.request("git-upload-pack");
         request.headers.push(("content-type", "application/x-git-upload-pack-request".into()));
         request.headers.push(("accept", "application/x-git-upload-pack-result".into()));
@@ -239,7 +264,7 @@ fn write_files(
     found: &Found,
     keep: Option<&str>,
 ) -> Result<Vec<Module>, GitError> {
-    let mut pack = Pack::open(&scratch.file())?;
+    let mut pack = Pack::open(&scratch.file(), found.id.format)?;
     let commit = checkout::peel(&mut pack, found.id)?;
     let root = Root::open(scratch.upper()).map_err(GitError::Io)?;
     let mut written = checkout::write(&mut pack, &commit, &root)?;
@@ -252,8 +277,12 @@ fn write_files(
         Some(branch) => format!("ref: refs/heads/{branch}\n"),
         None => format!("{commit}\n"),
     };
+    let (version, extension) = match found.id.format {
+        Format::Sha1 => (0, String::new()),
+        other => (1, format!("[extensions]\n\tobjectformat = {}\n", other.name())),
+    };
     let config = format!(
-        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n[remote \"origin\"]\n\turl = {url}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
+        "[core]\n\trepositoryformatversion = {version}\n\tfilemode = true\n\tbare = false\n{extension}[remote \"origin\"]\n\turl = {url}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
     );
     let mut files = vec![
         ("HEAD".to_owned(), head.into_bytes()),

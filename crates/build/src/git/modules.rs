@@ -26,7 +26,7 @@ pub(super) struct Module {
 
 impl Repository<'_> {
     /// Fetches `modules` of the repository whose files are at `under`, and theirs, and writes their files. Where they are
-    /// is said by the repository itself, so nothing but HTTP is followed.
+    /// is said by the repository itself, so nothing but HTTP and git's own protocol is followed.
     pub(super) fn bring<'a>(
         &'a self,
         scratch: &'a Scratch,
@@ -76,7 +76,7 @@ impl Repository<'_> {
         self.download(&commit, &scratch.file()).await?;
         let (file, top, at) = (scratch.file(), scratch.upper().to_owned(), at.to_owned());
         let work = move || {
-            let mut pack = Pack::open(&file)?;
+            let mut pack = Pack::open(&file, commit.format)?;
             let commit = checkout::peel(&mut pack, commit)?;
             let root = Root::open(&top).map_err(GitError::Io)?;
             let dir = root.dir_without_symlinks(&at).map_err(GitError::Io)?;
@@ -148,11 +148,11 @@ fn unquoted(value: &str) -> String {
     out.trim_end().to_owned()
 }
 
-/// What an address means in the repository at `base`. `None` if it is no web address.
+/// What an address means in the repository at `base`. `None` if it is of no server that is fetched from.
 fn resolved(base: &str, url: &str) -> Option<String> {
     if !(url.starts_with("./") || url.starts_with("../")) {
-        let web = url.starts_with("https://") || url.starts_with("http://");
-        return web.then(|| url.to_owned());
+        let fetched = ["https://", "http://", "git://"].iter().any(|s| url.starts_with(s));
+        return fetched.then(|| url.to_owned());
     }
     let (host, path) = base.split_at(host(base).len());
     let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
@@ -193,6 +193,7 @@ mod tests {
         assert_eq!(at("../../x").unwrap(), "https://u:p@h:1/x");
         assert_eq!(at("./in").unwrap(), "https://u:p@h:1/team/app.git/in");
         assert_eq!(at("https://o/x").unwrap(), "https://o/x");
+        assert_eq!(at("git://o/x").unwrap(), "git://o/x");
         for none in ["../../../x", "/etc", "ssh://h/x", "git@h:x", "file:///etc", "-x", "ext::sh"] {
             assert_eq!(at(none), None, "{none}");
         }

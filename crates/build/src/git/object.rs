@@ -2,16 +2,28 @@
 
 use std::fmt;
 
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::GitError;
 
 /// Largest object that is read.
 pub(super) const MAX_OBJECT: u64 = 1 << 30;
 
-/// An object's name: the SHA-1 of its kind, size and content.
+/// The hash that names the objects of a repository, and checks its files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Format {
+    #[default]
+    Sha1,
+    Sha256,
+}
+
+/// An object's name: the hash of its kind, size and content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Id(pub(super) [u8; 20]);
+pub(super) struct Id {
+    pub(super) format: Format,
+    /// With zeros behind a short one.
+    all: [u8; 32],
+}
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,35 +53,84 @@ pub(super) enum Mode {
     Module,
 }
 
+impl Format {
+    /// As git calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Format::Sha1 => "sha1",
+            Format::Sha256 => "sha256",
+        }
+    }
+
+    pub(super) fn parse(name: &str) -> Option<Format> {
+        [Format::Sha1, Format::Sha256].into_iter().find(|f| f.name() == name)
+    }
+
+    /// Bytes of a hash.
+    pub(super) fn length(self) -> usize {
+        match self {
+            Format::Sha1 => 20,
+            Format::Sha256 => 32,
+        }
+    }
+
+    pub(super) fn context(self) -> Context {
+        Context::new(match self {
+            Format::Sha1 => &SHA1_FOR_LEGACY_USE_ONLY,
+            Format::Sha256 => &SHA256,
+        })
+    }
+
+    /// The hash of some bytes.
+    pub(super) fn sum(self, bytes: &[u8]) -> Vec<u8> {
+        let mut context = self.context();
+        context.update(bytes);
+        context.finish().as_ref().to_vec()
+    }
+}
+
 impl Id {
+    /// Reads all digits of one, which say its format.
     pub(super) fn parse(text: &str) -> Option<Id> {
-        let mut out = [0; 20];
-        if text.len() != 40
-            || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        {
+        if !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return None;
         }
-        for (n, byte) in out.iter_mut().enumerate() {
+        let format = match text.len() {
+            40 => Format::Sha1,
+            64 => Format::Sha256,
+            _ => return None,
+        };
+        let mut all = [0; 32];
+        for (n, byte) in all.iter_mut().take(format.length()).enumerate() {
             *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
         }
-        Some(Id(out))
+        Some(Id { format, all })
     }
 
-    pub(super) fn of(kind: Kind, content: &[u8]) -> Id {
-        let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    pub(super) fn of(format: Format, kind: Kind, content: &[u8]) -> Id {
+        let mut hash = format.context();
         hash.update(format!("{} {}\0", kind.name(), content.len()).as_bytes());
         hash.update(content);
-        Id::from_slice(hash.finish().as_ref()).unwrap_or(Id([0; 20]))
+        Id::from_slice(format, hash.finish().as_ref()).unwrap_or(Id { format, all: [0; 32] })
     }
 
-    pub(super) fn from_slice(bytes: &[u8]) -> Option<Id> {
-        Some(Id(bytes.try_into().ok()?))
+    pub(super) fn from_slice(format: Format, bytes: &[u8]) -> Option<Id> {
+        let mut all = [0; 32];
+        if bytes.len() != format.length() {
+            return None;
+        }
+        all.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Id { format, all })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.all[..self.format.length()]
     }
 }
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        self.bytes().iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
 }
 
@@ -114,7 +175,8 @@ fn header<'a>(content: &'a [u8], key: &str) -> Option<&'a str> {
 }
 
 /// The entries of a tree. Names that could lead anywhere else are refused, as git's fsck does.
-pub(super) fn tree(content: &[u8]) -> Result<Vec<Entry<'_>>, GitError> {
+pub(super) fn tree(format: Format, content: &[u8]) -> Result<Vec<Entry<'_>>, GitError> {
+    let length = format.length();
     let mut out: Vec<Entry<'_>> = Vec::new();
     let mut rest = content;
     while !rest.is_empty() {
@@ -122,7 +184,8 @@ pub(super) fn tree(content: &[u8]) -> Result<Vec<Entry<'_>>, GitError> {
         let space = rest.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
         let end = rest.iter().position(|b| *b == 0).filter(|e| *e > space).ok_or_else(wrong)?;
         let name = &rest[space + 1..end];
-        let id = rest.get(end + 1..end + 21).and_then(Id::from_slice).ok_or_else(wrong)?;
+        let id = rest.get(end + 1..end + 1 + length);
+        let id = id.and_then(|b| Id::from_slice(format, b)).ok_or_else(wrong)?;
         let mode = match &rest[..space] {
             b"40000" | b"040000" => Mode::Directory,
             b"100644" | b"100664" => Mode::File,
@@ -136,7 +199,7 @@ pub(super) fn tree(content: &[u8]) -> Result<Vec<Entry<'_>>, GitError> {
             return Err(GitError::Protocol(format!("a tree with the forbidden name {shown:?}")));
         }
         out.push(Entry { mode, name, id });
-        rest = &rest[end + 21..];
+        rest = &rest[end + 1 + length..];
     }
     Ok(out)
 }
@@ -217,7 +280,12 @@ mod tests {
     #[test]
     fn ids_are_gits() {
         // `git hash-object -t blob /dev/null`
-        assert_eq!(Id::of(Kind::Blob, b"").to_string(), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+        let of = |format| Id::of(format, Kind::Blob, b"").to_string();
+        assert_eq!(of(Format::Sha1), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+        let long = "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813";
+        assert_eq!(of(Format::Sha256), long);
+        assert_eq!(Id::parse(long).unwrap().to_string(), long);
+        assert_eq!(Format::parse("sha256"), Some(Format::Sha256));
         assert!(Id::parse("E69de29bb2d1d6434b8b29ae775ad8c2e48c5391").is_none());
         assert!(Id::parse("e69de29b").is_none());
     }
@@ -240,15 +308,22 @@ mod tests {
             out
         };
         let good = [entry("100755", "run"), entry("40000", "d"), entry("120000", "l")].concat();
+        fn tree(content: &[u8]) -> Result<Vec<Entry<'_>>, GitError> {
+            super::tree(Format::Sha1, content)
+        }
         let found = tree(&good).unwrap();
         assert_eq!(
             (found[0].mode, found[1].mode, found[2].name),
             (Mode::Program, Mode::Directory, &b"l"[..])
         );
         for bad in ["..", ".", ".GIT", "a/b", ""] {
-            assert!(tree(&entry("100644", bad)).is_err(), "{bad:?}");
+            let bad = entry("100644", bad);
+            assert!(tree(&bad).is_err(), "{bad:?}");
         }
-        assert!(tree(&entry("777", "x")).is_err() && tree(&good[..good.len() - 1]).is_err());
+        let odd = entry("777", "x");
+        assert!(tree(&odd).is_err() && tree(&good[..good.len() - 1]).is_err());
+        let long = [b"100644 x\0".as_slice(), &[7; 32]].concat();
+        assert_eq!(super::tree(Format::Sha256, &long).unwrap()[0].id.bytes(), [7; 32]);
     }
 
     #[test]

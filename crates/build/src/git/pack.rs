@@ -10,10 +10,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use ring::digest::Context;
 
 use super::GitError;
-use super::object::{self, Id, Kind, MAX_OBJECT};
+use super::object::{self, Format, Id, Kind, MAX_OBJECT};
 
 /// Objects that a pack may have.
 const MAX_OBJECTS: u32 = 20_000_000;
@@ -63,9 +63,9 @@ enum Form {
 
 impl Pack {
     /// Reads a pack from its beginning to its end. Blocks.
-    pub(super) fn open(path: &Path) -> Result<Pack, GitError> {
+    pub(super) fn open(path: &Path, format: Format) -> Result<Pack, GitError> {
         let file = File::open(path).map_err(GitError::Io)?;
-        let mut reader = Counting::new(file.try_clone().map_err(GitError::Io)?);
+        let mut reader = Counting::new(file.try_clone().map_err(GitError::Io)?, format);
         let mut head = [0; 12];
         reader.read_exact(&mut head).map_err(short)?;
         let [b'P', b'A', b'C', b'K', version @ .., _, _, _, _] = head else {
@@ -79,17 +79,22 @@ impl Pack {
         for _ in 0..count {
             entries.push(scan(&mut reader)?);
         }
-        let (sum, mut expected) = (reader.sum(), [0; 20]);
-        reader.read_exact(&mut expected).map_err(short)?;
-        if sum.as_ref() != Some(&Id(expected)) {
+        let sum = reader.sum();
+        let checksum = reader.id()?;
+        if sum != Some(checksum) {
             return Err(GitError::Protocol("a pack whose checksum is wrong".into()));
         }
         let by_offset = entries.iter().enumerate().map(|(n, e)| (e.offset, n)).collect();
         let by_id = entries.iter().enumerate().filter_map(|(n, e)| Some((e.id?, n))).collect();
-        let (kept, kept_bytes, checksum) = (HashMap::new(), 0, Id(expected));
+        let (kept, kept_bytes) = (HashMap::new(), 0);
         let mut pack = Pack { file, entries, by_id, by_offset, kept, kept_bytes, checksum };
         pack.name_deltas()?;
         Ok(pack)
+    }
+
+    /// What names its objects.
+    pub(super) fn format(&self) -> Format {
+        self.checksum.format
     }
 
     /// Works out the ids of objects that are deltas, until no more can be.
@@ -103,7 +108,7 @@ impl Pack {
                 match self.at(n)? {
                     None => later.push(n),
                     Some(object) => {
-                        let id = Id::of(object.kind, &object.content);
+                        let id = Id::of(self.format(), object.kind, &object.content);
                         self.entries[n].id = Some(id);
                         self.by_id.insert(id, n);
                     }
@@ -193,10 +198,10 @@ impl Pack {
         let mut out = b"\xfftOc\0\0\0\x02".to_vec();
         let mut seen = 0usize;
         for first in 0..=255u8 {
-            seen += all[seen..].iter().take_while(|(id, ..)| id.0[0] == first).count();
+            seen += all[seen..].iter().take_while(|(id, ..)| id.bytes()[0] == first).count();
             out.extend_from_slice(&u32::try_from(seen).unwrap_or(u32::MAX).to_be_bytes());
         }
-        all.iter().for_each(|(id, ..)| out.extend_from_slice(&id.0));
+        all.iter().for_each(|(id, ..)| out.extend_from_slice(id.bytes()));
         all.iter().for_each(|(_, crc, _)| out.extend_from_slice(&crc.to_be_bytes()));
         let mut large = Vec::new();
         for (_, _, offset) in &all {
@@ -208,9 +213,8 @@ impl Pack {
             out.extend_from_slice(&word.to_be_bytes());
         }
         large.iter().for_each(|offset| out.extend_from_slice(&offset.to_be_bytes()));
-        out.extend_from_slice(&self.checksum.0);
-        let sum = ring::digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, &out);
-        out.extend_from_slice(sum.as_ref());
+        out.extend_from_slice(self.checksum.bytes());
+        out.extend_from_slice(&self.format().sum(&out));
         out
     }
 
@@ -247,11 +251,7 @@ fn scan(reader: &mut Counting) -> Result<Packed, GitError> {
         3 => Form::Whole(Kind::Blob),
         4 => Form::Whole(Kind::Tag),
         6 => Form::Offset(back(reader)?.and_then(|b| offset.checked_sub(b)).ok_or_else(wrong)?),
-        7 => {
-            let mut id = [0; 20];
-            reader.read_exact(&mut id).map_err(short)?;
-            Form::Base(Id(id))
-        }
+        7 => Form::Base(reader.id()?),
         _ => return Err(wrong()),
     };
     let data = reader.at;
@@ -275,7 +275,8 @@ fn back(reader: &mut Counting) -> Result<Option<u64>, GitError> {
 
 /// Passes over the content; gives the id of what is whole.
 fn content(reader: &mut Counting, size: u64, form: Form) -> Result<Option<Id>, GitError> {
-    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    let format = reader.format;
+    let mut hash = format.context();
     if let Form::Whole(kind) = form {
         hash.update(format!("{} {size}\0", kind.name()).as_bytes());
     }
@@ -295,7 +296,8 @@ fn content(reader: &mut Counting, size: u64, form: Form) -> Result<Option<Id>, G
     if seen != size {
         return Err(wrong_size());
     }
-    Ok(matches!(form, Form::Whole(_)).then(|| Id::from_slice(hash.finish().as_ref())).flatten())
+    let id = || Id::from_slice(format, hash.finish().as_ref());
+    Ok(matches!(form, Form::Whole(_)).then(id).flatten())
 }
 
 fn wrong_size() -> GitError {
@@ -317,13 +319,14 @@ struct Counting {
     inner: BufReader<File>,
     at: u64,
     crc: flate2::Crc,
-    sha: Context,
+    format: Format,
+    hash: Context,
 }
 
 impl Counting {
-    fn new(file: File) -> Counting {
+    fn new(file: File, format: Format) -> Counting {
         let (inner, crc) = (BufReader::with_capacity(128 << 10, file), flate2::Crc::new());
-        Counting { inner, at: 0, crc, sha: Context::new(&SHA1_FOR_LEGACY_USE_ONLY) }
+        Counting { inner, at: 0, crc, format, hash: format.context() }
     }
 
     fn byte(&mut self) -> Result<u8, GitError> {
@@ -332,8 +335,15 @@ impl Counting {
         Ok(one[0])
     }
 
+    fn id(&mut self) -> Result<Id, GitError> {
+        let (mut bytes, format) = ([0; 32], self.format);
+        let bytes = &mut bytes[..format.length()];
+        self.read_exact(bytes).map_err(short)?;
+        Id::from_slice(format, bytes).ok_or_else(wrong_size)
+    }
+
     fn sum(&self) -> Option<Id> {
-        Id::from_slice(self.sha.clone().finish().as_ref())
+        Id::from_slice(self.format, self.hash.clone().finish().as_ref())
     }
 }
 
@@ -355,7 +365,7 @@ impl BufRead for Counting {
     fn consume(&mut self, n: usize) {
         let part = &self.inner.buffer()[..n];
         self.crc.update(part);
-        self.sha.update(part);
+        self.hash.update(part);
         self.at += n as u64;
         self.inner.consume(n);
     }
@@ -403,36 +413,48 @@ pub(super) mod tests {
 
     /// A pack of objects: `(kind, prefix, content)`.
     pub(in crate::git) fn pack(objects: &[(u8, &[u8], &[u8])]) -> Vec<u8> {
+        packed(Format::Sha1, objects)
+    }
+
+    fn packed(format: Format, objects: &[(u8, &[u8], &[u8])]) -> Vec<u8> {
         let mut out = b"PACK\0\0\0\x02".to_vec();
         out.extend_from_slice(&u32::try_from(objects.len()).unwrap().to_be_bytes());
         for (kind, prefix, content) in objects {
             out.extend_from_slice(&object(*kind, prefix, content));
         }
-        let sum = ring::digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, &out);
-        out.extend_from_slice(sum.as_ref());
+        out.extend_from_slice(&format.sum(&out));
         out
     }
 
     pub(in crate::git) fn opened(bytes: &[u8]) -> Result<Pack, GitError> {
+        opened_as(Format::Sha1, bytes)
+    }
+
+    fn opened_as(format: Format, bytes: &[u8]) -> Result<Pack, GitError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        Pack::open(file.path())
+        Pack::open(file.path(), format)
     }
 
     #[test]
     fn objects_come_out_whole_and_from_deltas() {
-        let base = Id::of(Kind::Blob, b"hello world");
-        let delta = b"\x0b\x09\x90\x05\x04 you";
-        // The delta comes before its base, as it may where the base is named.
-        let bytes = pack(&[(7, &base.0, delta), (3, b"", b"hello world")]);
-        let mut pack = opened(&bytes).unwrap();
-        let made = Id::of(Kind::Blob, b"hello you");
-        assert_eq!(pack.object(&made).unwrap().content, b"hello you");
-        assert_eq!(pack.object(&base).unwrap().content, b"hello world");
-        assert!(pack.object(&Id([0; 20])).is_err());
-        let index = pack.index();
-        assert_eq!(&index[..8], b"\xfftOc\0\0\0\x02");
-        assert_eq!(index.len(), 8 + 1024 + 2 * (20 + 4 + 4) + 40);
+        for format in [Format::Sha1, Format::Sha256] {
+            let base = Id::of(format, Kind::Blob, b"hello world");
+            let delta = b"\x0b\x09\x90\x05\x04 you";
+            // The delta comes before its base, as it may where the base is named.
+            let bytes = packed(format, &[(7, base.bytes(), delta), (3, b"", b"hello world")]);
+            let mut pack = opened_as(format, &bytes).unwrap();
+            let made = Id::of(format, Kind::Blob, b"hello you");
+            assert_eq!(pack.object(&made).unwrap().content, b"hello you");
+            assert_eq!(pack.object(&base).unwrap().content, b"hello world");
+            assert!(pack.object(&Id::of(format, Kind::Blob, b"none")).is_err());
+            let index = pack.index();
+            assert_eq!(&index[..8], b"\xfftOc\0\0\0\x02");
+            let length = format.length();
+            assert_eq!(index.len(), 8 + 1024 + 2 * (length + 4 + 4) + 2 * length);
+            let other = if length == 20 { Format::Sha256 } else { Format::Sha1 };
+            assert!(opened_as(other, &bytes).is_err());
+        }
     }
 
     #[test]

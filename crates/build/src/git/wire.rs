@@ -1,7 +1,7 @@
 //! Git's protocol version 2 as bytes: packet lines, what is asked and what is answered (gitprotocol-v2(5)). No I/O.
 
 use super::GitError;
-use super::object::Id;
+use super::object::{Format, Id};
 
 /// Longest packet, its length included (gitprotocol-common(5)).
 const LONGEST: usize = 65520;
@@ -68,35 +68,60 @@ pub(super) struct Greeting {
 
 impl Greeting {
     /// Reads the whole answer to `info/refs`.
-    pub(super) fn parse(answer: &[u8]) -> Result<Greeting, GitError> {
+    pub(super) fn parse(answer: &[u8]) -> Result<Format, GitError> {
         let mut packets = Packets::default();
         packets.feed(answer);
         let mut out = Greeting::default();
         while let Some(packet) = packets.next()? {
-            let Packet::Data(line) = packet else { continue };
-            let line = said(&line);
-            // Smart HTTP's own heading, which newer servers leave out.
-            if !line.starts_with("# service=") {
-                out.lines.push(line);
-            }
+            out.take(&packet);
         }
-        if out.lines.first().is_none_or(|l| l != "version 2") {
+        out.end()
+    }
+
+    /// Takes one packet of a greeting; true if it is the last where the connection stays open.
+    pub(super) fn take(&mut self, packet: &Packet) -> bool {
+        let Packet::Data(line) = packet else { return *packet == Packet::Flush };
+        let line = said(line);
+        // Smart HTTP's own heading, which newer servers leave out.
+        if !line.starts_with("# service=") {
+            self.lines.push(line);
+        }
+        false
+    }
+
+    /// What names the objects of the repository, if the server speaks our protocol.
+    pub(super) fn end(self) -> Result<Format, GitError> {
+        if self.lines.first().is_none_or(|l| l != "version 2") {
             return Err(GitError::Protocol("an older protocol than git's version 2".into()));
         }
-        if let Some(format) = out.lines.iter().find_map(|l| l.strip_prefix("object-format="))
-            && format != "sha1"
-        {
-            let text = format!("a repository of {format} objects, which wharf does not read");
-            return Err(GitError::Protocol(text));
-        }
-        Ok(out)
+        let Some(name) = self.lines.iter().find_map(|l| l.strip_prefix("object-format=")) else {
+            return Ok(Format::Sha1);
+        };
+        Format::parse(name).ok_or_else(|| {
+            GitError::Protocol(format!("a repository of {name} objects, which wharf does not read"))
+        })
     }
 }
 
-/// Asks which commits `names` are.
-pub(super) fn ask_references(names: &[String]) -> Vec<u8> {
+/// Asks a git daemon at `host` for the service (gitprotocol-pack(5)).
+pub(super) fn ask_service(path: &str, host: &str) -> Vec<u8> {
+    let text = format!("git-upload-pack {path}\0host={host}\0\0version=2\0");
+    format!("{:04x}{text}", text.len() + 4).into_bytes()
+}
+
+/// Begins a command. What names the objects is said only where it is not SHA-1: older servers know nothing else.
+fn command(name: &str, format: Format) -> Vec<u8> {
     let mut out = Vec::new();
-    line(&mut out, "command=ls-refs");
+    line(&mut out, &format!("command={name}"));
+    if format != Format::Sha1 {
+        line(&mut out, &format!("object-format={}", format.name()));
+    }
+    out
+}
+
+/// Asks which commits `names` are.
+pub(super) fn ask_references(format: Format, names: &[String]) -> Vec<u8> {
+    let mut out = command("ls-refs", format);
     out.extend_from_slice(b"0001");
     line(&mut out, "peel");
     line(&mut out, "symrefs");
@@ -109,8 +134,7 @@ pub(super) fn ask_references(names: &[String]) -> Vec<u8> {
 
 /// Asks for the objects of `id` alone, without its history.
 pub(super) fn ask_objects(id: &Id) -> Vec<u8> {
-    let mut out = Vec::new();
-    line(&mut out, "command=fetch");
+    let mut out = command("fetch", id.format);
     out.extend_from_slice(b"0001");
     for text in ["ofs-delta", "no-progress", "deepen 1"] {
         line(&mut out, text);
@@ -227,12 +251,27 @@ mod tests {
     fn greetings_are_of_version_2() {
         let new =
             packets(&["# service=git-upload-pack", "flush", "version 2", "fetch=shallow", "flush"]);
-        assert_eq!(Greeting::parse(&new).unwrap().lines, ["version 2", "fetch=shallow"]);
+        assert_eq!(Greeting::parse(&new).unwrap(), Format::Sha1);
         let old = packets(&[&format!("{ID} HEAD"), "flush"]);
         assert!(Greeting::parse(&old).unwrap_err().to_string().contains("older protocol"));
-        let other = packets(&["version 2", "object-format=sha256", "flush"]);
-        assert!(Greeting::parse(&other).unwrap_err().to_string().contains("sha256"));
+        let long = packets(&["version 2", "object-format=sha256", "flush"]);
+        assert_eq!(Greeting::parse(&long).unwrap(), Format::Sha256);
+        let other = packets(&["version 2", "object-format=sha512", "flush"]);
+        assert!(Greeting::parse(&other).unwrap_err().to_string().contains("sha512"));
         assert!(Greeting::parse(b"<html>").is_err());
+    }
+
+    #[test]
+    fn daemons_are_asked_for_the_service() {
+        let asked = ask_service("/x.git", "h:1");
+        assert_eq!(asked, b"002fgit-upload-pack /x.git\0host=h:1\0\0version=2\0");
+        let text = |format| String::from_utf8(ask_references(format, &["HEAD".into()])).unwrap();
+        assert!(!text(Format::Sha1).contains("object-format"));
+        assert!(
+            text(Format::Sha256).contains("0019object-format=sha256"),
+            "{}",
+            text(Format::Sha256)
+        );
     }
 
     #[test]
