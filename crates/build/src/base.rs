@@ -164,6 +164,17 @@ impl Job {
         name: &str,
         platform: &Platform,
     ) -> Result<Arc<State>, BuildError> {
+        let state = self.any_image(name, platform).await?;
+        self.uses_image(name, platform);
+        Ok(state)
+    }
+
+    /// The same for an image that is no part of the result.
+    pub(crate) async fn any_image(
+        self: &Arc<Self>,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Arc<State>, BuildError> {
         let key = format!("{name} {platform}");
         let cell: Arc<OnceCell<Option<Arc<State>>>> =
             self.bases.lock().entry(key).or_default().clone();

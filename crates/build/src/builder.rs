@@ -133,6 +133,7 @@ impl Builder {
             config,
             lines: job.lines(&state),
             mounts: job.used_mounts(),
+            materials: job.used(),
             cache: self.0.cache.clone(),
             layers: state.layers,
             leases: state.leases,

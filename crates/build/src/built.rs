@@ -17,6 +17,7 @@ use crate::copy::blocking;
 use crate::error::BuildError;
 use crate::export::Line;
 use crate::files::{self, Attributes, Select, Target};
+use crate::material::Material;
 use crate::mounts::Wanted;
 use crate::scratch::Scratch;
 
@@ -30,6 +31,7 @@ pub struct Built {
     pub(crate) lines: Vec<Line>,
     /// The cache mounts that it used.
     pub(crate) mounts: Vec<Wanted>,
+    pub(crate) materials: Vec<Material>,
     pub(crate) cache: Arc<Cache>,
 }
 
@@ -42,6 +44,11 @@ impl Built {
     /// Its layers, base first.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// What it was made of that came from elsewhere.
+    pub fn materials(&self) -> &[Material] {
+        &self.materials
     }
 
     /// What it runs on.
@@ -81,14 +88,7 @@ impl Built {
         annotations: BTreeMap<String, String>,
         repack: Option<Repack>,
     ) -> Result<(Parts, Vec<Lease>), BuildError> {
-        let (mut layers, mut leases) = (self.layers.clone(), Vec::new());
-        if let Some(how) = repack {
-            for layer in &mut layers {
-                let (packed, lease) = self.store.repack(layer, how)?;
-                *layer = packed;
-                leases.push(lease);
-            }
-        }
+        let (layers, leases) = repacked(&self.store, &self.layers, repack)?;
         let (config, names) = (self.config.clone(), names.to_vec());
         Ok((Parts { config, layers, names, annotations }, leases))
     }
@@ -126,6 +126,22 @@ impl Built {
     pub fn tar(&self) -> Result<ByteStream, BuildError> {
         Ok(wharf_image::root_tar(self.tree()?))
     }
+}
+
+/// Layers packed as wanted, and what keeps those that are new. Blocks.
+pub(crate) fn repacked(
+    store: &ImageStore,
+    layers: &[Layer],
+    how: Option<Repack>,
+) -> Result<(Vec<Layer>, Vec<Lease>), BuildError> {
+    let Some(how) = how else { return Ok((layers.to_vec(), Vec::new())) };
+    let (mut out, mut leases) = (Vec::new(), Vec::new());
+    for layer in layers {
+        let (packed, lease) = store.repack(layer, how)?;
+        out.push(packed);
+        leases.push(lease);
+    }
+    Ok((out, leases))
 }
 
 /// All files of a build's result, put into one directory when they are first wanted.

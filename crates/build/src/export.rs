@@ -5,35 +5,31 @@
 //! index lists them, with an annotation that says what each is, so that a build reads the small configs first and pulls
 //! the layers of a line only when one of its steps is wanted.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::OnceCell;
-use wharf_image::{Image, ImageStore, Layer, Lease, Registries, RegistryError, RemoveOptions};
+use wharf_image::{
+    Image, ImageStore, Layer, Lease, Parts, Passing, Registries, RegistryError, Repack,
+};
 use wharf_spec::digest::Digest;
 use wharf_spec::dockerconfig::AuthConfig;
-use wharf_spec::image::{Document, ImageConfig, media_type};
-use wharf_spec::platform::Platform;
+use wharf_spec::image::{Descriptor, ImageConfig, media_type};
 use wharf_spec::reference::Reference;
 
-use crate::built::Built;
+use crate::built::{Built, repacked};
 use crate::copy::blocking;
 use crate::error::BuildError;
 use crate::files::{self, Attributes, Select, Target};
 use crate::inline::{self, Remembered};
-use crate::job::Job;
 use crate::mounts::Wanted;
 use crate::scratch::Scratch;
 use crate::state::State;
 
 /// The annotation of each manifest of a cache's index: `steps` or `mount`.
-const ANNOTATION: &str = "wharf.build.cache";
+pub(crate) const ANNOTATION: &str = "wharf.build.cache";
 /// The field of the config of a mount's image.
 const MOUNT: &str = "wharf.build.mount";
-/// Manifests that an index may list.
-const MAX_MANIFESTS: usize = 1000;
 
 /// How much cache leaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,6 +38,20 @@ pub struct CacheScope {
     pub all_stages: bool,
     /// `mounts=true`: the content of the cache mounts that the build used as well.
     pub mounts: bool,
+    /// How its layers are packed; `None` leaves them as they are.
+    pub repack: Option<Repack>,
+}
+
+/// The cache of a build as images, for as long as it takes to send them, and a list of them.
+pub struct CacheParts {
+    store: ImageStore,
+    parts: Vec<(Passing, &'static str)>,
+}
+
+impl std::fmt::Debug for CacheParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("CacheParts").field(&self.parts).finish()
+    }
 }
 
 /// Why cache could not be sent to a registry.
@@ -79,6 +89,12 @@ struct MountFacts {
     id: String,
 }
 
+/// The cache mount whose content an image of this config is.
+pub(crate) fn mount_of(config: &ImageConfig) -> Option<String> {
+    let value = config.other.get(MOUNT)?.clone();
+    serde_json::from_value::<MountFacts>(value).ok().map(|m| m.id)
+}
+
 impl Line {
     pub(crate) fn of(state: &State) -> Line {
         let config = ImageConfig {
@@ -107,17 +123,51 @@ pub(crate) fn whole(lines: Vec<Line>) -> Vec<Line> {
     out
 }
 
+impl CacheParts {
+    /// Takes the cache of another build into the same list.
+    pub fn extend(&mut self, other: CacheParts) {
+        for (image, kind) in other.parts {
+            // Builds for several platforms have stages in common.
+            if !self.parts.iter().any(|(i, _)| i.manifest().digest == image.manifest().digest) {
+                self.parts.push((image, kind));
+            }
+        }
+    }
+
+    /// The images.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        self.parts.iter().map(|(image, _)| &**image)
+    }
+
+    /// The list of them, an index, as bytes; each is annotated with what it is.
+    pub fn list(&self) -> (Descriptor, Vec<u8>) {
+        let entry = |(image, kind): &(Passing, &str)| {
+            let of = image.manifest();
+            json!({
+                "mediaType": of.media_type, "digest": of.digest, "size": of.size,
+                "annotations": { ANNOTATION: kind },
+            })
+        };
+        let index = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX,
+            "manifests": self.parts.iter().map(entry).collect::<Vec<_>>(),
+        });
+        let bytes = index.to_string().into_bytes();
+        let size = bytes.len() as u64;
+        (Descriptor::new(media_type::OCI_INDEX, Digest::sha256(&bytes), size), bytes)
+    }
+}
+
 impl Built {
     /// The cache of this build as images without names: whoever asks for them removes them.
     pub async fn cache_images(&self, scope: CacheScope) -> Result<Vec<Image>, BuildError> {
-        Ok(self.cache_parts(scope).await?.into_iter().map(|(image, _)| image).collect())
+        let parts = self.cache_parts(scope).await?.parts;
+        Ok(parts.into_iter().map(|(image, _)| image.keep()).collect())
     }
 
-    async fn cache_parts(
-        &self,
-        scope: CacheScope,
-    ) -> Result<Vec<(Image, &'static str)>, BuildError> {
-        let mut out = Vec::new();
+    /// The cache of this build, to be sent somewhere.
+    pub async fn cache_parts(&self, scope: CacheScope) -> Result<CacheParts, BuildError> {
+        let mut parts = Vec::new();
         let lines =
             if scope.all_stages { &self.lines[..] } else { &self.lines[..self.lines.len().min(1)] };
         for line in whole(lines.to_vec()) {
@@ -125,18 +175,23 @@ impl Built {
             let image = blocking(move || {
                 let mut config = line.config;
                 inline::embed(&mut config, &line.steps);
-                Ok(store.assemble(config, line.layers, Vec::new())?)
+                passing(&store, config, &line.layers, scope.repack)
             });
-            out.push((image.await?, "steps"));
+            parts.push((image.await?, "steps"));
         }
         for wanted in self.mounts.iter().filter(|_| scope.mounts) {
-            out.extend(self.mount_image(wanted).await?.map(|image| (image, "mount")));
+            let image = self.mount_image(wanted, scope.repack).await?;
+            parts.extend(image.map(|image| (image, "mount")));
         }
-        Ok(out)
+        Ok(CacheParts { store: self.store.clone(), parts })
     }
 
     /// A cache mount's content as an image; `None` if it is empty.
-    async fn mount_image(&self, wanted: &Wanted) -> Result<Option<Image>, BuildError> {
+    async fn mount_image(
+        &self,
+        wanted: &Wanted,
+        repack: Option<Repack>,
+    ) -> Result<Option<Passing>, BuildError> {
         let taken = self.cache.mounts.take(wanted, |_| Ok(())).await?;
         let (store, id, platform) = (self.store.clone(), wanted.id.clone(), self.platform());
         blocking(move || {
@@ -157,7 +212,7 @@ impl Built {
             let mut config = Line::of(&State::scratch(&platform)).config;
             let facts = MountFacts { id };
             config.other.insert(MOUNT.into(), serde_json::to_value(facts).unwrap_or_default());
-            Ok(Some(store.assemble(config, vec![layer], Vec::new())?))
+            passing(&store, config, &[layer], repack).map(Some)
         })
         .await
     }
@@ -169,25 +224,18 @@ impl Built {
         scope: CacheScope,
         auth: &AuthConfig,
     ) -> Result<Digest, CacheError> {
-        let name = name.clone().or_latest();
-        let parts = self.cache_parts(scope).await?;
-        let sent = self.send_cache(&name, &parts, auth).await;
-        parts.iter().for_each(|(image, _)| remove(&self.store, &image.id().to_string()));
-        sent
+        self.cache_parts(scope).await?.push(name, auth).await
     }
+}
 
-    async fn send_cache(
-        &self,
-        name: &Reference,
-        parts: &[(Image, &'static str)],
-        auth: &AuthConfig,
-    ) -> Result<Digest, CacheError> {
+impl CacheParts {
+    /// Sends it to a registry, under `name`. Layers that are there are not sent again.
+    pub async fn push(&self, name: &Reference, auth: &AuthConfig) -> Result<Digest, CacheError> {
+        let name = name.clone().or_latest();
         let failed = |source| CacheError::Registry { name: name.familiar(), source };
         let content = self.store.content();
-        let to = Registries::new(self.store.settings()).repository(name, auth).map_err(failed)?;
-        let mut manifests = Vec::new();
-        for (image, kind) in parts {
-            let _held = self.store.lease(image)?;
+        let to = Registries::new(self.store.settings()).repository(&name, auth).map_err(failed)?;
+        for image in self.images() {
             let manifest = image.manifest();
             let blobs = image.layers().iter().map(|l| &l.blob).chain([image.id()]);
             for digest in blobs {
@@ -201,128 +249,29 @@ impl Built {
             let bytes = content.read(&manifest.digest)?;
             let (what, kind_of) = (manifest.digest.to_string(), &manifest.media_type);
             to.put_manifest(&what, kind_of, bytes.into()).await.map_err(failed)?;
-            manifests.push(json!({
-                "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
-                "annotations": { ANNOTATION: kind },
-            }));
         }
-        let index = json!({
-            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests,
-        });
-        let bytes = index.to_string();
-        let digest = Digest::sha256(bytes.as_bytes());
+        let (list, bytes) = self.list();
         let tag = name.tag().unwrap_or_default();
         to.put_manifest(tag, media_type::OCI_INDEX, bytes.into()).await.map_err(failed)?;
-        Ok(digest)
+        Ok(list.digest)
     }
 }
 
-/// Removes an image that is there for the sake of its cache alone.
-fn remove(store: &ImageStore, what: &str) {
-    let how = RemoveOptions { force: true, prune: false, users: &[] };
-    if let Err(error) = store.remove(what, how) {
-        let error = wharf_base::error::chain(&error).to_string();
-        tracing::debug!(error, "an image of build cache was not removed");
-    }
-}
-
-/// What a registry has under the name of a cache.
-#[derive(Default)]
-pub(crate) struct Listed {
-    /// Steps of each line, and the line.
-    pub(crate) lines: Vec<(Vec<Remembered>, Arc<There>)>,
-    /// Cache mounts by id.
-    pub(crate) mounts: BTreeMap<String, Arc<There>>,
-}
-
-/// An image that is pulled when something of it is wanted.
-pub(crate) struct There {
-    name: String,
-    platform: Platform,
-    here: OnceCell<Option<Arc<State>>>,
-}
-
-impl There {
-    /// One that is here.
-    pub(crate) fn here(state: Arc<State>) -> Arc<There> {
-        let here = OnceCell::new_with(Some(Some(state)));
-        Arc::new(There { name: String::new(), platform: Platform::host(), here })
-    }
-
-    /// Removes it from the store if it was pulled.
-    pub(crate) fn forget(&self, store: &ImageStore) {
-        let pulled = self.here.get().is_some_and(Option::is_some) && !self.name.is_empty();
-        if pulled && store.resolve(&self.name).is_ok() {
-            remove(store, &self.name);
-        }
-    }
-
-    /// Its layers; `None` if they cannot be had any more, which makes a build slower and no more.
-    pub(crate) async fn state(&self, job: &Arc<Job>) -> Option<Arc<State>> {
-        let pulled = self.here.get_or_init(|| async {
-            match job.image(&self.name, &self.platform).await {
-                Ok(state) => Some(state),
-                Err(e) => {
-                    let why = wharf_base::error::chain(&e);
-                    job.notice(format!("[Warning] cache-from {}: {why}", self.name));
-                    None
-                }
-            }
-        });
-        pulled.await.clone()
-    }
-}
-
-/// What the config of an image says of cache, for images that are here.
-pub(crate) fn mount_of(state: &State) -> Option<String> {
-    let value = state.config.other.get(MOUNT)?.clone();
-    serde_json::from_value::<MountFacts>(value).ok().map(|m| m.id)
-}
-
-/// Reads what a registry lists under the name of a cache, without its layers. `None` if it is no such list.
-pub(crate) async fn listed(job: &Job, name: &Reference) -> Result<Option<Listed>, RegistryError> {
-    let auth = job.inputs.credentials.auth(name.domain()).await.unwrap_or_default();
-    let settings = job.builder.store().settings();
-    let from = Registries::new(settings).repository(name, &auth)?;
-    let what = name.digest().map(ToString::to_string);
-    let what = what.or_else(|| name.tag().map(str::to_owned)).unwrap_or_default();
-    let top = from.manifest(&what).await?;
-    let Ok(Document::Index(index)) = Document::parse(&top.bytes, &top.media_type) else {
-        return Ok(None);
-    };
-    let kind = |m: &wharf_spec::image::Descriptor| m.annotations.get(ANNOTATION).cloned();
-    if !index.manifests.iter().any(|m| kind(m).is_some()) {
-        return Ok(None);
-    }
-    let mut out = Listed::default();
-    for manifest in index.manifests.iter().take(MAX_MANIFESTS) {
-        let Some(kind) = kind(manifest) else { continue };
-        let raw = from.manifest(&manifest.digest.to_string()).await?;
-        let Ok(Document::Manifest(image)) = Document::parse(&raw.bytes, &raw.media_type) else {
-            continue;
-        };
-        let config = from.small_blob(&image.config.digest, image.config.size).await?;
-        let Ok(config) = serde_json::from_slice::<ImageConfig>(&config) else { continue };
-        let there = Arc::new(There {
-            name: name.with_digest(manifest.digest.clone()).to_string(),
-            platform: config.platform(),
-            here: OnceCell::new(),
-        });
-        match kind.as_str() {
-            "steps" => out.lines.extend(inline::steps(&config).map(|s| (s, there))),
-            _ => {
-                let facts = config.other.get(MOUNT).cloned().unwrap_or_default();
-                if let Ok(facts) = serde_json::from_value::<MountFacts>(facts) {
-                    out.mounts.insert(facts.id, there);
-                }
-            }
-        }
-    }
-    Ok(Some(out))
+/// An image that is here to be sent, its layers packed as wanted. Blocks.
+fn passing(
+    store: &ImageStore,
+    config: ImageConfig,
+    layers: &[Layer],
+    repack: Option<Repack>,
+) -> Result<Passing, BuildError> {
+    let (layers, _leases) = repacked(store, layers, repack)?;
+    Ok(store.assemble_passing(Parts { config, layers, ..Parts::default() })?)
 }
 
 #[cfg(test)]
 mod tests {
+    use wharf_spec::platform::Platform;
+
     use super::*;
 
     #[test]

@@ -7,9 +7,10 @@ use wharf_base::sync::Mutex;
 use wharf_spec::digest::Digest;
 use wharf_spec::reference::Reference;
 
-use crate::export::{Line, There, listed, mount_of};
+use crate::export::{Line, mount_of};
 use crate::inline::{self, Found, Imported};
 use crate::job::Job;
+use crate::listed::{self, Listed, There};
 use crate::mounts::Wanted;
 use crate::state::State;
 
@@ -66,15 +67,16 @@ impl Job {
 
     /// Reads the caches of `--cache-from`. One that cannot be had makes the build slower, not impossible.
     pub(crate) async fn import(self: &Arc<Self>) {
+        self.import_blobs().await;
         let mut images = Vec::new();
         for text in &self.request.cache_from {
             let told = match inline::source(text) {
                 Err(why) => Some(why),
                 Ok(name) if self.import_list(&name).await => None,
-                Ok(name) => match self.image(&name, &self.platform).await {
+                Ok(name) => match self.any_image(&name, &self.platform).await {
                     Err(e) => Some(format!("cache-from {name}: {}", wharf_base::error::chain(&e))),
-                    Ok(image) if mount_of(&image).is_some() => {
-                        let id = mount_of(&image).unwrap_or_default();
+                    Ok(image) if mount_of(&image.config).is_some() => {
+                        let id = mount_of(&image.config).unwrap_or_default();
                         self.travel.mounts.lock().insert(id, There::here(image));
                         None
                     }
@@ -105,11 +107,31 @@ impl Job {
         if self.builder.store().resolve(name).is_ok() {
             return false;
         }
-        let Ok(Some(found)) = listed(self, &reference.or_latest()).await else { return false };
+        let found = listed::in_registry(self, &reference.or_latest()).await;
+        let Ok(Some(found)) = found else { return false };
+        self.take_listed(found);
+        true
+    }
+
+    /// Reads caches that are in no registry.
+    async fn import_blobs(&self) {
+        for list in &self.inputs.caches {
+            let why = match listed::in_blobs(list).await {
+                Ok(Some(found)) => {
+                    self.take_listed(found);
+                    continue;
+                }
+                Ok(None) => "what is there is no build cache of wharf".to_owned(),
+                Err(why) => why,
+            };
+            self.notice(format!("[Warning] cache-from {}: {why}", list.name));
+        }
+    }
+
+    fn take_listed(&self, found: Listed) {
         let mut imported = self.travel.steps.lock();
         found.lines.into_iter().for_each(|(steps, image)| imported.add_line(steps, &image));
         self.travel.mounts.lock().extend(found.mounts);
-        true
     }
 
     /// Whether what the engine's own cache has may be used on top of `state`. With `--cache-from` the classic builder

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wharf_image::{Layer, Lease};
 use wharf_spec::image::ImageConfig;
 
-use crate::export::There;
+use crate::listed::There;
 use crate::state::State;
 
 /// The field of the config.
@@ -113,7 +113,7 @@ pub(crate) fn source(text: &str) -> Result<String, String> {
     match (field("type"), field("ref")) {
         (Some("registry"), Some(image)) => Ok(image.to_owned()),
         (kind, _) => Err(format!(
-            "cache-from {text}: the engine reads caches of type registry with ref=IMAGE, not of type {}",
+            "cache-from {text}: the engine reads caches of type registry with ref=IMAGE, not of type {}: give a directory to wharf build or docker buildx build",
             kind.unwrap_or("?")
         )),
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::net::UnixStream;
+use wharf_image::ByteStream;
+use wharf_spec::digest::Digest;
 use wharf_spec::dockerconfig::AuthConfig;
 
 use crate::built::Built;
@@ -23,6 +25,25 @@ pub struct Inputs {
     pub ssh: Arc<dyn Ssh>,
     /// For pulls of base images.
     pub credentials: Arc<dyn Credentials>,
+    /// Caches that are in no registry (`--cache-from type=local`).
+    pub caches: Vec<CacheList>,
+}
+
+/// A list of cache, as `--cache-to` writes it, among other blobs.
+#[derive(Clone)]
+pub struct CacheList {
+    /// For messages.
+    pub name: String,
+    /// The list.
+    pub digest: Digest,
+    /// Where it is, with what it names.
+    pub blobs: Arc<dyn Blobs>,
+}
+
+/// Blobs that are neither here nor in a registry. What comes is checked by whoever asks.
+pub trait Blobs: Send + Sync {
+    /// A blob as it comes.
+    fn read<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<ByteStream, String>>;
 }
 
 /// What a named context is.
@@ -90,6 +111,7 @@ impl Default for Inputs {
             secrets: Arc::new(Nothing),
             ssh: Arc::new(Nothing),
             credentials: Arc::new(Nothing),
+            caches: Vec::new(),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::builder::Inner;
 use crate::error::{BuildError, Location};
 use crate::import::Travel;
 use crate::inputs::Inputs;
+use crate::material::Material;
 use crate::mounts::Wanted;
 use crate::progress::{Event, Sender, Step, Vertex, Warning};
 use crate::request::{NoCache, Request};
@@ -52,6 +53,8 @@ pub(crate) struct Job {
     pub(crate) travel: Travel,
     /// The cache mounts that steps used.
     pub(crate) mounts: Mutex<BTreeMap<String, Wanted>>,
+    /// What steps used from elsewhere.
+    pub(crate) materials: Mutex<BTreeSet<Material>>,
 }
 
 /// The vertices of one stage.
@@ -129,6 +132,7 @@ impl Job {
             vertices,
             travel: Travel::default(),
             mounts: Mutex::default(),
+            materials: Mutex::default(),
             file,
         };
         job.globals = job.global_values(target)?;
@@ -742,7 +746,7 @@ fn refuse_foreign_syntax(
             text: line_at(text, start).to_owned(),
         }),
         message: format!(
-            "frontend {image} is not supported: wharf reads the Dockerfile syntax of docker/dockerfile itself and runs no other frontend"
+            "frontend {image} is not supported: wharf reads the Dockerfile syntax of docker/dockerfile itself and runs no other frontend: take the line out, or build what it makes with docker/dockerfile"
         ),
     })
 }

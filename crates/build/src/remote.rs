@@ -20,6 +20,7 @@ use crate::error::BuildError;
 use crate::git::{self, Found, GitAddress, Repository};
 use crate::inputs::Secrets;
 use crate::job::Job;
+use crate::material::Material;
 use crate::scratch::Scratch;
 
 /// One remote source.
@@ -105,6 +106,7 @@ impl Job {
                 )));
             }
         }
+        self.uses(Material::repository(&address.whole(), &commit));
         let keep = copy.keep_git_dir;
         // The kept directory names where it is from; what is copied without it depends on the commit alone.
         let origin = if keep { address.shown() } else { String::new() };
@@ -128,7 +130,8 @@ impl Job {
         let authorization = web_authorization(self.inputs.secrets.as_ref(), address).await?;
         let name = file_name(address);
         let unpack = copy.unpack == Some(true);
-        let file = |digest: Digest, modified: Option<i64>, here: Option<Scratch>| Remote {
+        let shown = without_password(address);
+        let made = |digest: Digest, modified: Option<i64>, here: Option<Scratch>| Remote {
             identity: digest.to_string(),
             kind: Kind::File {
                 address: address.to_owned(),
@@ -140,11 +143,14 @@ impl Job {
             },
             here: OnceCell::new_with(here.map(Arc::new)),
         };
+        let file = |digest: Digest, modified, here| {
+            self.uses(Material::file(&shown, &digest));
+            made(digest, modified, here)
+        };
         if let Some(text) = &copy.checksum {
             let wrong = || BuildError::Invalid(format!("invalid checksum {text:?}: use sha256:…"));
             return Ok(file(text.parse().map_err(|_| wrong())?, None, None));
         }
-        let shown = without_password(address);
         let known = self.builder.cache().fetched(&shown).filter(|_| !no_cache);
         let answer = self.ask(address, authorization.clone(), known.as_ref()).await?;
         if let (true, Some(known)) = (answer.unchanged, known) {
@@ -155,7 +161,8 @@ impl Job {
         let date = answer.header("last-modified").map(str::to_owned);
         let scratch = Scratch::new(self.builder.store())?;
         let digest = store(answer, &scratch, &shown, Algorithm::Sha256).await?;
-        let fetched = Fetched { address: shown, tag, date, digest: digest.clone(), modified };
+        let fetched =
+            Fetched { address: shown.clone(), tag, date, digest: digest.clone(), modified };
         self.builder.cache().remember_fetched(&fetched)?;
         Ok(file(digest, modified, Some(scratch)))
     }

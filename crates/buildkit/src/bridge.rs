@@ -51,8 +51,13 @@ const CAPS: &[&str] = &[
     "gateway.warnings",
     "source.metaresolver",
 ];
-/// What builds can, of that which clients ask about. Attestations are not among it.
-const BUILD_CAPS: &[&str] = &["exporter.multiple", "gc.freespacefilter", "source.local.sessionid"];
+/// What builds can, of that which clients ask about.
+const BUILD_CAPS: &[&str] = &[
+    "exporter.image.attestations",
+    "exporter.multiple",
+    "gc.freespacefilter",
+    "source.local.sessionid",
+];
 /// Where an image is to be looked up, as BuildKit numbers it: at its registry.
 const REGISTRY: i32 = 0;
 /// The largest file that is read at once.
@@ -182,7 +187,10 @@ impl LlbBridge for BuildKit {
         no_policies(&request.source_policies)?;
         let source = request.source.unwrap_or_default();
         let Some(name) = source.identifier.strip_prefix("docker-image://") else {
-            let text = format!("wharf knows nothing about the source {}", source.identifier);
+            let text = format!(
+                "wharf knows nothing about the source {}: it looks up images, as docker-image://NAME",
+                source.identifier
+            );
             return Err(Status::unimplemented(text));
         };
         let (name, platform) = (name.to_owned(), request.platform);

@@ -182,7 +182,7 @@ pub(crate) fn no_source_policies() -> Status {
 fn refuse(request: &SolveRequest) -> Result<(), Status> {
     if request.definition.as_ref().is_some_and(|d| !d.def.is_empty()) {
         return Err(Status::unimplemented(
-            "this is a build graph (LLB); wharf builds Dockerfiles, not graphs",
+            "this is a build graph (LLB); wharf builds Dockerfiles, not graphs: give it a Dockerfile",
         ));
     }
     let policy = request.source_policy.as_ref().is_some_and(|p| !p.rules.is_empty());
@@ -191,7 +191,7 @@ fn refuse(request: &SolveRequest) -> Result<(), Status> {
     }
     if request.enable_session_exporter {
         return Err(Status::unimplemented(
-            "exporters chosen by the session are not supported by wharf",
+            "exporters chosen by the session are not supported by wharf: name them with --output",
         ));
     }
     Ok(())
@@ -228,9 +228,9 @@ async fn build(
         };
         solve::solve(kit, build, ask).await?.outcomes
     };
-    let answer = export::export(kit, build, &outcomes).await?;
+    let mut answer = export::export(kit, build, &outcomes).await?;
     for export in &caches {
-        cache::export(kit, build, export, &outcomes).await?;
+        answer.extend(cache::export(kit, build, export, &outcomes).await?);
     }
     Ok(answer)
 }
@@ -346,4 +346,32 @@ fn tunnel(
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::pb::Definition;
+
+    #[test]
+    fn what_no_build_can_says_what_to_do() {
+        let graph = Definition { def: vec![Bytes::from_static(b"x")], ..Definition::default() };
+        let definition = Some(graph);
+        let session = "s".to_owned();
+        for (request, says) in [
+            (SolveRequest { definition, ..SolveRequest::default() }, "give it a Dockerfile"),
+            (
+                SolveRequest { source_policy_session: session, ..SolveRequest::default() },
+                "build without EXPERIMENTAL_BUILDKIT_SOURCE_POLICY",
+            ),
+            (
+                SolveRequest { enable_session_exporter: true, ..SolveRequest::default() },
+                "name them with --output",
+            ),
+        ] {
+            let refused = refuse(&request).unwrap_err();
+            assert!(refused.message().contains(says), "{refused}");
+        }
+        refuse(&SolveRequest::default()).unwrap();
+    }
 }

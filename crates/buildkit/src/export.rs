@@ -3,20 +3,23 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
 use tonic::Status;
 use wharf_base::error::chain;
 use wharf_build::Built;
-use wharf_image::{ByteStream, Image, Passing, Repack, Several};
+use wharf_image::{Attached, ByteStream, Image, Passing, Repack, Several};
+use wharf_spec::image::Descriptor;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
 use crate::annotations::Annotations;
+use crate::attest;
 use crate::builds::Build;
+use crate::content::Directory;
 use crate::deliver;
 use crate::journal::{Part, Task};
 use crate::kit::BuildKit;
 use crate::options::boolean;
-use crate::packing;
 use crate::proto::moby::buildkit::v1::Exporter;
 use crate::session::Session;
 use crate::solve::Outcome;
@@ -40,7 +43,7 @@ pub(crate) async fn export(
             "tar" => output.tar(outcomes).await?,
             other => {
                 return Err(Status::unimplemented(format!(
-                    "exporter {other:?} could not be found"
+                    "exporter {other:?} could not be found: use image, oci, docker, local or tar"
                 )));
             }
         });
@@ -60,6 +63,27 @@ pub(crate) fn check_platforms(build: &Build, platforms: usize) -> Result<(), Sta
     }
 }
 
+/// Refuses outputs that have no place for provenance, before anything is built.
+pub(crate) fn check_provenance(build: &Build) -> Result<(), Status> {
+    let takes = |e: &Exporter| {
+        let pushed = e.attrs.get("push").and_then(|v| boolean(v)) == Some(true);
+        e.r#type == "oci" || pushed && matches!(e.r#type.as_str(), "moby" | "image")
+    };
+    match exporters(build).iter().find(|e| !takes(e)) {
+        None => Ok(()),
+        Some(other) => Err(Status::unimplemented(format!(
+            "wharf has no place for provenance in the output {}: push the image with --push, use --output type=oci, or build with --provenance=false",
+            other.r#type
+        ))),
+    }
+}
+
+/// Whether the outcomes make an index of images.
+fn is_index(outcomes: &Outcomes) -> bool {
+    let alone = matches!(outcomes, [(None, _)]);
+    !alone || outcomes.iter().any(|(_, o)| o.provenance.is_some())
+}
+
 /// Refuses outputs that cannot be, before anything is built.
 pub(crate) fn check(build: &Build) -> Result<(), Status> {
     for exporter in exporters(build) {
@@ -72,28 +96,52 @@ pub(crate) fn check(build: &Build) -> Result<(), Status> {
             "tar" => &["platform-split", "dest"],
             _ => continue,
         };
-        if exporter.attrs.get("tar").is_some_and(|v| boolean(v) == Some(false)) {
-            return Err(Status::unimplemented(format!(
-                "--output type={},tar=false is not supported by wharf: use a tar",
-                exporter.r#type
-            )));
+        if let Some(tar) = exporter.attrs.get("tar").filter(|v| boolean(v).is_none()) {
+            let text = format!("non-bool value specified for tar: {tar:?}: use true or false");
+            return Err(Status::unknown(text));
         }
         let images = ["moby", "image", "oci", "docker"].contains(&exporter.r#type.as_str());
         if images {
             Annotations::read(&exporter.attrs)?;
-            packing::read(&exporter.attrs)?;
+            packing(&exporter.attrs, "--output")?;
         }
         for (key, value) in &exporter.attrs {
-            let read = images && (Annotations::is_one(key) || packing::is_one(key));
+            let read =
+                images && (Annotations::is_one(key) || Repack::OPTIONS.contains(&key.as_str()));
             if !read && !known.contains(&key.as_str()) && !is_ours(key, value) {
+                let kind = &exporter.r#type;
                 return Err(Status::unimplemented(format!(
-                    "the option {key}={value} of the {} output is not supported by wharf",
-                    exporter.r#type
+                    "the option {key}={value} of the {kind} output is not supported by wharf: leave it out{}",
+                    instead(key)
                 )));
             }
         }
     }
     Ok(())
+}
+
+/// What does what a refused option would do, if anything does.
+fn instead(key: &str) -> &'static str {
+    match key {
+        "oci-mediatypes" => ", images are OCI's",
+        "rewrite-timestamp" => ", files are never later than SOURCE_DATE_EPOCH",
+        "push-by-digest" => ", and push under a name",
+        "registry.insecure" => ", and name the registry in insecure-registries of daemon.json",
+        key if Repack::OPTIONS.contains(&key) => ", files and tars of them are not compressed",
+        _ => "",
+    }
+}
+
+/// How layers are to be packed, as the options `of` something say.
+pub(crate) fn packing(
+    options: &HashMap<String, String>,
+    of: &str,
+) -> Result<Option<Repack>, Status> {
+    let read = Repack::read(|key| options.get(key).map(String::as_str));
+    read.map_err(|e| match e.is_unsupported {
+        true => Status::unimplemented(format!("{of}: {e}")),
+        false => Status::invalid_argument(format!("{of}: {e}")),
+    })
 }
 
 /// Whether an option asks for what wharf does anyway.
@@ -141,14 +189,15 @@ impl Output<'_> {
     }
 
     /// What is to be annotated, of an image or of an `index`.
-    fn annotations(&self, index: bool) -> Result<Annotations, Status> {
+    fn annotations(&self, index: bool, outcomes: &Outcomes) -> Result<Annotations, Status> {
         let annotations = Annotations::read(self.attrs)?;
-        if !annotations.index.is_empty() && !index {
-            // BuildKit's words.
-            let text = "index annotations not supported for single platform export";
-            return Err(Status::unimplemented(text));
-        }
+        let platforms: Vec<_> = outcomes.iter().map(|(_, o)| o.built.platform()).collect();
+        annotations.check(index, &platforms)?;
         Ok(annotations)
+    }
+
+    fn packing(&self) -> Result<Option<Repack>, Status> {
+        packing(self.attrs, "--output")
     }
 
     async fn session(&self) -> Result<Arc<Session>, Status> {
@@ -167,8 +216,8 @@ impl Output<'_> {
         if outcomes.len() > 1 && !push {
             return Err(several());
         }
-        let index = push && !matches!(outcomes, [(None, _)]);
-        let (annotations, repack) = (self.annotations(index)?, packing::read(self.attrs)?);
+        let index = push && is_index(outcomes);
+        let (annotations, repack) = (self.annotations(index, outcomes)?, self.packing()?);
         let task = self.build.journal.task("exporting to image");
         let stored = self.stored(own, &names, &annotations).await;
         let image = task_end(task, stored, |image, task| {
@@ -178,11 +227,15 @@ impl Output<'_> {
             }
         })?;
         let mut answer = answer(&image, &names);
+        describe(&mut answer, &described(&image, &annotations))?;
         if push {
             let index = match index {
                 false => None,
-                true => Some(Sent::of(outcomes, &annotations, repack).await?),
+                true => Some(self.sent(outcomes, &names, &annotations, repack).await?),
             };
+            if let Some(sent) = &index {
+                describe(&mut answer, &sent.index.describe(&sent.json()?))?;
+            }
             for name in &names {
                 let session = self.session().await?;
                 let digest = match &index {
@@ -197,6 +250,26 @@ impl Output<'_> {
         Ok(answer)
     }
 
+    /// Results as images with what is said of them.
+    async fn sent(
+        &self,
+        outcomes: &Outcomes,
+        names: &[Reference],
+        annotations: &Annotations,
+        repack: Option<Repack>,
+    ) -> Result<Sent, Status> {
+        let mut sent = Sent::of(outcomes, annotations, repack).await?;
+        let store = self.kit.images().store().clone();
+        let said: Vec<_> = outcomes.iter().map(|(_, o)| o.provenance.clone()).collect();
+        let (images, names) = (sent.index.images.clone(), names.to_vec());
+        let attach = move || {
+            let pairs = images.iter().zip(said).filter_map(|(image, said)| Some((image, said?)));
+            pairs.map(|(image, said)| attest::attach(&store, image, &names, &said)).collect()
+        };
+        sent.index.attached = blocking(attach).await?;
+        Ok(sent)
+    }
+
     /// The result as an image of the store, which people hear of.
     async fn stored(
         &self,
@@ -206,7 +279,7 @@ impl Output<'_> {
     ) -> Result<Image, Status> {
         let (built, stored) = (outcome.built.clone(), names.to_vec());
         let annotations = annotations.of(&built.platform());
-        let repack = packing::read(self.attrs)?;
+        let repack = self.packing()?;
         let store = move || built.annotated(&stored, annotations, repack).map_err(failed);
         let image = blocking(store).await?;
         let id = image.id().to_string();
@@ -227,20 +300,66 @@ impl Output<'_> {
         }
         let names = self.names()?;
         let task = self.build.journal.task(format!("exporting to {kind} image format"));
-        let send = async {
-            let store = self.kit.images().store().clone();
-            let index = kind == "oci" && !matches!(outcomes, [(None, _)]);
-            let (annotations, repack) = (self.annotations(index)?, packing::read(self.attrs)?);
-            let sent = Sent::of(outcomes, &annotations, repack).await?;
-            let (tar, answer) = match &sent.index.images[..] {
-                [image] if !index => (store.archive(image, &names), answer(image, &names)),
-                _ => (store.archive_index(&sent.index, &names), Answer::new()),
-            };
-            self.send(tar.map_err(|e| failed(e.into()))?, &task).await?;
-            Ok(answer)
-        };
-        let sent = send.await;
+        let sent = self.packed(kind, outcomes, &names, &task).await;
         task.end(sent)
+    }
+
+    async fn packed(
+        &self,
+        kind: &str,
+        outcomes: &Outcomes,
+        names: &[Reference],
+        task: &Task,
+    ) -> Result<Answer, Status> {
+        let index = kind == "oci" && is_index(outcomes);
+        let (annotations, repack) = (self.annotations(index, outcomes)?, self.packing()?);
+        let sent = self.sent(outcomes, names, &annotations, repack).await?;
+        let one = match &sent.index.images[..] {
+            [image] if !index => Some(image),
+            _ => None,
+        };
+        let (mut answer, whole) = match one {
+            Some(image) => (answer(image, names), described(image, &annotations)),
+            None => (named(names), sent.index.describe(&sent.json()?)),
+        };
+        answer.insert("containerimage.digest".to_owned(), whole.digest.to_string());
+        describe(&mut answer, &whole)?;
+        let as_files = self.attrs.get("tar").is_some_and(|v| boolean(v) == Some(false));
+        if as_files {
+            let list = one.is_none().then_some(&whole);
+            self.layout(&sent, list, task).await?;
+            return Ok(answer);
+        }
+        let store = self.kit.images().store();
+        let tar = match one {
+            Some(image) => store.archive(image, names, &whole.annotations),
+            None => store.archive_index(&sent.index, names),
+        };
+        self.send(tar.map_err(|e| failed(e.into()))?, task).await?;
+        Ok(answer)
+    }
+
+    /// Blobs in a directory of the client, which writes the layout's other files by itself; `list` is the index over them.
+    async fn layout(
+        &self,
+        sent: &Sent,
+        list: Option<&Descriptor>,
+        task: &Task,
+    ) -> Result<(), Status> {
+        let directory = Directory::new(self.session().await?, "export")?;
+        let mut total = 0;
+        for image in &sent.index.images {
+            total += directory.put_image(self.kit.images().store(), image).await?;
+        }
+        for digest in sent.index.attached.iter().flat_map(Attached::blobs) {
+            total += directory.put_blob(self.kit.images().store(), digest).await?;
+        }
+        if let Some(list) = list {
+            directory.put_bytes(list, sent.json()?).await?;
+        }
+        let (id, name) = ("copying blobs".to_owned(), "copying blobs".to_owned());
+        task.part(Part { id, name, current: total, total, done: true });
+        Ok(())
     }
 
     /// A tar of the files.
@@ -332,8 +451,20 @@ impl Sent {
         };
         let passing: Vec<Passing> = blocking(pass).await?;
         let images = passing.iter().map(|p| Image::clone(p)).collect();
-        let index = Several { images, annotations: annotations.index.clone() };
+        let described = |(_, o): &(_, Arc<Outcome>)| annotations.of_descriptor(&o.built.platform());
+        let index = Several {
+            images,
+            annotations: annotations.index.clone(),
+            descriptors: outcomes.iter().map(described).collect(),
+            descriptor: annotations.index_descriptor.clone(),
+            attached: Vec::new(),
+        };
         Ok(Sent { index, _passing: passing })
+    }
+
+    /// The index.
+    fn json(&self) -> Result<Vec<u8>, Status> {
+        self.index.to_json().map_err(|e| Status::internal(e.to_string()))
     }
 }
 
@@ -343,18 +474,35 @@ fn several() -> Status {
     )
 }
 
+/// What is said of an image where it is listed.
+fn described(image: &Image, annotations: &Annotations) -> Descriptor {
+    let (of, platform) = (image.manifest(), image.platform());
+    let annotations = annotations.of_descriptor(&platform);
+    let bare = Descriptor::new(&of.media_type, of.digest.clone(), of.size);
+    Descriptor { annotations, platform: Some(platform), ..bare }
+}
+
+/// Tells clients that.
+fn describe(answer: &mut Answer, descriptor: &Descriptor) -> Result<(), Status> {
+    let json = serde_json::to_vec(descriptor).map_err(|e| Status::internal(e.to_string()))?;
+    let text = base64::engine::general_purpose::STANDARD.encode(json);
+    answer.insert("containerimage.descriptor".to_owned(), text);
+    Ok(())
+}
+
 /// What clients read about an image. Without a push nothing but its id names it.
 fn answer(image: &Image, names: &[Reference]) -> Answer {
     let id = image.id().to_string();
-    let mut answer = Answer::from([
-        ("containerimage.config.digest".to_owned(), id.clone()),
-        ("containerimage.digest".to_owned(), id),
-    ]);
-    if !names.is_empty() {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        answer.insert("image.name".to_owned(), names.join(","));
-    }
+    let mut answer = named(names);
+    answer.insert("containerimage.config.digest".to_owned(), id.clone());
+    answer.insert("containerimage.digest".to_owned(), id);
     answer
+}
+
+fn named(names: &[Reference]) -> Answer {
+    let texts: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let name = || ("image.name".to_owned(), texts.join(","));
+    (!names.is_empty()).then(name).into_iter().collect()
 }
 
 fn task_end<T>(

@@ -56,7 +56,7 @@ pub(crate) fn result(graph: &pb::Definition) -> Result<String, Status> {
 
 fn refused(what: &str) -> Status {
     Status::unimplemented(format!(
-        "this is a build graph (LLB) with {what}; wharf builds Dockerfiles and the results of other builds, not graphs"
+        "this is a build graph (LLB) with {what}; wharf builds Dockerfiles and the results of other builds, not graphs: give it a Dockerfile"
     ))
 }
 

@@ -8,9 +8,11 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write files as they like"))]
 
 mod annotations;
+mod attest;
 mod bridge;
 mod builds;
 mod cache;
+mod content;
 mod contexts;
 mod control;
 mod definition;
@@ -25,7 +27,6 @@ mod kit;
 mod line;
 mod metadata;
 mod options;
-mod packing;
 mod past;
 mod post;
 mod proto;

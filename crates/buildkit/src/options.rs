@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Deserialize;
 use wharf_build::request::Allow;
 use wharf_build::{NetworkMode, NoCache, Request};
+use wharf_spec::digest::Digest;
 use wharf_spec::docker::Ulimit;
 use wharf_spec::platform::Platform;
+
+use crate::attest;
 
 /// What a client asks of the frontend, read.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +42,10 @@ pub(crate) struct Options {
     pub(crate) question: Option<String>,
     /// A frontend that the client names.
     pub(crate) syntax: Option<String>,
+    /// What is to be said of how the results were made.
+    pub(crate) provenance: Option<attest::Wanted>,
+    /// Caches in directories of the client: the path, and the digest of a list there.
+    pub(crate) local_caches: Vec<(String, Digest)>,
     /// Caches that cannot be read, in words.
     pub(crate) unread_caches: Vec<String>,
 }
@@ -112,12 +119,7 @@ impl Options {
                 let name = name.strip_prefix("localdir:").unwrap_or(name);
                 self.shared_keys.insert(name.to_owned(), text);
             }
-            "attest" => {
-                let text = format!(
-                    "attestations ({key}) are not supported by wharf: build with --provenance=false and --sbom=false"
-                );
-                return Err(OptionError::Unsupported(text));
-            }
+            "attest" => self.provenance = attest::read(name, value)?,
             _ if PASSED.iter().any(|p| key.starts_with(p)) => (),
             _ => return Err(unknown(key)),
         }
@@ -133,6 +135,8 @@ impl Options {
                 self.by_platform = boolean(value).ok_or_else(|| wrong("not a boolean".into()))?;
             }
             "BUILDKIT_SANDBOX_HOSTNAME" => value.clone_into(&mut self.request.hostname),
+            "BUILDKIT_ATTEST_PROVENANCE" => self.provenance = attest::read("provenance", value)?,
+            "BUILDKIT_ATTEST_SBOM" => drop(attest::read("sbom", value)?),
             "BUILDKIT_CACHE_MOUNT_NS" => value.clone_into(&mut self.request.cache_namespace),
             "BUILDKIT_INLINE_CACHE" => {
                 self.request.inline_cache |=
@@ -229,10 +233,14 @@ impl Options {
         let caches: Vec<Cache> = serde_json::from_str(value)
             .map_err(|e| invalid("cache-imports", value, e.to_string()))?;
         for cache in caches {
-            match (cache.r#type.as_str(), cache.attrs.get("ref")) {
-                ("registry", Some(name)) => self.request.cache_from.push(name.clone()),
+            let attr = |key: &str| cache.attrs.get(key).map(String::as_str).unwrap_or_default();
+            match (cache.r#type.as_str(), attr("digest").parse()) {
+                ("registry", _) if !attr("ref").is_empty() => {
+                    self.request.cache_from.push(attr("ref").to_owned());
+                }
+                ("local", Ok(digest)) => self.local_caches.push((attr("src").to_owned(), digest)),
                 (other, _) => self.unread_caches.push(format!(
-                    "importing cache manifest from {other}: wharf reads caches of type registry only"
+                    "importing cache manifest from {other}: wharf reads caches of type=registry,ref=NAME and type=local,src=DIRECTORY"
                 )),
             }
         }
@@ -245,7 +253,9 @@ fn invalid(key: &str, value: &str, why: impl Into<String>) -> OptionError {
 }
 
 fn unknown(key: &str) -> OptionError {
-    OptionError::Unsupported(format!("the frontend option {key:?} is not supported by wharf"))
+    OptionError::Unsupported(format!(
+        "the frontend option {key:?} is not supported by wharf: leave it out"
+    ))
 }
 
 /// Go's `strconv.ParseBool`.
@@ -268,7 +278,9 @@ fn allow(entitlements: &[String]) -> Result<Allow, OptionError> {
             "network.host" => allow.network_host = true,
             "security.insecure" => allow.security_insecure = true,
             other => {
-                let text = format!("the entitlement {other:?} is not supported by wharf");
+                let text = format!(
+                    "the entitlement {other:?} is not supported by wharf: use network.host or security.insecure"
+                );
                 return Err(OptionError::Unsupported(text));
             }
         }
@@ -364,7 +376,11 @@ mod tests {
             ("sharedkey:localdir:tools", "tools:node"),
             ("local-sessionid:context", "abc"),
             ("vcs:revision", "dead"),
-            ("cache-imports", r#"[{"Type":"registry","Attrs":{"ref":"r/c"}},{"Type":"gha"}]"#),
+            (
+                "cache-imports",
+                r#"[{"Type":"registry","Attrs":{"ref":"r/c"}},{"Type":"gha"},{"Type":"local","Attrs":{"src":"d",
+                "digest":"sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"}}]"#,
+            ),
             ("frontend.caps", "moby.buildkit.frontend.subrequests+forward"),
             ("requestid", "frontend.lint"),
         ])
@@ -380,6 +396,7 @@ mod tests {
         assert_eq!((ulimits[0].soft, ulimits[0].hard, ulimits[1].hard), (10, 20, 0));
         assert_eq!(request.cache_from, ["r/c"]);
         assert_eq!(options.unread_caches.len(), 1);
+        assert_eq!(options.local_caches[0].0, "d");
         assert_eq!(options.platforms.len(), 2);
         assert!(options.by_platform);
         assert_eq!(options.named["tools"], "local:tools");
@@ -391,8 +408,8 @@ mod tests {
     #[test]
     fn nothing_is_ignored() {
         for (key, value, words) in [
-            ("attest:sbom", "", "attest:sbom"),
-            ("new-option", "1", "\"new-option\""),
+            ("attest:sbom", "", "build with --sbom=false"),
+            ("new-option", "1", "\"new-option\" is not supported by wharf: leave it out"),
             ("new:option", "1", "\"new:option\""),
             ("shm-size", "big", "not a number"),
             ("platform", "linux/amd64/a/b", "platform"),
@@ -405,6 +422,7 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         let permits = ["device".to_owned()];
-        assert!(Options::read(&HashMap::new(), &permits).is_err());
+        let refused = Options::read(&HashMap::new(), &permits).unwrap_err().to_string();
+        assert!(refused.contains("use network.host or security.insecure"), "{refused}");
     }
 }

@@ -14,6 +14,16 @@
     reason = "generated: its style is its generator's, and a service's other side is for tests"
 )]
 
+pub mod containerd {
+    pub mod services {
+        pub mod content {
+            pub mod v1 {
+                include!("proto/containerd.services.content.v1.rs");
+            }
+        }
+    }
+}
+
 pub mod fsutil {
     pub mod types {
         include!("proto/fsutil.types.rs");

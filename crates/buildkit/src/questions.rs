@@ -45,7 +45,9 @@ pub(crate) fn answer(
         "frontend.subrequests.describe" => Ok(describe()),
         "frontend.targets" => Ok(targets(&parsed()?, file)),
         "frontend.outline" => outline(&parsed()?, options, file),
-        other => Err(Status::unimplemented(format!("unsupported request {other}"))),
+        other => Err(Status::unimplemented(format!(
+            "unsupported request {other}: use --call with check, outline or targets"
+        ))),
     }
 }
 

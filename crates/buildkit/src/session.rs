@@ -12,6 +12,7 @@ use wharf_base::sync::Mutex;
 use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 
 use crate::line::{Io, Line, MAX_MESSAGE};
+use crate::proto::containerd::services::content::v1::content_client::ContentClient;
 use crate::proto::moby::buildkit::secrets::v1::secrets_client::SecretsClient;
 use crate::proto::moby::filesync::v1::auth_client::AuthClient;
 use crate::proto::moby::filesync::v1::file_send_client::FileSendClient;
@@ -190,6 +191,10 @@ impl Session {
     service!(
         /// Agents for ssh.
         ssh, SshClient, "/moby.sshforward.v1.SSH/ForwardAgent"
+    );
+    service!(
+        /// Blobs in directories of the client.
+        content, ContentClient, "/containerd.services.content.v1.Content/Write"
     );
     service!(
         /// A context on the client's standard input.

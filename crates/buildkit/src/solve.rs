@@ -8,11 +8,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tonic::Status;
 use wharf_base::Id;
-use wharf_build::{Built, Context, ErrorKind, Event, GitAddress, Inputs, Named, Request};
+use wharf_build::{
+    Built, CacheList, Context, ErrorKind, Event, GitAddress, Inputs, Named, Request,
+};
 use wharf_spec::platform::Platform;
 
+use crate::attest::{self, Facts, Said};
 use crate::builds::Build;
 use crate::cache::{self, Export};
+use crate::content::Directory;
 use crate::definition::{self, Place};
 use crate::kit::BuildKit;
 use crate::options::Options;
@@ -44,6 +48,8 @@ pub(crate) struct Outcome {
     /// How the client names it.
     pub(crate) id: String,
     pub(crate) built: Arc<Built>,
+    /// What is said of how it was made.
+    pub(crate) provenance: Option<Said>,
 }
 
 /// Carries out what a client asks for.
@@ -58,7 +64,8 @@ pub(crate) async fn solve(kit: &BuildKit, build: &Arc<Build>, ask: Ask) -> Resul
     }
     let session = kit.sessions().find(&build.request.session).await?;
     let upload = upload::load(kit, build, &session, &mut options).await?;
-    let run = Run { kit, build, session, upload, inputs: ask.inputs };
+    let (frontend, asked) = (ask.frontend.as_str(), &ask.options);
+    let run = Run { kit, build, session, upload, inputs: ask.inputs, frontend, asked };
     let file = run.definition(&mut options).await?;
     if let Some(question) = &options.question {
         let metadata = match question.as_str() {
@@ -82,6 +89,9 @@ struct Run<'a> {
     /// A build context that is no directory of the client.
     upload: Option<Upload>,
     inputs: HashMap<String, pb::Definition>,
+    /// The frontend and its options as the client wrote them.
+    frontend: &'a str,
+    asked: &'a HashMap<String, String>,
 }
 
 impl Run<'_> {
@@ -128,6 +138,9 @@ impl Run<'_> {
 
     async fn platforms(&self, options: &Options, file: &pb::SourceInfo) -> Result<Solved, Status> {
         export::check_platforms(self.build, options.platforms.len())?;
+        if options.provenance.is_some() {
+            export::check_provenance(self.build)?;
+        }
         let sources = self.sources(options).await?;
         let platforms: Vec<Option<Platform>> = match &options.platforms[..] {
             [] => vec![None],
@@ -137,8 +150,21 @@ impl Run<'_> {
         for platform in platforms {
             let inputs = self.inputs(&sources, platform.as_ref());
             let request = Request { platform, ..options.request.clone() };
+            let began = self.kit.clock().now();
             let built = Arc::new(self.one(request, inputs, file).await?);
-            let outcome = Arc::new(Outcome { id: Id::random().to_string(), built });
+            let provenance = options.provenance.as_ref().map(|wanted| {
+                let facts = Facts {
+                    wanted,
+                    frontend: self.frontend,
+                    options: self.asked,
+                    file: (file.filename.as_str(), &file.data[..]),
+                    reference: &self.build.request.r#ref,
+                    began,
+                    ended: self.kit.clock().now(),
+                };
+                attest::say(&facts, &built)
+            });
+            let outcome = Arc::new(Outcome { id: Id::random().to_string(), built, provenance });
             self.kit.builds().keep(self.build, outcome.clone());
             let name = options.by_platform.then(|| outcome.built.platform().to_string());
             solved.outcomes.push((name, outcome));
@@ -216,7 +242,13 @@ impl Run<'_> {
             let name = name.strip_suffix(":latest").unwrap_or(name).to_lowercase();
             named.push((name, platform.to_owned(), self.named(options, key, value).await?));
         }
-        Ok(Sources { context: self.context(options).await?, named })
+        let mut caches = Vec::new();
+        for (dir, digest) in &options.local_caches {
+            let id = format!("local:{dir}");
+            let blobs = Arc::new(Directory::new(self.session.clone(), &id)?);
+            caches.push(CacheList { name: dir.clone(), digest: digest.clone(), blobs });
+        }
+        Ok(Sources { context: self.context(options).await?, named, caches })
     }
 
     /// What a build for one platform may ask for.
@@ -236,6 +268,7 @@ impl Run<'_> {
             secrets: Arc::new(remote.clone()),
             ssh: Arc::new(remote.clone()),
             credentials: Arc::new(remote),
+            caches: sources.caches.clone(),
         }
     }
 
@@ -326,6 +359,8 @@ struct Sources {
     context: Arc<dyn Context>,
     /// Name in lower case, platform or nothing, and what it is; as the client's keys are ordered.
     named: Vec<(String, String, Named)>,
+    /// Of directories of the client.
+    caches: Vec<CacheList>,
 }
 
 /// Whether what is asked for depends on the context's ignore file.

@@ -18,7 +18,7 @@ pub(crate) fn check(wanted: &str) -> Result<(), Status> {
     }
     Err(Status::unimplemented(format!(
         "the frontend {image} is not docker/dockerfile: wharf has the Dockerfile language built in and does not run \
-         frontends from images"
+         frontends from images: take it out, or build what it makes with docker/dockerfile"
     )))
 }
 

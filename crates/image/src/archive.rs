@@ -1,6 +1,6 @@
 //! Images as tar streams: what load, save, import and commit take and give.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use wharf_spec::digest::Digest;
@@ -211,10 +211,15 @@ impl ImageStore {
         Ok(save::select(self, text)?.into_iter().map(|(image, _)| image).collect())
     }
 
-    /// One image as such a tar, with these names whatever names it has here.
-    pub fn archive(&self, image: &Image, names: &[Reference]) -> Result<ByteStream, ArchiveError> {
+    /// One image as such a tar, with these names whatever names it has here; `notes` are annotations where it is listed.
+    pub fn archive(
+        &self,
+        image: &Image,
+        names: &[Reference],
+        notes: &BTreeMap<String, String>,
+    ) -> Result<ByteStream, ArchiveError> {
         let chosen = vec![(image.clone(), names.iter().cloned().collect())];
-        let plan = save::plan_of(self, &chosen)?;
+        let plan = save::plan_of(self, &chosen, notes)?;
         Ok(body::stream(move |out| save::write(&plan, out)))
     }
 

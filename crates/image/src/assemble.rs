@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use wharf_spec::digest::Digest;
@@ -14,9 +14,11 @@ use crate::archive::ArchiveError;
 use crate::blobs::BlobWriter;
 use crate::diff::{self, Marks};
 use crate::image::Layer;
+use crate::ingest::LayerError;
 use crate::lease::Lease;
 use crate::make::Made;
 use crate::store::LayerRecord;
+use crate::unpack::Compression;
 use crate::{Image, ImageStore, StoreError, make};
 
 impl ImageStore {
@@ -83,6 +85,37 @@ impl ImageStore {
         let (mut added, lease) = self.install(below, &to, record, layer.blob_size)?;
         added.media_type.clone_from(&layer.media_type);
         Ok((added, lease))
+    }
+
+    /// Puts the layer that `input` yields, a tar that may be compressed, on top of `below`. What it turns out to be is for
+    /// the caller to check. Blocks.
+    pub fn add_blob(
+        &self,
+        below: &[Layer],
+        input: impl Read + Send,
+    ) -> Result<(Layer, Lease), LayerError> {
+        let taken = self.0.take_layer(input)?;
+        let chain_id = chain_on(below, &taken.diff_id);
+        let (blob, size, kind) = (taken.blob.clone(), taken.blob_size, taken.media_type());
+        let lease = self.0.leases.take([chain_id.clone(), blob.clone()]);
+        self.0.adopt_layer(taken, &chain_id)?;
+        let layer = self.0.layer_of(&chain_id, blob, size, kind)?;
+        self.0.flusher.flush_soon();
+        Ok((layer, lease))
+    }
+
+    /// The layer with the content `diff_id` on top of `below`, if it is here with its blob.
+    pub fn layer_on(&self, below: &[Layer], diff_id: &Digest) -> Option<(Layer, Lease)> {
+        let chain_id = chain_on(below, diff_id);
+        let mut lease = self.0.leases.take([chain_id.clone()]);
+        let LayerRecord { blob, .. } = self.0.layer(&chain_id)?;
+        lease.extend([blob.clone()]);
+        let mut head = Vec::new();
+        let file = self.0.blobs.file(&blob).ok()?;
+        let size = file.metadata().ok()?.len();
+        file.take(6).read_to_end(&mut head).ok()?;
+        let kind = Compression::sniff(&head).media_type();
+        Some((self.0.layer_of(&chain_id, blob, size, kind).ok()?, lease))
     }
 
     fn install(
@@ -159,6 +192,14 @@ pub struct Passing {
     fresh: bool,
     /// Until it goes.
     lease: Option<Lease>,
+}
+
+impl Passing {
+    /// The image, which stays.
+    pub fn keep(mut self) -> Image {
+        self.fresh = false;
+        self.image.clone()
+    }
 }
 
 impl std::fmt::Debug for Passing {

@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use wharf_spec::digest::Digest;
-use wharf_spec::image::media_type;
 
 use crate::StoreError;
 use crate::blobs::{BlobWriter, Blobs};
@@ -52,11 +51,7 @@ impl Drop for TempDir {
 impl Taken {
     /// The media type of the blob, in OCI's terms.
     pub(crate) fn media_type(&self) -> &'static str {
-        match self.compression {
-            Compression::Gzip => media_type::OCI_LAYER_GZIP,
-            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-            _ => media_type::OCI_LAYER,
-        }
+        self.compression.media_type()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::content::Offer;
 use crate::progress::{LayerStep, Progress, ProgressSink};
 use crate::registry::{Begun, Blob, RegistryError, Remote};
 use crate::store::Index;
-use crate::{ErrorKind, Image, ImageStore, StoreError};
+use crate::{Attached, ErrorKind, Image, ImageStore, StoreError};
 
 /// What to push, and as whom.
 #[derive(Clone)]
@@ -180,14 +180,17 @@ impl ImageStore {
             let push = Push { store: self, name, options, remote, image };
             push.run(&image.manifest().digest.to_string()).await?;
         }
+        for attached in &index.attached {
+            attached.push(remote).await.map_err(|e| explain(e, name))?;
+        }
         let bytes = Bytes::from(index.to_json().map_err(PushError::Encode)?);
         let tag = name.tag().unwrap_or_default();
         let sent = remote.put_manifest(tag, media_type::OCI_INDEX, bytes.clone()).await;
         sent.map_err(|e| explain(e.into(), name))?;
-        let (digest, size) = (Digest::sha256(&bytes), bytes.len() as u64);
-        let step = Progress::Pushed { tag: tag.to_owned(), digest: digest.clone(), size };
-        (options.progress)(step);
-        Ok(Descriptor::new(media_type::OCI_INDEX, digest, size))
+        let index = index.describe(&bytes);
+        let (digest, size) = (index.digest.clone(), index.size);
+        (options.progress)(Progress::Pushed { tag: tag.to_owned(), digest, size });
+        Ok(index)
     }
 
     async fn push_one(&self, name: &Reference, options: &PushOptions) -> Result<Pushed, PushError> {
@@ -421,21 +424,41 @@ pub struct Several {
     pub images: Vec<Image>,
     /// Annotations of the index.
     pub annotations: BTreeMap<String, String>,
+    /// Annotations of what the index says of each image, in their order; for those that are missing it says none.
+    pub descriptors: Vec<BTreeMap<String, String>>,
+    /// Annotations of what is said of the index itself, where it is listed.
+    pub descriptor: BTreeMap<String, String>,
+    /// What is said about the images, behind them in the index.
+    pub attached: Vec<Attached>,
 }
 
 impl Several {
     /// The index.
-    pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        let entry = |image: &Image| {
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let entry = |(n, image): (usize, &Image)| {
             let platform = Some(image.platform());
-            Descriptor { platform, ..image.manifest().clone() }
+            let annotations = self.descriptors.get(n).cloned().unwrap_or_default();
+            Descriptor { platform, annotations, ..image.manifest().clone() }
         };
         serde_json::to_vec(&wharf_spec::image::Index {
             schema_version: 2,
             media_type: media_type::OCI_INDEX.into(),
-            manifests: self.images.iter().map(entry).collect(),
+            manifests: self
+                .images
+                .iter()
+                .enumerate()
+                .map(entry)
+                .chain(self.attached.iter().map(|a| a.manifest.clone()))
+                .collect(),
             annotations: self.annotations.clone(),
             other: Default::default(),
         })
+    }
+
+    /// What is said of the index whose bytes these are.
+    pub fn describe(&self, bytes: &[u8]) -> Descriptor {
+        let (digest, size) = (Digest::sha256(bytes), bytes.len() as u64);
+        let annotations = self.descriptor.clone();
+        Descriptor { annotations, ..Descriptor::new(media_type::OCI_INDEX, digest, size) }
     }
 }

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use wharf_spec::digest::Digest;
 use wharf_spec::image::{Descriptor, media_type};
-use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
 
 use crate::archive::ArchiveError;
 use crate::lease::Lease;
 use crate::tarball::{self, Kind, Meta};
-use crate::{Image, ImageStore, Several};
+use crate::{Attached, Image, ImageStore, Several};
 
 /// What goes into the archive. Holds everything alive until it is written.
 pub(crate) struct Plan {
@@ -24,6 +23,7 @@ pub(crate) struct Plan {
     /// `manifest.json`, docker's, which has no words for several platforms.
     manifest: Option<Vec<u8>>,
     _leases: Vec<Lease>,
+    _attached: Vec<Attached>,
 }
 
 /// A blob, of the store or made for the archive.
@@ -42,17 +42,20 @@ pub(crate) fn plan(store: &ImageStore, names: &[String]) -> Result<Plan, Archive
             }
         }
     }
-    plan_of(store, &chosen)
+    plan_of(store, &chosen, &BTreeMap::new())
 }
 
-/// These images, each with these names.
+/// These images, each with these names, and with `notes` as annotations where they are listed.
 pub(crate) fn plan_of(
     store: &ImageStore,
     chosen: &[(Image, BTreeSet<Reference>)],
+    notes: &BTreeMap<String, String>,
 ) -> Result<Plan, ArchiveError> {
     let mut plan = Plan::of(store, chosen.iter().map(|(image, _)| image))?;
     let manifests = chosen.iter().flat_map(|(image, names)| {
-        named(descriptor(image.manifest(), Some(&image.platform())), names)
+        let (of, platform) = (image.manifest(), Some(image.platform()));
+        let bare = Descriptor::new(&of.media_type, of.digest.clone(), of.size);
+        named(Descriptor { platform, annotations: notes.clone(), ..bare }, names)
     });
     plan.index = index_json(manifests.collect())?;
     let entries: Vec<Value> = chosen.iter().map(|(image, names)| entry(image, names)).collect();
@@ -68,10 +71,13 @@ pub(crate) fn plan_of_index(
 ) -> Result<Plan, ArchiveError> {
     let mut plan = Plan::of(store, index.images.iter())?;
     let bytes = index.to_json().map_err(ArchiveError::Encode)?;
-    let digest = Digest::sha256(&bytes);
-    let whole = Descriptor::new(media_type::OCI_INDEX, digest.clone(), bytes.len() as u64);
-    plan.blobs.insert(digest, Blob::Bytes(bytes));
-    plan.index = index_json(named(descriptor(&whole, None), names))?;
+    for digest in index.attached.iter().flat_map(Attached::blobs) {
+        plan.blobs.insert(digest.clone(), Blob::File(store.0.blobs.path(digest)));
+    }
+    plan._attached.clone_from(&index.attached);
+    let whole = index.describe(&bytes);
+    plan.blobs.insert(whole.digest.clone(), Blob::Bytes(bytes));
+    plan.index = index_json(named(whole, names))?;
     Ok(plan)
 }
 
@@ -91,11 +97,12 @@ impl Plan {
                 blobs.insert(digest.clone(), Blob::File(store.0.blobs.path(digest)));
             }
         }
-        Ok(Plan { blobs, index: Vec::new(), manifest: None, _leases: leases })
+        let (index, _attached) = (Vec::new(), Vec::new());
+        Ok(Plan { blobs, index, manifest: None, _leases: leases, _attached })
     }
 }
 
-fn index_json(manifests: Vec<Value>) -> Result<Vec<u8>, ArchiveError> {
+fn index_json(manifests: Vec<Descriptor>) -> Result<Vec<u8>, ArchiveError> {
     let index = json!({
         "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests
     });
@@ -187,25 +194,20 @@ fn entry(image: &Image, names: &BTreeSet<Reference>) -> Value {
     json!({ "Config": blob_path(image.id()), "RepoTags": tags, "Layers": layers })
 }
 
-fn descriptor(of: &Descriptor, platform: Option<&Platform>) -> Value {
-    let mut value = json!({ "mediaType": of.media_type, "digest": of.digest, "size": of.size });
-    if let Some(platform) = platform {
-        value["platform"] = json!(platform);
-    }
-    value
-}
-
 /// A descriptor once for each name, or once.
-fn named(bare: Value, names: &BTreeSet<Reference>) -> Vec<Value> {
+fn named(bare: Descriptor, names: &BTreeSet<Reference>) -> Vec<Descriptor> {
     if names.is_empty() {
         return vec![bare];
     }
     let named = |name: &Reference| {
         let mut descriptor = bare.clone();
-        descriptor["annotations"] = json!({
-            "io.containerd.image.name": name.to_string(),
-            "org.opencontainers.image.ref.name": name.tag().unwrap_or_default()
-        });
+        descriptor.annotations.extend([
+            ("io.containerd.image.name".to_owned(), name.to_string()),
+            (
+                "org.opencontainers.image.ref.name".to_owned(),
+                name.tag().unwrap_or_default().to_owned(),
+            ),
+        ]);
         descriptor
     };
     names.iter().map(named).collect()

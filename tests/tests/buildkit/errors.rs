@@ -60,12 +60,29 @@ fn warnings_are_counted_and_checks_name_them() {
 }
 
 #[test]
-fn attestations_are_refused_when_they_are_asked_for() {
+fn what_is_not_done_says_what_to_do() {
+    let site = Site::start();
+    site.file("ctx/Dockerfile", "FROM busybox\nRUN --device=x true\n")
+        .file("two/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+        .file("file/Dockerfile", "FROM busybox\nRUN --mount=target=/f,source=Dockerfile,rw true\n");
+    site.build(&["ctx"]).fails("docker run --device");
+    let syntax = ["--build-arg", "BUILDKIT_SYNTAX=me/frontend", "two"];
+    site.build(&syntax).fails("build what it makes with docker/dockerfile");
+    let both = ["--platform", "linux/amd64,linux/arm64", "-o", "type=tar,dest=x.tar", "two"];
+    site.build(&both).fails("give one --platform");
+    site.build(&["file"]).fails("mount its directory with rw");
+    site.build(&["--allow", "device=x", "two"]).fails("use network.host or security.insecure");
+}
+
+#[test]
+fn attestations_without_a_place_are_refused() {
     let site = Site::start();
     site.file("ctx/Dockerfile", "FROM busybox\n");
-    for flag in ["--provenance=mode=max", "--sbom=true"] {
-        site.build(&[flag, "ctx"]).fails("ttestation");
+    site.build(&["--sbom=true", "ctx"]).fails("build with --sbom=false");
+    for output in ["type=image", "type=local,dest=x"] {
+        site.build(&["--provenance=mode=max", "-o", output, "ctx"]).fails("use --output type=oci");
     }
+    site.build(&["--provenance=mode=all", "-o", "type=oci,dest=x", "ctx"]).fails("use min or max");
     site.build(&["--provenance=false", "ctx"]).exits(0);
 }
 

@@ -167,8 +167,209 @@ fn manifests_and_indexes_are_annotated() {
         let which = raw(&name)["annotations"]["which"].clone();
         assert_eq!(which == "arm", manifest["platform"]["architecture"] == "arm64", "{which}");
     }
-    let descriptor = ["--annotation", "manifest-descriptor:a=b", "-o", "type=image", "ctx"];
-    site.build(&descriptor).fails("manifest-descriptor");
+    let described = ["--annotation", "manifest-descriptor[linux/arm64]:a=b"];
+    let both = ["--platform", "linux/amd64,linux/arm64", "-t", TWO, "--push", "ctx"];
+    site.build(&[&described[..], &both].concat()).exits(0);
+    let all = raw(TWO)["manifests"].clone();
+    let arm = |m: &&Value| m["platform"]["architecture"] == "arm64";
+    for manifest in all.as_array().unwrap() {
+        assert_eq!(manifest["annotations"]["a"] == "b", arm(&manifest), "{manifest}");
+    }
+}
+
+/// Whether the step was not carried out.
+fn is_cached(built: &Output, step: &str) -> bool {
+    let line = built.stderr.lines().find(|l| l.ends_with(step)).expect("the step");
+    built.stderr.contains(&format!("{} CACHED", line.split(' ').next().unwrap()))
+}
+
+#[test]
+fn provenance_goes_beside_the_image() {
+    let site = Site::start();
+    let _registry = debians(&site.host);
+    site.file("ctx/Dockerfile", "FROM busybox\nARG A\nRUN echo $A > /made\n");
+    let raw = |name: &str| site.inside(&["buildx", "imagetools", "inspect", "--raw", name]).json();
+    let args = ["--build-arg", "A=told", "-t", ONE, "--push", "--metadata-file", "md", "ctx"];
+    // What buildx asks for by itself is left out: the same build is pushed as the same image.
+    site.build(&args).exits(0);
+    assert!(raw(ONE)["manifests"].is_null());
+    for (flag, version, told) in [
+        ("--provenance=true", "v0.2", false),
+        ("--provenance=mode=max,version=v1,builder-id=me", "v1", true),
+    ] {
+        site.build(&[&[flag], &args[..]].concat()).exits(0);
+        let index = raw(ONE);
+        let metadata: Value = serde_json::from_str(&site.read("md")).unwrap();
+        let (digest, size) =
+            (&metadata["containerimage.digest"], &metadata["containerimage.descriptor"]["size"]);
+        site.inside(&["buildx", "imagetools", "inspect", ONE]).says(digest.as_str().unwrap());
+        assert!(size.as_u64().is_some_and(|s| s > 0), "{metadata}");
+        let (image, attached) = (&index["manifests"][0], &index["manifests"][1]);
+        assert_eq!(attached["annotations"]["vnd.docker.reference.digest"], image["digest"]);
+        assert_eq!(attached["platform"]["os"], "unknown");
+        let within =
+            |of: &Value| format!("127.0.0.1:5000/team/one@{}", of["digest"].as_str().unwrap());
+        let layer = raw(&within(attached))["layers"][0].clone();
+        assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
+        let blob = format!("/v2/team/one/blobs/{}", layer["digest"].as_str().unwrap());
+        let statement = site.host.get("127.0.0.1:5000", &blob).unwrap().json();
+        assert_eq!(statement["predicateType"], format!("https://slsa.dev/provenance/{version}"));
+        let digest =
+            format!("sha256:{}", statement["subject"][0]["digest"]["sha256"].as_str().unwrap());
+        assert_eq!(image["digest"], digest.as_str());
+        let text = statement.to_string();
+        assert!(text.contains("pkg:docker/busybox@latest?platform=linux%2Famd64"), "{text}");
+        assert_eq!(text.contains("told"), told, "{text}");
+        // buildx itself finds it.
+        let shown = ["buildx", "imagetools", "inspect", ONE, "--format", "{{json .Provenance}}"];
+        let found = site.inside(&shown).json();
+        assert_eq!(found["SLSA"].to_string().contains("busybox"), true, "{found}");
+        site.host.docker(["rmi", "-f", ONE]).ok();
+        assert_eq!(site.run(ONE, "cat /made"), "told");
+        site.host.docker(["rmi", "-f", ONE]).ok();
+    }
+    let both = ["--platform", "linux/amd64,linux/arm64", "--provenance=true"];
+    site.file("two/Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n");
+    for (output, name) in [("type=oci,dest=dir,tar=false", "dir"), ("type=oci,dest=tar", "tar")] {
+        site.build(&[&both[..], &["-t", "two:1", "-o", output, "two"]].concat()).exits(0);
+        let path = site.path(name);
+        let file = match name {
+            "tar" => path,
+            _ => {
+                let mut tar = std::process::Command::new("tar");
+                tar.arg("-C").arg(path).args(["-cf", "packed", "."]).current_dir(site.host.dir());
+                Output::of(&mut tar, b"").exits(0);
+                site.path("packed")
+            }
+        };
+        let file = file.to_str().unwrap();
+        site.host.docker(["load", "--platform", "linux/arm64", "-i", file]).says("two:1");
+        assert_eq!(site.host.inspect("two:1", "{{.Architecture}}"), "arm64");
+        site.host.docker(["rmi", "-f", "two:1"]).ok();
+        let mut list = std::process::Command::new("tar");
+        let listed = Output::of(list.args(["-tf", file]), b"").ok();
+        let blobs = listed.lines().filter(|l| l.contains("blobs/sha256/") && !l.ends_with('/'));
+        // An index; of each platform two manifests, two configs, a layer and a statement.
+        assert_eq!(blobs.count(), 13, "{listed}");
+    }
+}
+
+#[test]
+fn cache_goes_to_a_directory_and_comes_back() {
+    let site = Site::start();
+    let random = "RUN head -c9 /dev/urandom | md5sum >";
+    site.file(
+        "ctx/Dockerfile",
+        &format!(
+            "FROM busybox AS first\n{random} /one\nFROM busybox\n{random} /two\nCOPY --from=first /one /one\n"
+        ),
+    );
+    let sums = || site.run("x", "cat /one /two");
+    let forget = || {
+        site.host.docker(["rmi", "-f", "x"]).ok();
+        site.buildx(&["prune", "-af"]).exits(0);
+    };
+    let (min, max) = ("type=local,dest=min", "type=local,dest=max,mode=max,compression=zstd");
+    site.build(&["-t", "x", "--cache-to", min, "ctx"]).exits(0);
+    site.build(&["-t", "x", "--cache-to", max, "ctx"]).exits(0);
+    let made = sums();
+    forget();
+    let again = site.build(&["-t", "x", "--cache-from", "type=local,src=max", "ctx"]);
+    again.exits(0);
+    for step in ["/one", "/two", "COPY --from=first /one /one"] {
+        assert!(is_cached(&again, step), "{step}: {again}");
+    }
+    assert_eq!(sums(), made);
+    forget();
+    // The other stage is made anew.
+    let again = site.build(&["-t", "x", "--cache-from", "type=local,src=min", "ctx"]);
+    again.exits(0);
+    assert!(is_cached(&again, "> /two") && !is_cached(&again, "> /one"), "{again}");
+    assert_ne!(sums(), made);
+    // The command line of wharf's own reads what buildx got, and the other way round.
+    let wharf = |args: &[&str]| {
+        let mut command = site.host.client(tools::wharf());
+        Output::of(command.args(args).current_dir(site.host.dir()), b"")
+    };
+    forget();
+    let own = ["--cache-from", "type=local,src=max", "--cache-to", "type=local,dest=own,mode=max"];
+    wharf(&[&["build", "-t", "x"], &own[..], &["ctx"]].concat()).exits(0);
+    assert_eq!(sums(), made);
+    forget();
+    site.build(&["-t", "x", "--cache-from", "type=local,src=own", "ctx"]).exits(0);
+    assert_eq!(sums(), made);
+    let dangling = ["images", "-aq", "--filter", "dangling=true"];
+    assert_eq!(site.host.docker(dangling).ok(), "", "cache leaves no image");
+    // A directory that lies gives nothing, and says so.
+    let blobs = std::fs::read_dir(site.path("max/blobs/sha256")).unwrap().flatten();
+    for blob in blobs.filter(|b| std::fs::read(b.path()).unwrap().starts_with(b"\x28\xb5\x2f\xfd"))
+    {
+        let mut bytes = std::fs::read(blob.path()).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(blob.path(), bytes).unwrap();
+    }
+    forget();
+    let lied = site.build(&["-t", "x", "--cache-from", "type=local,src=max", "ctx"]);
+    lied.exits(0);
+    assert!(!is_cached(&lied, "> /two"), "{lied}");
+    assert_ne!(sums(), made);
+    let none = site.build(&["-t", "x", "--cache-from", "type=local,src=nothing", "ctx"]);
+    none.exits(0);
+}
+
+#[test]
+fn cache_of_several_platforms_is_one_list() {
+    let site = Site::start();
+    site.file(
+        "ctx/Dockerfile",
+        "FROM --platform=$BUILDPLATFORM busybox AS build\nARG TARGETARCH\n\
+         RUN head -c9 /dev/urandom | md5sum > /$TARGETARCH\nFROM scratch\nARG TARGETARCH\nCOPY --from=build /$TARGETARCH /sum\n",
+    );
+    let both = ["--platform", "linux/amd64,linux/arm64"];
+    let cached = ["--cache-to", "type=local,dest=cache,mode=max", "-o", "first", "ctx"];
+    site.build(&[&both[..], &cached].concat()).exits(0);
+    site.buildx(&["prune", "-af"]).exits(0);
+    let from = ["--cache-from", "type=local,src=cache", "-o", "second", "ctx"];
+    site.build(&[&both[..], &from].concat()).exits(0);
+    for arch in ["amd64", "arm64"] {
+        let sum = |dir: &str| site.read(&format!("{dir}/linux_{arch}/sum"));
+        assert_eq!(sum("second"), sum("first"), "{arch}");
+    }
+}
+
+#[test]
+fn caches_are_packed_as_they_are_asked_to_be() {
+    let site = Site::start();
+    let _registry = serve(&site.host, &[]);
+    site.file(
+        "ctx/Dockerfile",
+        "FROM busybox\nRUN --mount=type=cache,target=/c seq 10000 > /c/n && cp /c/n /n\n",
+    );
+    let raw = |name: &str| site.inside(&["buildx", "imagetools", "inspect", "--raw", name]).json();
+    for (options, kind) in [
+        ("", "tar"),
+        (",compression=zstd,compression-level=19", "tar+zstd"),
+        (",compression=gzip,force-compression=true", "tar+gzip"),
+        (",compression=uncompressed,force-compression=true", "tar"),
+    ] {
+        let name = "127.0.0.1:5000/cache:1";
+        let to = format!("type=registry,ref={name},mode=max,mounts=true{options}");
+        site.build(&["-t", "x", "--cache-to", &to, "ctx"]).exits(0);
+        for part in raw(name)["manifests"].as_array().unwrap() {
+            let part = format!("127.0.0.1:5000/cache@{}", part["digest"].as_str().unwrap());
+            for layer in raw(&part)["layers"].as_array().unwrap() {
+                let found = layer["mediaType"].as_str().unwrap();
+                assert!(found.ends_with(&format!("layer.v1.{kind}")), "{options}: {found}");
+            }
+        }
+        site.host.docker(["rmi", "-f", "x"]).ok();
+        site.buildx(&["prune", "-af"]).exits(0);
+        let from = format!("type=registry,ref={name}");
+        let again = site.build(&["-t", "x", "--cache-from", &from, "ctx"]);
+        again.exits(0);
+        assert!(is_cached(&again, "cp /c/n /n"), "{options}: {again}");
+    }
 }
 
 #[test]

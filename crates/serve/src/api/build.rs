@@ -21,7 +21,7 @@ use wharf_build::{
     NoCache, PruneCache, Request, Secrets, Ssh,
 };
 use wharf_engine::images as ops;
-use wharf_image::Image;
+use wharf_image::{Image, Repack};
 use wharf_spec::docker::{ErrorDetail, ProgressLine, Resources, Ulimit, rfc3339};
 use wharf_spec::dockerconfig::{AuthConfig, auth_key};
 use wharf_spec::reference::Reference;
@@ -99,6 +99,16 @@ struct Options {
     inputs: Inputs,
     contexts: BTreeMap<String, String>,
     cache_to: Vec<CacheTo>,
+    finish: Finish,
+}
+
+/// How the image is made of the result: what only wharf's own command line asks for.
+#[derive(Default)]
+struct Finish {
+    /// Annotations of its manifest.
+    annotations: BTreeMap<String, String>,
+    /// How its layers are packed.
+    repack: Option<Repack>,
 }
 
 /// Where the cache goes besides this engine.
@@ -113,6 +123,9 @@ struct CacheTo {
     mode: String,
     #[serde(default)]
     mounts: bool,
+    /// `compression` and its kin.
+    #[serde(default)]
+    packing: BTreeMap<String, String>,
 }
 
 /// How progress is told.
@@ -149,6 +162,7 @@ async fn run(
         mut inputs,
         contexts,
         cache_to,
+        finish,
     } = options;
     let credentials = inputs.credentials.clone();
     let keep =
@@ -198,16 +212,23 @@ async fn run(
             }
         }
     }
-    let image = store(&door, built, &names).await?;
+    let image = store(&door, built, &names, finish).await?;
     say(ending(&image, &names, structured, quiet));
     Ok(())
 }
 
 /// Makes the result an image with its names.
-async fn store(door: &Door, built: Built, names: &[Reference]) -> Result<Image, Fault> {
+async fn store(
+    door: &Door,
+    built: Built,
+    names: &[Reference],
+    finish: Finish,
+) -> Result<Image, Fault> {
     let own = names.to_vec();
+    let Finish { annotations, repack } = finish;
     let stored = blocking(move || {
-        built.store(&own).map_err(|e| wharf_engine::EngineError::system("store the image", e))
+        let stored = built.annotated(&own, annotations, repack);
+        stored.map_err(|e| wharf_engine::EngineError::system("store the image", e))
     });
     let image = stored.await?;
     let id = image.id().to_string();
@@ -237,7 +258,8 @@ async fn export_cache(
     to: &CacheTo,
     credentials: &dyn Credentials,
 ) -> Result<Option<Bytes>, Fault> {
-    let scope = CacheScope { all_stages: to.mode == "max", mounts: to.mounts };
+    let repack = packing("cacheto", &to.packing)?;
+    let scope = CacheScope { all_stages: to.mode == "max", mounts: to.mounts, repack };
     if to.r#type == "local" {
         let images = built.cache_images(scope).await.map_err(|e| fault(&e))?;
         let ids: Vec<String> = images.iter().map(|i| i.id().to_string()).collect();
@@ -353,7 +375,17 @@ fn options(call: &Call) -> Result<Options, Fault> {
         },
         contexts: json(q, "contexts")?.unwrap_or_default(),
         cache_to: cache_to(q)?,
+        finish: Finish {
+            annotations: json(q, "annotations")?.unwrap_or_default(),
+            repack: packing("packing", &json(q, "packing")?.unwrap_or_default())?,
+        },
     })
+}
+
+/// How layers are to be packed, as the options of `of` say.
+fn packing(of: &str, options: &BTreeMap<String, String>) -> Result<Option<Repack>, Fault> {
+    let read = Repack::read(|key| options.get(key).map(String::as_str));
+    read.map_err(|e| Fault::invalid(format!("{of}: {e}")))
 }
 
 fn cache_to(q: &Query) -> Result<Vec<CacheTo>, Fault> {
@@ -371,6 +403,7 @@ fn cache_to(q: &Query) -> Result<Vec<CacheTo>, Fault> {
                 to.mode
             )));
         }
+        packing("cacheto", &to.packing)?;
     }
     Ok(all)
 }
@@ -468,7 +501,9 @@ pub(super) fn never(q: &Query) -> Result<(), Fault> {
     }
     let isolation = q.text("isolation");
     if !matches!(isolation.as_str(), "" | "default") {
-        return Err(Fault::invalid(format!("isolation {isolation:?} is for Windows")));
+        return Err(Fault::invalid(format!(
+            "isolation {isolation:?} is for Windows: leave it out"
+        )));
     }
     Ok(())
 }

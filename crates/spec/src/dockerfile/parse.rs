@@ -262,7 +262,7 @@ impl Rest<'_> {
     fn run(&self) -> Result<Run, DockerfileError> {
         self.flags.check(&["mount", "network", "security", "device"], &["mount", "device"])?;
         if let Some((_, flag)) = self.flags.all("device")?.into_iter().next() {
-            let text = "RUN --device is not supported by wharf: devices are given to containers, not to builds";
+            let text = "RUN --device is not supported by wharf: devices are given to containers (docker run --device), not to builds";
             return Err(self.flags.error(flag, text.into()));
         }
         let mut mounts = Vec::new();
