@@ -72,7 +72,9 @@ fn a_directory_keeps_the_cache_of_all_stages_or_of_the_result() {
     assert!(none.stderr.contains("no index.json"), "{none}");
     for (flag, text, says) in [
         ("--cache-to", "type=gha", "use inline, registry or local"),
-        ("--cache-to", "type=local,dest=x,compression=zstd", "compression is not supported"),
+        ("--cache-to", "type=local,dest=x,compression=lzma", "use uncompressed, gzip or zstd"),
+        ("--cache-to", "type=local,dest=x,tag=y", "tag is not supported by wharf: leave it out"),
+        ("--cache-to", "type=inline,compression=gzip", "give compression to --output"),
         ("--cache-from", "type=s3,bucket=b", "use registry or local"),
     ] {
         site.wharf(&["build", flag, text, "."]).fails(says);
@@ -150,11 +152,72 @@ fn images_are_pushed_and_laid_out() {
     site.host.docker(["rmi", "kept:2"]).exits(0);
     site.host.docker(["load", "-i", site.dir.join("image.tar").to_str().unwrap()]).says("kept:2");
     for (output, says) in [
-        ("type=oci,dest=x,compression=zstd", "compression is not supported"),
+        ("type=oci,dest=x,compression=lzma", "use uncompressed, gzip or zstd"),
+        ("type=tar,dest=x,compression=zstd", "compression is not supported by wharf: leave it out"),
         ("type=local,dest=x,mode=copy", "mode is not supported"),
     ] {
         site.wharf(&["build", "-o", output, "."]).fails(says);
     }
+}
+
+/// A document of a layout in the site's directory.
+fn document(site: &Site, layout: &str, path: &str) -> serde_json::Value {
+    let path = site.dir.join(layout).join(path);
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The manifests that a layout lists.
+fn manifests(site: &Site, layout: &str) -> Vec<serde_json::Value> {
+    let index = document(site, layout, "index.json");
+    let digests = index["manifests"].as_array().unwrap().iter();
+    let blob = |m: &serde_json::Value| m["digest"].as_str().unwrap().replace(':', "/");
+    digests.map(|m| document(site, layout, &format!("blobs/{}", blob(m)))).collect()
+}
+
+#[test]
+fn images_are_packed_and_annotated_as_asked() {
+    let site = Site::new("FROM busybox\nRUN seq 10000 > /n\n");
+    let _registry = Registry::serve(&site);
+    let kinds = |manifest: &serde_json::Value| -> Vec<String> {
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        layers.map(|l| l["mediaType"].as_str().unwrap().to_owned()).collect()
+    };
+    let output =
+        "type=oci,dest=zstd,tar=false,compression=zstd,compression-level=7,force-compression=true";
+    let notes = ["--annotation", "a=b", "--annotation", "manifest[linux/amd64]:c=d=e"];
+    let build = [&["build", "-t", "x:1"], &notes[..], &["-o", output, "."]].concat();
+    site.wharf(&build).exits(0);
+    let made = manifests(&site, "zstd").remove(0);
+    assert!(kinds(&made).iter().all(|k| k.ends_with("tar+zstd")), "{made}");
+    assert_eq!(
+        (&made["annotations"]["a"], &made["annotations"]["c"]),
+        (&"b".into(), &"d=e".into())
+    );
+    assert_eq!(site.host.docker(["run", "--rm", "x:1", "tail", "-n1", "/n"]).ok(), "10000");
+    let push = "type=registry,compression=gzip,force-compression=true";
+    site.wharf(&["build", "-t", "127.0.0.1:5000/p:1", "-o", push, "."]).exits(0);
+    let pushed = site.host.get("127.0.0.1:5000", "/v2/p/manifests/1").unwrap();
+    let pushed: serde_json::Value = serde_json::from_slice(&pushed.body).unwrap();
+    assert!(kinds(&pushed).iter().all(|k| k.ends_with("tar+gzip")), "{pushed}");
+    let both = ["build", "--platform", "linux/amd64,linux/arm64", "--annotation"];
+    site.file("Dockerfile", "FROM scratch\nCOPY Dockerfile /x\n");
+    let output = ["-o", "type=oci,dest=both,tar=false,compression=gzip", "."];
+    site.wharf(&[&both[..], &["manifest[linux/arm64]:which=arm"], &output].concat()).exits(0);
+    let made = manifests(&site, "both");
+    assert_eq!(made.iter().filter(|m| m["annotations"]["which"] == "arm").count(), 1);
+    assert!(made.iter().all(|m| kinds(m)[0].ends_with("tar+gzip")));
+    for (flag, text, says) in [
+        ("--annotation", "a", "expected key=value"),
+        ("--annotation", "index:a=b", "use docker buildx build"),
+        ("--annotation", "layer:a=b", "use manifest, or manifest[PLATFORM]"),
+        ("--annotation", "manifest[linux/riscv64]:a=b", "is not built"),
+        ("--attest", "type=sbom", "give false to --provenance and --sbom"),
+        ("--provenance", "mode=max", "give false to --provenance and --sbom"),
+    ] {
+        site.wharf(&["build", flag, text, "."]).fails(says);
+    }
+    let differ = ["-o", "type=oci,dest=a,compression=gzip", "-o", "type=oci,dest=b"];
+    site.wharf(&[&["build"], &differ[..], &["."]].concat()).fails("build once for each");
 }
 
 #[test]

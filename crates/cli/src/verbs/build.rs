@@ -11,11 +11,14 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncRead;
+use wharf_spec::platform::Platform;
 use wharf_sys::terminal;
 
 use super::build_cache::{self, CacheFrom, CacheTo};
 use super::build_context::{CONTEXTS, Context, rules};
-use super::build_output::{Output, deliver, deliver_several, fill, outputs, takes_several};
+use super::build_output::{
+    Output, deliver, deliver_several, fill, outputs, packing, takes_several,
+};
 use super::build_upload::{Broken, upload};
 use super::build_view::{Style, View, excerpt};
 use super::{Outcome, text};
@@ -72,6 +75,7 @@ async fn make(call: &Call, style: Style) -> Result<Option<String>, Failure> {
     let cache_from = given_caches(call, "cache-from", CacheFrom::parse)?;
     let layouts = layouts(call).await?;
     let mut plan = plan(call, &layouts.by_name)?;
+    plan.query.extend(finish(call, platforms(call).first())?);
     let asked: Vec<Value> = cache_to.iter().filter_map(CacheTo::request).collect();
     if !asked.is_empty() {
         plan.query.push(("cacheto", json!(asked).to_string()));
@@ -90,17 +94,22 @@ async fn make(call: &Call, style: Style) -> Result<Option<String>, Failure> {
     plan.query.push(("cachefrom", json!(names).to_string()));
     let built = run(client, plan, &mut view).await;
     view.finish();
+    // A cache that was loaded and one that is written may be the same image.
+    let kept = match &built {
+        Ok(done) => keep_caches(client, &cache_to, &done.caches).await,
+        Err(_) => Ok(()),
+    };
     build_cache::forget(client, &loaded).await;
     build_cache::forget(client, &layouts.loaded).await;
     if checking {
         return report_check(&view, &dockerfile, built.err()).map(|()| None);
     }
-    let Done { id, caches } = match built {
+    let Done { id, .. } = match built {
         Ok(done) => done,
         Err(e) => return Err(explained(&view, &dockerfile, e)),
     };
     tell_warnings(&view, &dockerfile, style);
-    keep_caches(client, &cache_to, &caches).await?;
+    kept?;
     deliver(call, client, &id, &outputs).await?;
     Ok(Some(id))
 }
@@ -115,7 +124,7 @@ async fn keep_caches(client: &Client, to: &[CacheTo], made: &[Vec<String>]) -> O
         let names: Vec<(&str, &str)> = ids.iter().map(|id| ("names", id.as_str())).collect();
         let saved = fill(client, &url("/images/get", &names), dest).await;
         build_cache::forget(client, ids).await;
-        saved?;
+        saved.and_then(|()| build_cache::list(dest))?;
     }
     Ok(())
 }
@@ -160,6 +169,7 @@ async fn several(call: &Call, style: Style, outputs: &[Output]) -> Outcome {
     for platform in platforms(call) {
         let mut plan = plan(call, &layouts.by_name)?;
         plan.query.retain(|(key, _)| *key != "platform");
+        plan.query.extend(finish(call, Some(&platform))?);
         plan.query.push(("platform", platform.clone()));
         plan.query.push(("cachefrom", json!(names).to_string()));
         let (dockerfile, mut view) = (plan.dockerfile.clone(), view(call, style));
@@ -197,7 +207,7 @@ async fn caches(
             CacheFrom::Local(dir) if !Path::new(dir).join("index.json").exists() => {
                 warn(format!("importing the cache in {dir}: it has no index.json"));
             }
-            CacheFrom::Local(dir) => loaded.extend(build_cache::load(client, dir, None).await?),
+            CacheFrom::Local(dir) => loaded.extend(build_cache::load_cache(client, dir).await?),
         }
     }
     names.extend(loaded.iter().cloned());
@@ -335,13 +345,15 @@ fn style(call: &Call) -> Result<Style, Failure> {
     }
 }
 
+const NO_ATTESTATIONS: &str =
+    "wharf does not make attestations: leave it out, or give false to --provenance and --sbom";
+
 /// What this command line knows and wharf does not do.
 fn refuse(call: &Call) -> Outcome {
     let given = &call.given;
     let told = |flag: &str, why: &str| Err(Failure::new(format!("--{flag}: {why}")));
     for (flag, why) in [
-        ("annotation", "wharf does not annotate manifests"),
-        ("attest", "wharf does not make attestations"),
+        ("attest", NO_ATTESTATIONS),
         ("squash", "wharf does not squash images: use a further stage and COPY --from"),
     ] {
         if given.changed(flag) {
@@ -350,13 +362,60 @@ fn refuse(call: &Call) -> Outcome {
     }
     for flag in ["provenance", "sbom"] {
         if !matches!(given.text(flag), "" | "false" | "disabled=true" | "0") {
-            return told(flag, "wharf does not make attestations");
+            return told(flag, NO_ATTESTATIONS);
         }
     }
     match given.text("call") {
         "" | "build" | "check" => Ok(()),
         other => told("call", &format!("{other} is not known: use build or check")),
     }
+}
+
+/// How the image for a platform is to be made of the result.
+fn finish(call: &Call, platform: Option<&String>) -> Result<Vec<(&'static str, String)>, Failure> {
+    let (packing, notes) = (packing(call)?, annotations(call, platform)?);
+    let queries = [("packing", packing), ("annotations", notes)].into_iter();
+    Ok(queries
+        .filter(|(_, m)| !m.is_empty())
+        .map(|(k, m)| (k, Value::from(m).to_string()))
+        .collect())
+}
+
+/// `--annotation [manifest[PLATFORM]:]KEY=VALUE`: those of the manifest for a platform.
+fn annotations(call: &Call, platform: Option<&String>) -> Result<Map<String, Value>, Failure> {
+    let mut out = Map::new();
+    let read = |text: &str| {
+        text.parse::<Platform>()
+            .map_err(|e| Failure::new(format!("--annotation: invalid platform {text:?}: {e}")))
+    };
+    let built = platform.map_or_else(|| Ok(Platform::host()), |p| read(p))?.to_string();
+    let mut all = vec![built.clone()];
+    for platform in platforms(call) {
+        all.push(read(&platform)?.to_string());
+    }
+    for text in call.given.all("annotation") {
+        let wrong = |why: &str| Failure::new(format!("--annotation {text}: {why}"));
+        let (key, value) = text.split_once('=').ok_or_else(|| wrong("expected key=value"))?;
+        let (kinds, key) = key.split_once(':').unwrap_or(("manifest", key));
+        for kind in kinds.split(',') {
+            let (kind, only) = match kind.strip_suffix(']').and_then(|k| k.split_once('[')) {
+                Some((kind, only)) => (kind, read(only)?.to_string()),
+                None => (kind, built.clone()),
+            };
+            match kind {
+                "manifest" if only == built => drop(out.insert(key.to_owned(), value.into())),
+                "manifest" if all.contains(&only) => {}
+                "manifest" => return Err(wrong(&format!("{only} is not built"))),
+                "index" | "index-descriptor" | "manifest-descriptor" => {
+                    return Err(wrong(
+                        "wharf build annotates manifests: use docker buildx build for indexes and descriptors",
+                    ));
+                }
+                _ => return Err(wrong("no such type: use manifest, or manifest[PLATFORM]")),
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Contexts that are OCI layouts: the engine has their images while it builds.

@@ -1,13 +1,22 @@
 //! `--cache-to` and `--cache-from` of `build`: what the engine does, and the directories that are this side's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use wharf_base::fs::{Durability, write_atomic};
+use wharf_spec::digest::Digest;
 
+use super::text;
 use crate::api::{Client, JsonStream, Payload, segment};
 use crate::failure::{Failure, os_text};
 use crate::parse::csv;
+
+/// The annotation of the manifests that a list of cache has.
+const CACHE: &str = "wharf.build.cache";
+/// The annotation of what an index has under a name.
+const NAME: &str = "org.opencontainers.image.ref.name";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Where cache goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +24,22 @@ pub(super) enum CacheTo {
     /// Into the image itself.
     Inline,
     /// Under a name in a registry.
-    Registry { name: String, max: bool, mounts: bool },
+    Registry { name: String, how: How },
     /// Into a directory, as an OCI layout.
-    Local { dest: String, max: bool, mounts: bool },
+    Local { dest: String, how: How },
 }
+
+/// How much cache goes, and how it is packed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct How {
+    max: bool,
+    mounts: bool,
+    /// Options of its compression, which the engine reads.
+    packing: Map<String, Value>,
+}
+
+/// The options of how layers are packed.
+pub(super) const PACKING: [&str; 3] = ["compression", "compression-level", "force-compression"];
 
 /// Where cache is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,22 +57,19 @@ impl CacheTo {
         }
         let fields = Fields::read("cache-to", text)?;
         match fields.kind.as_str() {
-            "inline" => fields.only(&[]).map(|()| CacheTo::Inline),
+            "inline" => match fields.pairs.iter().find(|(k, _)| PACKING.contains(&k.as_str())) {
+                Some((key, _)) => Err(fields.wrong(&format!(
+                    "an inline cache has no layers but those of its image: give {key} to --output"
+                ))),
+                None => fields.only(&[]).map(|()| CacheTo::Inline),
+            },
             "registry" => {
-                fields.only(&["ref", "mode", "mounts"])?;
-                Ok(CacheTo::Registry {
-                    name: fields.need("ref")?,
-                    max: fields.max()?,
-                    mounts: fields.truth("mounts")?,
-                })
+                let how = fields.how("ref")?;
+                Ok(CacheTo::Registry { name: fields.need("ref")?, how })
             }
             "local" => {
-                fields.only(&["dest", "mode", "mounts"])?;
-                Ok(CacheTo::Local {
-                    dest: fields.need("dest")?,
-                    max: fields.max()?,
-                    mounts: fields.truth("mounts")?,
-                })
+                let how = fields.how("dest")?;
+                Ok(CacheTo::Local { dest: fields.need("dest")?, how })
             }
             other => Err(fields
                 .wrong(&format!("type {other:?} is not known: use inline, registry or local"))),
@@ -60,15 +78,14 @@ impl CacheTo {
 
     /// As the engine takes it; `None` for what is told otherwise.
     pub(super) fn request(&self) -> Option<Value> {
-        let mode = |max: &bool| if *max { "max" } else { "min" };
+        let ask = |kind: &str, name: &str, how: &How| {
+            let mode = if how.max { "max" } else { "min" };
+            json!({ "type": kind, "ref": name, "mode": mode, "mounts": how.mounts, "packing": how.packing })
+        };
         match self {
             CacheTo::Inline => None,
-            CacheTo::Registry { name, max, mounts } => Some(
-                json!({ "type": "registry", "ref": name, "mode": mode(max), "mounts": mounts }),
-            ),
-            CacheTo::Local { max, mounts, .. } => {
-                Some(json!({ "type": "local", "mode": mode(max), "mounts": mounts }))
-            }
+            CacheTo::Registry { name, how } => Some(ask("registry", name, how)),
+            CacheTo::Local { how, .. } => Some(ask("local", "", how)),
         }
     }
 }
@@ -123,9 +140,22 @@ impl Fields {
 
     fn only(&self, known: &[&str]) -> Result<(), Failure> {
         match self.pairs.iter().find(|(k, _)| !known.contains(&k.as_str())) {
-            Some((key, _)) => Err(self.wrong(&format!("{key} is not supported by wharf"))),
+            Some((key, _)) => {
+                let known = match known {
+                    [] => String::new(),
+                    known => format!("; known are {}", known.join(", ")),
+                };
+                Err(self.wrong(&format!("{key} is not supported by wharf: leave it out{known}")))
+            }
             None => Ok(()),
         }
+    }
+
+    fn how(&self, place: &str) -> Result<How, Failure> {
+        self.only(&[&[place, "mode", "mounts"][..], &PACKING].concat())?;
+        let packing = PACKING.iter().filter_map(|k| Some(((*k).to_owned(), self.find(k)?.into())));
+        let packing = packing.collect();
+        Ok(How { max: self.max()?, mounts: self.truth("mounts")?, packing })
     }
 
     fn find(&self, key: &str) -> Option<&str> {
@@ -170,11 +200,7 @@ pub(super) async fn load_one(client: &Client, place: &str) -> Result<One, Failur
         Some((dir, tag)) if !tag.contains('/') => (dir, Some(tag)),
         _ => (place, None),
     };
-    let path = Path::new(dir).join("index.json");
-    let text = std::fs::read(&path)
-        .map_err(|e| Failure::new(format!("cannot read {}: {}", path.display(), os_text(&e))))?;
-    let mut index: Value = serde_json::from_slice(&text)
-        .map_err(|e| Failure::new(format!("{} is no index: {e}", path.display())))?;
+    let mut index = read_index(&Path::new(dir).join("index.json"))?;
     let chosen = choose(&index, tag, digest);
     let mut chosen = chosen.ok_or_else(|| {
         Failure::new(format!("{dir} has no image {place}: name its tag or digest"))
@@ -195,8 +221,7 @@ pub(super) async fn load_one(client: &Client, place: &str) -> Result<One, Failur
 
 fn choose(index: &Value, tag: Option<&str>, digest: Option<&str>) -> Option<Value> {
     let all = index["manifests"].as_array()?;
-    let tagged =
-        |m: &&Value, tag: &str| m["annotations"]["org.opencontainers.image.ref.name"] == tag;
+    let tagged = |m: &&Value, tag: &str| m["annotations"][NAME] == tag;
     let found = match (digest, tag, &all[..]) {
         (Some(digest), ..) => all.iter().find(|m| m["digest"] == digest),
         (None, Some(tag), _) => all.iter().find(|m| tagged(m, tag)),
@@ -208,11 +233,7 @@ fn choose(index: &Value, tag: Option<&str>, digest: Option<&str>) -> Option<Valu
 
 /// Gives the engine the images of a directory that is an OCI layout, as its index lists them or as `index` does;
 /// returns their ids.
-pub(super) async fn load(
-    client: &Client,
-    dir: &str,
-    index: Option<String>,
-) -> Result<Vec<String>, Failure> {
+async fn load(client: &Client, dir: &str, index: Option<String>) -> Result<Vec<String>, Failure> {
     if !Path::new(dir).join("index.json").is_file() {
         return Err(Failure::new(format!("{dir} is no OCI layout: it has no index.json")));
     }
@@ -262,6 +283,55 @@ fn pack(dir: &str, index: Option<&str>, out: impl std::io::Write) -> std::io::Re
     std::io::Write::flush(&mut out)
 }
 
+/// What the engine wrote into a directory as images, as a list of cache under the name `latest`, which is where buildx
+/// looks for one.
+pub(super) fn list(dest: &str) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::new(format!("cannot write {dest}: {}", os_text(&e)));
+    let path = Path::new(dest).join("index.json");
+    let mut index = read_index(&path)?;
+    for manifest in index["manifests"].as_array_mut().into_iter().flatten() {
+        manifest["annotations"] = json!({ CACHE: "" });
+    }
+    let bytes = index.to_string().into_bytes();
+    let digest = Digest::sha256(&bytes);
+    let write = |path: &Path, bytes: &[u8]| {
+        write_atomic(path, bytes, 0o644, Durability::Process).map_err(failed)
+    };
+    write(&blob(dest, &digest), &bytes)?;
+    let top = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [{
+        "mediaType": INDEX, "digest": digest, "size": bytes.len(), "annotations": { NAME: "latest" },
+    }] });
+    write(&path, top.to_string().as_bytes())
+}
+
+/// The list of cache that a directory has, as an index of its own; `None` if it has no more than images.
+fn listed(dir: &str) -> Result<Option<String>, Failure> {
+    let index = read_index(&Path::new(dir).join("index.json"))?;
+    let Some(top) = choose(&index, None, None).filter(|m| m["mediaType"] == INDEX) else {
+        return Ok(None);
+    };
+    let Ok(digest) = text(&top, "digest").parse::<Digest>() else { return Ok(None) };
+    let inner = read_index(&blob(dir, &digest))?;
+    let mut all = inner["manifests"].as_array().into_iter().flatten();
+    Ok(all.any(|m| m["annotations"][CACHE].is_string()).then(|| inner.to_string()))
+}
+
+fn read_index(path: &Path) -> Result<Value, Failure> {
+    let bytes = std::fs::read(path)
+        .map_err(|e| Failure::new(format!("cannot read {}: {}", path.display(), os_text(&e))))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Failure::new(format!("{} is no index: {e}", path.display())))
+}
+
+fn blob(dir: &str, digest: &Digest) -> PathBuf {
+    Path::new(dir).join("blobs").join(digest.algorithm().name()).join(digest.hex())
+}
+
+/// Gives the engine the images of a cache in a directory; returns their ids.
+pub(super) async fn load_cache(client: &Client, dir: &str) -> Result<Vec<String>, Failure> {
+    load(client, dir, listed(dir)?).await
+}
+
 /// Removes images that were made or loaded for the sake of their cache.
 pub(super) async fn forget(client: &Client, ids: &[String]) {
     for id in ids {
@@ -276,7 +346,7 @@ mod tests {
 
     #[test]
     fn images_of_a_layout_are_chosen() {
-        let named = |n: &str| json!({ "digest": n, "annotations": { "org.opencontainers.image.ref.name": n } });
+        let named = |n: &str| json!({ "digest": n, "annotations": { NAME: n } });
         let two = json!({ "manifests": [named("a"), named("latest")] });
         assert_eq!(choose(&two, Some("a"), None).unwrap()["digest"], "a");
         assert_eq!(choose(&two, None, None).unwrap()["digest"], "latest");
@@ -287,17 +357,37 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_is_listed_under_a_name_and_found_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().to_str().unwrap();
+        std::fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
+        let images =
+            json!({ "schemaVersion": 2, "manifests": [{ "digest": "sha256:ab", "size": 1 }] });
+        std::fs::write(dir.path().join("index.json"), images.to_string()).unwrap();
+        assert_eq!(listed(dest).unwrap(), None);
+        list(dest).unwrap();
+        let found: Value = serde_json::from_str(&listed(dest).unwrap().unwrap()).unwrap();
+        assert_eq!(found["manifests"][0]["digest"], "sha256:ab");
+        let top = read_index(&dir.path().join("index.json")).unwrap();
+        assert_eq!(top["manifests"][0]["annotations"][NAME], "latest");
+    }
+
+    #[test]
     fn caches_have_buildxs_forms() {
         assert_eq!(CacheTo::parse("type=inline").unwrap(), CacheTo::Inline);
         let local = CacheTo::parse("type=local,dest=c,mode=max,mounts=true").unwrap();
-        assert_eq!(local, CacheTo::Local { dest: "c".into(), max: true, mounts: true });
+        let how = How { max: true, mounts: true, ..How::default() };
+        assert_eq!(local, CacheTo::Local { dest: "c".into(), how });
+        let packed = CacheTo::parse("type=registry,ref=r/c,compression=zstd").unwrap();
+        assert_eq!(packed.request().unwrap()["packing"], json!({ "compression": "zstd" }));
         assert_eq!(CacheFrom::parse("a/b:c").unwrap(), CacheFrom::Name("a/b:c".into()));
         assert_eq!(CacheFrom::parse("type=local,src=c").unwrap(), CacheFrom::Local("c".into()));
         for (text, says) in [
             ("type=registry", "ref is required"),
             ("type=local,dest=c,mode=most", "use min or max"),
             ("type=gha", "use inline, registry or local"),
-            ("type=local,dest=c,compression=zstd", "compression is not supported"),
+            ("type=local,dest=c,tag=x", "tag is not supported by wharf: leave it out"),
+            ("type=inline,compression=zstd", "give compression to --output"),
         ] {
             assert!(CacheTo::parse(text).unwrap_err().text.contains(says), "{text}");
         }

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
+use super::build_cache::PACKING;
 use super::unpack::{Place, unpack};
 use super::{Outcome, text};
 use crate::api::{Client, Payload, next, segment, url};
@@ -55,17 +56,21 @@ fn output(text: &str) -> Result<Output, Failure> {
     let fields = csv(text)?;
     let pairs = || fields.iter().filter_map(|f| f.split_once('='));
     let field = |key: &str| pairs().find(|(k, _)| *k == key).map(|(_, v)| v.to_owned());
-    let known: &[&str] = match field("type").as_deref() {
-        Some("oci" | "docker") => &["type", "dest", "tar"],
-        Some("image") => &["type", "push"],
-        _ => &["type", "dest"],
+    let mut known: Vec<&str> = match field("type").as_deref() {
+        Some("oci" | "docker") => vec!["type", "dest", "tar"],
+        Some("image") => vec!["type", "push"],
+        _ => vec!["type", "dest"],
     };
+    if is_of_image(&fields) {
+        known.extend(PACKING);
+    }
     // What the engine does anyway may be asked for.
-    let ours = |k: &str, v: &str| {
-        matches!((k, v), ("compression", "uncompressed") | ("oci-mediatypes", "true"))
-    };
+    let ours = |k: &str, v: &str| (k, v) == ("oci-mediatypes", "true");
     if let Some((key, _)) = pairs().find(|(k, v)| !known.contains(k) && !ours(k, v)) {
-        return Err(Failure::new(format!("--output {text}: {key} is not supported by wharf")));
+        return Err(Failure::new(format!(
+            "--output {text}: {key} is not supported by wharf: leave it out; known are {}",
+            known.join(", ")
+        )));
     }
     let is = |key: &str, value: &str| field(key).as_deref() == Some(value);
     let dest = || {
@@ -84,6 +89,37 @@ fn output(text: &str) -> Result<Output, Failure> {
             "unknown output type {:?}: use local, tar, oci, docker or image",
             other.unwrap_or_default()
         ))),
+    }
+}
+
+/// Whether the fields of an output are of one that has layers.
+fn is_of_image(fields: &[String]) -> bool {
+    let kinds = ["type=oci", "type=docker", "type=image", "type=registry"];
+    fields.iter().any(|f| kinds.contains(&f.as_str()))
+}
+
+/// How the outputs want the layers of the image packed: there is one image for all of them.
+pub(super) fn packing(call: &Call) -> Result<Map<String, Value>, Failure> {
+    let mut wanted = Vec::new();
+    for text in call.given.all("output") {
+        let fields = csv(text)?;
+        let options: Map<String, Value> = fields
+            .iter()
+            .filter_map(|f| f.split_once('='))
+            .filter(|(k, _)| PACKING.contains(k))
+            .map(|(k, v)| (k.to_owned(), v.into()))
+            .collect();
+        if is_of_image(&fields) {
+            wanted.push(options);
+        }
+    }
+    if call.given.on("push") {
+        wanted.push(Map::new());
+    }
+    let first = wanted.first().cloned().unwrap_or_default();
+    match wanted.iter().all(|w| *w == first) {
+        true => Ok(first),
+        false => Err("--output: the layers of an image are packed in one way: give every output the same compression (--push is type=registry), or build once for each".into()),
     }
 }
 
@@ -249,8 +285,11 @@ mod tests {
         assert!(output("type=local").is_err() && output("type=zip,dest=x").is_err());
         assert_eq!(output("type=oci,dest=x,tar=false").unwrap(), Output::Layout("x".into()));
         assert_eq!(output("type=image,push=true").unwrap(), Output::Push);
-        assert!(
-            output("type=oci,dest=x,compression=zstd").unwrap_err().text.contains("compression")
+        assert_eq!(
+            output("type=oci,dest=x,compression=zstd").unwrap(),
+            Output::Archive("x".into())
         );
+        let refused = output("type=tar,dest=x,compression=zstd").unwrap_err().text;
+        assert!(refused.contains("compression is not supported by wharf: leave it out"));
     }
 }

@@ -1,7 +1,8 @@
 //! A build context on its way to the engine: whole, or only what the engine has not kept.
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, Response};
 use hyper::body::Incoming;
@@ -92,7 +93,9 @@ impl Packing {
         headers: &[(&'static str, String)],
     ) -> Result<Response<Incoming>, Broken> {
         let (reader, writer) = tokio::io::duplex(1 << 20);
-        let writer = tokio_util::io::SyncIoBridge::new(writer);
+        let refused = Arc::new(AtomicBool::new(false));
+        let to = tokio_util::io::SyncIoBridge::new(writer);
+        let writer = Pipe { to, refused: refused.clone() };
         let packing = tokio::task::spawn_blocking(move || {
             let mut writer = std::io::BufWriter::with_capacity(256 << 10, writer);
             let Packing { context, list, part } = self;
@@ -108,14 +111,31 @@ impl Packing {
         });
         let payload = Payload::Stream(Box::pin(reader), "application/x-tar");
         let sent = client.send(Method::POST, path, payload, headers).await;
-        // What could not be read is the better reason for a broken upload.
+        // What could not be read is the better reason for a broken upload, unless the engine did not want the rest.
         let conflict = sent.as_ref().err().and_then(ApiError::status) == Some(CONFLICT);
         if !conflict
             && (sent.is_err() || packing.is_finished())
             && let Ok(Err(failure)) = packing.await
+            && !refused.load(Ordering::Relaxed)
         {
             return Err(Broken { failure, place: None, status: None });
         }
         Ok(sent?)
+    }
+}
+
+/// Knows whether its other end went away before everything was written.
+struct Pipe<W> {
+    to: W,
+    refused: Arc<AtomicBool>,
+}
+
+impl<W: Write> Write for Pipe<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write(bytes).inspect_err(|_| self.refused.store(true, Ordering::Relaxed))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush().inspect_err(|_| self.refused.store(true, Ordering::Relaxed))
     }
 }
