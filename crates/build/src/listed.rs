@@ -43,7 +43,7 @@ enum Place {
     /// In the store, where it stays.
     Here,
     /// In a registry, under this name.
-    Named(String, Platform),
+    Named(String, Box<Platform>),
     /// Among other blobs.
     Far(Box<Far>),
 }
@@ -143,7 +143,7 @@ impl Source<'_> {
         let place = match self {
             Source::Registry(name, _) => {
                 let name = name.with_digest(manifest.digest.clone()).to_string();
-                Place::Named(name, config.platform())
+                Place::Named(name, Box::new(config.platform()))
             }
             Source::Blobs(list) => {
                 let (name, blobs) = (list.name.clone(), list.blobs.clone());

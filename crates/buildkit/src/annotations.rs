@@ -60,7 +60,7 @@ impl Annotations {
 
     /// Refuses what no result has a place for: an `index` that there is not, a platform that was not built.
     pub(crate) fn check(&self, index: bool, platforms: &[Platform]) -> Result<(), Status> {
-        if !index && !(self.index.is_empty() && self.index_descriptor.is_empty()) {
+        if !(index || self.index.is_empty() && self.index_descriptor.is_empty()) {
             return Err(Status::unimplemented(
                 "index annotations not supported for single platform export: give --platform several, or annotate the manifest",
             ));

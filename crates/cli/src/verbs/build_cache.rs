@@ -363,7 +363,8 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
         let images =
             json!({ "schemaVersion": 2, "manifests": [{ "digest": "sha256:ab", "size": 1 }] });
-        std::fs::write(dir.path().join("index.json"), images.to_string()).unwrap();
+        let path = dir.path().join("index.json");
+        write_atomic(&path, images.to_string().as_bytes(), 0o644, Durability::Process).unwrap();
         assert_eq!(listed(dest).unwrap(), None);
         list(dest).unwrap();
         let found: Value = serde_json::from_str(&listed(dest).unwrap().unwrap()).unwrap();
