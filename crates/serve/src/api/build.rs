@@ -65,7 +65,7 @@ pub(super) async fn build(
     match action {
         BuildAction::Build => match call.query.text("version").as_str() {
             "" | "1" => start(door, call).await,
-            "2" => super::build_posted::start(door, call).await,
+            "2" => Box::pin(super::build_posted::start(door, call)).await,
             other => Err(Fault::invalid(format!("invalid version {other:?}"))),
         },
         BuildAction::Cancel => {
