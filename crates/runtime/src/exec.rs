@@ -38,6 +38,9 @@ pub struct ExecPlan {
     namespaces: u64,
     seccomp: Option<Filter>,
     keyring: Option<std::ffi::CString>,
+    /// As the container's first process has them.
+    personality: Option<u32>,
+    memory_policy: Option<(i32, Vec<u64>)>,
 }
 
 /// A process that [`exec`] started. It is a child of the caller.
@@ -70,6 +73,8 @@ impl ExecPlan {
             namespaces: container.namespaces.new | joined,
             seccomp: container.seccomp.clone(),
             keyring: container.keyring.clone(),
+            personality: container.identity.personality,
+            memory_policy: container.identity.memory_policy.clone(),
         })
     }
 
@@ -221,6 +226,7 @@ fn prepare(
             drop(terminal);
         }
     }
+    init::set_habits(plan.personality, plan.memory_policy.as_ref())?;
     let label = init::open_attr(&plan.process, None)?;
     init::become_user(&plan.process, label)
 }

@@ -204,10 +204,18 @@ fn name_things(identity: &Identity) -> Result<(), Failure> {
         host::set_domainname(name)
             .map_err(|e| Failure::step(format!("setdomainname {name:?}"), &e))?;
     }
-    if let Some(domain) = identity.personality {
+    set_habits(identity.personality, identity.memory_policy.as_ref())
+}
+
+/// How the kernel treats the process: as which machine it appears, and where its memory is.
+pub(crate) fn set_habits(
+    personality: Option<u32>,
+    memory: Option<&(i32, Vec<u64>)>,
+) -> Result<(), Failure> {
+    if let Some(domain) = personality {
         tuning::set_personality(domain).map_err(|e| Failure::step("set personality", &e))?;
     }
-    if let Some((mode, nodes)) = &identity.memory_policy {
+    if let Some((mode, nodes)) = memory {
         tuning::set_memory_policy(*mode, nodes)
             .map_err(|e| Failure::step("set memory policy", &e))?;
     }

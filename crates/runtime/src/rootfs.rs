@@ -114,10 +114,14 @@ impl Mounter<'_> {
                 bind(root, item, tree, source)
             }
             MountKind::Fs { kind, source, options, copy_up } => {
+                let inherited = covered_mode(root, item, kind, options);
                 let target = fs_target(root, item, kind)?;
-                let attrs = item.attr.set;
+                // Its nodes are made first, and it is made read-only after that ([`Mounted::restrict`]).
+                let keep = if is_dev(item) { attr::RDONLY } else { 0 };
+                let attrs = item.attr.set & !keep;
                 let label = self.plan.label.as_deref();
-                let made = new_fs(kind, source.as_deref(), options, label, attrs)
+                let options: Vec<_> = options.iter().cloned().chain(inherited).collect();
+                let made = new_fs(kind, source.as_deref(), &options, label, attrs)
                     .map_err(|e| step(item, kind, &e))?;
                 if *copy_up {
                     copy_up_tree(root, &item.target, &made)
@@ -324,12 +328,22 @@ impl Mounted {
             self.make_readonly(path)
                 .map_err(|e| Failure::step(format!("make {} read-only", path.display()), &e))?;
         }
+        let readonly = |m: &MountPlan| is_dev(m) && m.attr.set & attr::RDONLY != 0;
+        if plan.mounts.iter().any(readonly) {
+            self.close_dev().map_err(|e| Failure::step("make /dev read-only", &e))?;
+        }
         let mut empty = None;
-        for path in &plan.masked {
+        let first = |(n, path): &(usize, &PathBuf)| !plan.masked[..*n].contains(path);
+        for (_, path) in plan.masked.iter().enumerate().filter(first) {
             self.mask(path, &mut empty)
                 .map_err(|e| Failure::step(format!("mask {}", path.display()), &e))?;
         }
         Ok(())
+    }
+
+    fn close_dev(&self) -> io::Result<()> {
+        let dev = tree::plain_dir(self.root.as_fd(), Path::new("/dev"))?;
+        mount::set_attr(&dev, false, Attr { set: attr::RDONLY, ..Attr::default() })
     }
 
     fn make_readonly(&self, path: &Path) -> io::Result<()> {
@@ -532,6 +546,28 @@ fn fs_target(root: BorrowedFd<'_>, item: &MountPlan, kind: &str) -> Result<Owned
     Ok(target)
 }
 
+/// The file system that becomes `/dev`.
+fn is_dev(item: &MountPlan) -> bool {
+    item.target == Path::new("/dev") && matches!(item.kind, MountKind::Fs { .. })
+}
+
+/// A tmpfs without a mode of its own has that of the directory that it covers, as with runc; one that covers none has the
+/// kernel's, 1777.
+fn covered_mode(
+    root: BorrowedFd<'_>,
+    item: &MountPlan,
+    kind: &str,
+    options: &[(String, Option<String>)],
+) -> Option<(String, Option<String>)> {
+    if kind != "tmpfs" || options.iter().any(|(key, _)| key == "mode") {
+        return None;
+    }
+    let covered = tree::find(root, &item.target).and_then(|dir| Ok(fs::fstat(dir)?)).ok()?;
+    let mode = covered.st_mode;
+    let is_dir = FileType::from_raw_mode(mode) == FileType::Directory;
+    is_dir.then(|| ("mode".to_owned(), Some(format!("{:o}", mode & 0o7777))))
+}
+
 /// A new file system as a detached mount.
 pub(crate) fn new_fs(
     kind: &str,
@@ -600,7 +636,12 @@ fn explain(error: io::Error, fs: &Fs, _key: &str) -> io::Error {
 /// Copies what the image has at a path into the new tmpfs that is to cover it.
 fn copy_up_tree(root: BorrowedFd<'_>, path: &Path, into: &OwnedFd) -> io::Result<()> {
     match fs::open_in_root(root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Ok(from) => crate::copy::tree(&from, into),
+        Ok(from) => {
+            let old = process::umask(Mode::empty());
+            let copied = crate::copy::tree(&from, into);
+            process::umask(old);
+            copied
+        }
         Err(e) if e.raw_os_error() == Some(errno::NOENT) => Ok(()),
         Err(e) => Err(e),
     }

@@ -171,6 +171,23 @@ impl Cgroup {
             .try_for_each(|s| files::write(&s.file, &s.value))
     }
 
+    /// Sets limits of a cgroup that has some. A share of the processors must not be above the parent's in between, and with
+    /// the new period before the new quota, or the other way round, it may be.
+    fn set_again(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let refused = |e: &CgroupError| matches!(e, CgroupError::Write { source, .. } if source.kind() == io::ErrorKind::InvalidInput);
+        let name = |s: &Setting| s.file.file_name().map(std::ffi::OsStr::to_os_string);
+        let at =
+            |file: &str| limits.settings.iter().position(|s| name(s).is_some_and(|n| n == file));
+        match (self.set(limits), at("cpu.cfs_period_us"), at("cpu.cfs_quota_us")) {
+            (Err(e), Some(period), Some(quota)) if refused(&e) => {
+                let mut turned = limits.clone();
+                turned.settings.swap(period, quota);
+                self.set(&turned)
+            }
+            (outcome, ..) => outcome,
+        }
+    }
+
     /// What [`Cgroup::set_early`] left.
     pub(crate) fn set_devices(&self, limits: &Limits) -> Result<(), CgroupError> {
         limits
@@ -190,7 +207,7 @@ impl Cgroup {
         if let Self::V1(trees) = self {
             trees.order_memory(&mut limits.settings);
         }
-        self.set(&limits)
+        self.set_again(&limits)
     }
 
     /// The v2 directory, into which `clone3` can put a process.

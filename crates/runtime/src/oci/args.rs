@@ -11,6 +11,10 @@ pub(crate) struct Args {
     left: VecDeque<String>,
     /// The value after `=` of the flag just taken.
     attached: Option<String>,
+    /// Whether flags may stand behind words, for commands that pass no words on.
+    pub(crate) mixed: bool,
+    /// Where the flag just taken stood.
+    at: usize,
     pub(crate) version: bool,
     pub(crate) help: bool,
 }
@@ -23,20 +27,20 @@ impl Args {
 
     /// The next flag's name, while flags come.
     pub(crate) fn flag(&mut self) -> Option<String> {
-        let next = self.left.front()?;
+        let is_flag = |word: &String| word.len() > 1 && word.starts_with('-');
+        self.at = if self.mixed { self.left.iter().position(is_flag)? } else { 0 };
+        let next = self.left.get(self.at).filter(|word| is_flag(word))?;
         if next == "--" {
-            self.left.pop_front();
+            self.left.remove(self.at);
+            self.mixed = false;
             return None;
         }
         let name = next.strip_prefix("--").or_else(|| next.strip_prefix('-'))?;
-        if name.is_empty() {
-            return None;
-        }
         let (name, value) = match name.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
             None => (name.to_owned(), None),
         };
-        self.left.pop_front();
+        self.left.remove(self.at);
         self.attached = value;
         Some(name)
     }
@@ -45,7 +49,7 @@ impl Args {
     pub(crate) fn value(&mut self, flag: &str) -> Result<String, OciError> {
         self.attached
             .take()
-            .or_else(|| self.left.pop_front())
+            .or_else(|| self.left.remove(self.at))
             .ok_or_else(|| OciError::Usage(format!("flag needs an argument: -{flag}")))
     }
 
@@ -150,6 +154,18 @@ mod tests {
         assert!(a.switch("all").unwrap());
         assert_eq!(a.flag(), None);
         assert_eq!(a.rest(), ["-c", "id"]);
+    }
+
+    #[test]
+    fn flags_may_stand_behind_words_where_none_are_passed_on() {
+        let mut a = args("id --cpus 1 -f x");
+        a.mixed = true;
+        assert_eq!(a.flag().as_deref(), Some("cpus"));
+        assert_eq!(a.value("cpus").unwrap(), "1");
+        assert_eq!(a.flag().as_deref(), Some("f"));
+        assert_eq!(a.flag(), None);
+        assert_eq!(a.rest(), ["id", "x"]);
+        assert_eq!(args("id --cpus 1").flag(), None);
     }
 
     #[test]

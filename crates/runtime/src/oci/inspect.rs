@@ -29,6 +29,7 @@ pub(super) fn list(global: &Global, args: &mut Args) -> Outcome {
         }
     }
     args.done("list")?;
+    global.check_root()?;
     let mut states = Vec::new();
     for id in state::ids(global)? {
         // One that is being made or removed just now is not there.

@@ -23,6 +23,7 @@ struct Make {
     bundle: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
     preserve_fds: u32,
     no_pivot: bool,
     no_keyring: bool,
@@ -38,6 +39,7 @@ impl Make {
                 "bundle" | "b" => out.bundle = Some(args.value(&flag)?.into()),
                 "console-socket" => out.console_socket = Some(args.value(&flag)?.into()),
                 "pid-file" => out.pid_file = Some(args.value(&flag)?.into()),
+                "pidfd-socket" => out.pidfd_socket = Some(args.value(&flag)?.into()),
                 "preserve-fds" => out.preserve_fds = args.number(&flag)?,
                 "no-pivot" => out.no_pivot = args.switch(&flag)?,
                 "no-new-keyring" => out.no_keyring = args.switch(&flag)?,
@@ -214,6 +216,7 @@ fn fifos(dir: &Path) -> Result<Gate, OciError> {
 }
 
 fn hand_console(created: &mut Created, flags: &Make) -> Result<(), OciError> {
+    send_pidfd(flags.pidfd_socket.as_deref(), created.pid(), "standard")?;
     let Some(master) = created.take_console() else { return Ok(()) };
     match &flags.console_socket {
         Some(path) => send_console(path, &master),
@@ -229,6 +232,17 @@ pub(super) fn send_console(path: &Path, master: &OwnedFd) -> Result<(), OciError
         socket::send(&socket, b"/dev/ptmx", &[master.as_fd()])
     };
     attempt().map_err(file("send the terminal to", path))
+}
+
+/// For a caller that wants the process for good and not its number; `kind` is what runc names it.
+pub(super) fn send_pidfd(path: Option<&Path>, pid: i32, kind: &str) -> Result<(), OciError> {
+    let Some(path) = path else { return Ok(()) };
+    let attempt = || {
+        let pidfd = process::pidfd_open(pid)?;
+        let socket = socket::connect_stream(path)?;
+        socket::send(&socket, kind.as_bytes(), &[pidfd.as_fd()])
+    };
+    attempt().map_err(file("send the process to", path))
 }
 
 pub(super) fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<(), OciError> {

@@ -70,9 +70,17 @@ pub(crate) struct Global {
     log: Option<PathBuf>,
     log_json: bool,
     debug: bool,
+    /// Whether the root is the caller's choice.
+    own_root: bool,
 }
 
 impl Global {
+    /// A root that was named must be there; the usual one is made with the first container.
+    pub(crate) fn check_root(&self) -> Result<(), OciError> {
+        let there = std::fs::metadata(&self.root).map(drop);
+        if self.own_root { there.map_err(file("open", &self.root)) } else { Ok(()) }
+    }
+
     /// For who asks for `--debug`.
     pub(crate) fn debug(&self, text: &str) {
         if self.debug {
@@ -151,7 +159,10 @@ fn global(args: &mut Args) -> Result<Global, OciError> {
     let mut out = Global { root: PathBuf::from("/run/wharf/oci"), ..Global::default() };
     while let Some(flag) = args.flag() {
         match flag.as_str() {
-            "root" => out.root = args.value(&flag)?.into(),
+            "root" => {
+                out.root = args.value(&flag)?.into();
+                out.own_root = true;
+            }
             "log" => out.log = Some(args.value(&flag)?.into()),
             "log-format" => match args.value(&flag)?.as_str() {
                 "json" => out.log_json = true,
@@ -196,6 +207,8 @@ fn dispatch(global: &Global, args: &mut Args) -> Outcome {
     }
     let command = if args.help { None } else { args.word() };
     let Some(command) = command.filter(|_| !args.asks_for_help()) else { return print(HELP) };
+    // What follows the id of these is no flag of ours.
+    args.mixed = !matches!(command.as_str(), "exec" | "ps" | "kill");
     match command.as_str() {
         "create" => lifecycle::create(global, args),
         "start" => lifecycle::start(global, args),

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 
 use super::args::{Args, unknown};
-use super::lifecycle::{console_size, inherit_stdio, send_console, use_own_copy, write_pid_file};
+use super::lifecycle::{
+    console_size, inherit_stdio, send_console, send_pidfd, use_own_copy, write_pid_file,
+};
 use super::state::{Container, Status};
 use super::{Global, OciError, Outcome, document, foreground, print};
 use crate::cgroup::Cgroup;
@@ -19,6 +21,7 @@ struct Flags {
     process: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
     detach: bool,
     tty: bool,
     cwd: Option<String>,
@@ -43,6 +46,7 @@ impl Flags {
                 "process" | "p" => out.process = Some(args.value(&flag)?.into()),
                 "console-socket" => out.console_socket = Some(args.value(&flag)?.into()),
                 "pid-file" => out.pid_file = Some(args.value(&flag)?.into()),
+                "pidfd-socket" => out.pidfd_socket = Some(args.value(&flag)?.into()),
                 "detach" | "d" => out.detach = args.switch(&flag)?,
                 "tty" | "t" => out.tty = args.switch(&flag)?,
                 "cwd" => out.cwd = Some(args.value(&flag)?),
@@ -145,6 +149,7 @@ pub(super) fn exec(global: &Global, args: &mut Args) -> Outcome {
     let mut started = crate::exec::exec(&target, &plan, io)?;
     global.debug(&format!("process {} runs in container {id}", started.pid));
     write_pid_file(flags.pid_file.as_deref(), started.pid)?;
+    send_pidfd(flags.pidfd_socket.as_deref(), started.pid, "setns")?;
     supervise(&flags, &mut started)
 }
 

@@ -284,14 +284,15 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
         return Err(SeccompError::Profile(problem.into()));
     }
     let listener = profile.listener_path().clone().filter(|p| !p.as_os_str().is_empty());
-    if uses_notify != listener.is_some() {
-        let problem = "SCMP_ACT_NOTIFY and listenerPath need each other";
+    if uses_notify && listener.is_none() {
+        let problem = "SCMP_ACT_NOTIFY needs a listenerPath: nobody would answer";
         return Err(SeccompError::Profile(problem.into()));
     }
     Ok(Filter {
         program: program(profile)?.into(),
         flags: flags(profile) | if uses_notify { NEW_LISTENER } else { 0 },
-        listener,
+        // Without such an action nothing is ever notified.
+        listener: listener.filter(|_| uses_notify),
         metadata: profile.listener_metadata().clone().unwrap_or_default(),
     })
 }

@@ -20,7 +20,8 @@ pub(crate) struct Bundle {
 const TOOLS: &[&str] = &[
     "sh", "true", "false", "cat", "echo", "ls", "id", "sleep", "pwd", "mount", "hostname", "kill",
     "stat", "dd", "test", "readlink", "grep", "touch", "mkdir", "date", "nproc", "tty", "wc",
-    "head", "umount", "chroot", "ps", "mknod", "rm", "ulimit", "env", "seq", "tail", "unshare",
+    "uname", "head", "umount", "chroot", "ps", "mknod", "rm", "ulimit", "env", "seq", "tail",
+    "unshare",
 ];
 
 /// Debian's static busybox: the one that the tests brought along, or the machine's own.

@@ -1,7 +1,7 @@
 //! What a container gets: namespaces, mounts, identity, terminal, hooks, life cycle.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use serde_json::json;
 use std::io::Read as _;
@@ -40,6 +40,12 @@ pub(crate) const CASES: &[Case] = &[
         a_waiting_container_holds_nothing_of_its_callers,
     ),
     ("debug_says_what_is_done", debug_says_what_is_done),
+    ("a_tmpfs_looks_like_what_it_covers", a_tmpfs_looks_like_what_it_covers),
+    ("dev_can_be_read_only", dev_can_be_read_only),
+    ("what_is_masked_twice_is_masked_once", what_is_masked_twice_is_masked_once),
+    ("exec_appears_as_the_same_machine", exec_appears_as_the_same_machine),
+    ("a_socket_gets_the_process", a_socket_gets_the_process),
+    ("flags_may_stand_behind_the_id", flags_may_stand_behind_the_id),
     ("processors_are_the_cgroups_not_the_callers", processors_are_the_cgroups_not_the_callers),
     ("hooks_run_in_order", hooks_run_in_order),
     ("hooks_that_fail_late_are_told_of", hooks_that_fail_late_are_told_of),
@@ -431,6 +437,82 @@ fn processors_are_the_cgroups_not_the_callers() {
     // Only this process: each case has its own.
     wharf_sys::tuning::set_affinity(&[1]).unwrap();
     assert_eq!(Bundle::shell(all).output(), usual);
+}
+
+fn a_tmpfs_looks_like_what_it_covers() {
+    let mut b = Bundle::shell("stat -c %a /pad /new /own /copied /copied/wide");
+    let mode = |path: &str, bits| {
+        let path = b.rootfs().join(path);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
+    };
+    mode("pad", 0o710);
+    mode("own", 0o700);
+    mode("copied", 0o755);
+    mode("copied/wide", 0o777);
+    for (path, options) in
+        [("/pad", &[][..]), ("/new", &[]), ("/own", &["mode=0410"]), ("/copied", &["tmpcopyup"])]
+    {
+        b.mount(
+            json!({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options}),
+        );
+    }
+    assert_eq!(b.output(), "710\n1777\n410\n755\n777");
+}
+
+fn dev_can_be_read_only() {
+    let mut b = Bundle::shell("echo x > /dev/null && echo null; touch /dev/new 2>&1");
+    let mounts = b.spec["mounts"].as_array_mut().unwrap();
+    let dev = mounts.iter_mut().find(|m| m["destination"] == "/dev").unwrap();
+    dev["options"].as_array_mut().unwrap().push(json!("ro"));
+    let out = b.run();
+    let said = text(&out.stdout);
+    assert!(
+        said.starts_with("null\n") && said.contains("Read-only file system"),
+        "{said}{}",
+        text(&out.stderr)
+    );
+}
+
+fn what_is_masked_twice_is_masked_once() {
+    let mut b = Bundle::shell("grep -c ' /pad ' /proc/mounts");
+    b.set("/linux/maskedPaths", json!(["/pad", "/etc/passwd", "/pad"]));
+    assert_eq!(b.output(), "1");
+}
+
+fn exec_appears_as_the_same_machine() {
+    let mut b = Bundle::new(&["sleep", "1000"]);
+    b.set("/linux/personality", json!({"domain": "LINUX32"}));
+    b.ok(&["create", &b.id]);
+    b.ok(&["start", &b.id]);
+    let out = b.call(&["exec", &b.id, "uname", "-m"]);
+    assert_eq!(text(&out.stdout), "i686\n", "{}", text(&out.stderr));
+}
+
+fn a_socket_gets_the_process() {
+    let b = Bundle::new(&["sleep", "1000"]);
+    let socket = std::os::unix::net::UnixListener::bind(b.dir.join("s")).unwrap();
+    b.ok(&["create", "--pidfd-socket", "s", &b.id]);
+    let (mut stream, _) = socket.accept().unwrap();
+    let mut kind = String::new();
+    stream.read_to_string(&mut kind).unwrap();
+    assert_eq!(kind, "standard");
+    b.ok(&["start", &b.id]);
+    b.ok(&["exec", "--pidfd-socket", "s", &b.id, "true"]);
+    let (mut stream, _) = socket.accept().unwrap();
+    kind.clear();
+    stream.read_to_string(&mut kind).unwrap();
+    assert_eq!(kind, "setns");
+}
+
+fn flags_may_stand_behind_the_id() {
+    let b = Bundle::sleeping();
+    b.ok(&["update", &b.id, "--pids-limit", "33"]);
+    assert!(!b.call(&["update", &b.id, "--nonsense", "1"]).status.success());
+    assert_eq!(text(&b.call(&["exec", &b.id, "echo", "-n", "--x"]).stdout), "--x");
+    b.ok(&["delete", &b.id, "--force"]);
+    let none = b.call(&["--root", "/none/there", "list"]);
+    assert!(!none.status.success(), "a root that was named must be there");
 }
 
 fn debug_says_what_is_done() {
