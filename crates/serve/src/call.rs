@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, StatusCode};
-use http_body::Body as _;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyDataStream, BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
@@ -37,7 +37,7 @@ pub(crate) struct Call {
     /// Its headers.
     pub(crate) headers: HeaderMap,
     /// Its body.
-    pub(crate) body: Incoming,
+    pub(crate) body: Upload,
 }
 
 impl Call {
@@ -76,7 +76,7 @@ impl Call {
 
     /// The body as blocks.
     pub(crate) fn into_stream(self) -> ByteStream {
-        Box::pin(Upload(Some(self.body.into_data_stream())).map_err(io::Error::other))
+        Box::pin(self.body.into_data_stream().map_err(io::Error::other))
     }
 
     /// The body as a reader.
@@ -85,28 +85,49 @@ impl Call {
     }
 }
 
-/// A long body. What its reader leaves is read and thrown away, within bounds: most clients look for an answer only
-/// after they have sent everything, and would see a broken pipe in its place.
-struct Upload(Option<BodyDataStream<Incoming>>);
+/// A request's body. What nobody reads of it is read and thrown away, within bounds: most clients look for an answer
+/// only after they have sent everything, and would see a broken pipe in its place.
+#[derive(Debug)]
+pub(crate) struct Upload(Option<Incoming>);
 
-impl Stream for Upload {
-    type Item = Result<Bytes, hyper::Error>;
+impl Upload {
+    pub(crate) fn new(body: Incoming) -> Upload {
+        Upload(Some(body))
+    }
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let next = std::task::ready!(Pin::new(body).poll_next(cx));
+        let next = std::task::ready!(Pin::new(body).poll_frame(cx));
         if !matches!(next, Some(Ok(_))) {
             self.0 = None;
         }
         Poll::Ready(next)
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        let rest = self.0.take().filter(|body| !body.is_end_stream());
         // Without a runtime the daemon is at its end, and the connection with it.
-        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(tokio::time::timeout(MAX_DISCARD_TIME, discard(rest)));
+        if let (Some(rest), Ok(runtime)) = (rest, Handle::try_current()) {
+            let rest = discard(rest.into_data_stream());
+            runtime.spawn(tokio::time::timeout(MAX_DISCARD_TIME, rest));
         }
     }
 }

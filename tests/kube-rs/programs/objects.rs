@@ -152,10 +152,16 @@ async fn subresources_answer_as_their_clients_expect() {
     soon("the deployment", done).await.unwrap();
     let two = Patch::Merge(json!({"spec": {"replicas": 2}}));
     all.patch_scale("web", &PatchParams::default(), &two).await.unwrap();
-    let mut scale: Scale = all.get_scale("web").await.unwrap();
-    assert_eq!(scale.spec.as_ref().unwrap().replicas, Some(2));
-    scale.spec.as_mut().unwrap().replicas = Some(3);
-    all.replace_scale("web", &post(), &scale).await.unwrap();
+    loop {
+        let mut scale: Scale = all.get_scale("web").await.unwrap();
+        assert_eq!(scale.spec.as_ref().unwrap().replicas, Some(2));
+        scale.spec.as_mut().unwrap().replicas = Some(3);
+        match all.replace_scale("web", &post(), &scale).await {
+            // The deployment's status was written meanwhile: whoever replaces reads again.
+            Err(kube::Error::Api(status)) if status.is_conflict() => continue,
+            replaced => break drop(replaced.unwrap()),
+        }
+    }
     let ready = |d: Option<&Deployment>| {
         d.and_then(|d| d.status.as_ref()?.ready_replicas).is_some_and(|n| n == 3)
     };

@@ -308,3 +308,19 @@ fn hostile_contexts_and_stages_stay_inside() {
     assert_eq!(reply.status, 400, "{:?}", String::from_utf8_lossy(&reply.body));
     host.assert_clean();
 }
+
+/// Whoever sends first and looks for an answer then finds it, and no broken pipe.
+#[test]
+fn what_is_refused_before_it_was_sent_is_refused_in_words() {
+    let host = Host::start();
+    let Engine::Wharf = host.engine() else { return };
+    let much = vec![0; 24 << 20];
+    let refusals =
+        [("/build?version=9", 400), ("/build?ulimits=x", 400), ("/images/load?platform=x", 400)];
+    for (target, status) in refusals {
+        for _ in 0..3 {
+            let reply = host.api("POST", target, &much).unwrap();
+            assert_eq!(reply.status, status, "{target}");
+        }
+    }
+}

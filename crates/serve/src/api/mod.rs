@@ -29,7 +29,7 @@ use wharf_engine::images::Images;
 use wharf_engine::info::System;
 use wharf_engine::networks::{NOT_A_MANAGER, Networks};
 
-use crate::call::Call;
+use crate::call::{Call, Upload};
 use crate::connection::{Answer, Answers};
 use crate::fault::Fault;
 use crate::hijack::Hijacked;
@@ -98,6 +98,7 @@ impl Door {
 
     async fn decode(self: Arc<Self>, request: Request<Incoming>) -> Answer {
         let (parts, body) = request.into_parts();
+        let body = Upload::new(body);
         let path = decode_path(parts.uri.path());
         let (version, rest) = ApiVersion::split(&path);
         let answer = match understand(&parts.method, version, rest, parts.uri.query()) {
