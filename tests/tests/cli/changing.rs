@@ -51,7 +51,7 @@ pub(crate) const CREATED: &[&str] = &[
 
 /// As many options as one container can have.
 pub(crate) const OPTIONS: &[&str] = &[
-    "run -d --name aa -e A=1 -e B=2 -l x=y -w /tmp -u 1000:50 -h host1 --add-host h:1.2.3.4 --dns 9.9.9.9 --dns-search s --memory 64m --cpus 0.5 --pids-limit 50 --cap-add NET_ADMIN --cap-drop MKNOD --read-only --tmpfs /t:size=1m --ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=1 --shm-size 1m --restart on-failure:3 --stop-signal INT --stop-timeout 0 --security-opt no-new-privileges --oom-score-adj 10 --init --expose 99 -p 127.0.0.1:8099:99/udp -v vv:/v:ro --mount type=tmpfs,dst=/tm --label-file /dev/null --group-add 1 --health-cmd true --health-interval 5s --log-opt max-size=1m --annotation q=r --blkio-weight 0 --cpu-shares 100 --device /dev/null:/dev/n --ipc private --userns host --cgroupns private busybox sleep 1000",
+    "run -d --name aa -e A=1 -l x=y -w /tmp -u 1000:50 -h host1 --add-host h:1.2.3.4 --dns 9.9.9.9 --dns-search s --memory 64m --cpus 0.5 --pids-limit 50 --cap-add NET_ADMIN --cap-drop MKNOD --read-only --tmpfs /t:size=1m --ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=1 --shm-size 1m --restart on-failure:3 --stop-signal INT --stop-timeout 0 --security-opt no-new-privileges --oom-score-adj 10 --init --expose 99 -p 127.0.0.1:8099:99/udp -v vv:/v:ro --mount type=tmpfs,dst=/tm --label-file /dev/null --group-add 1 --health-cmd true --health-interval 5s --log-opt max-size=1m --annotation q=r --blkio-weight 0 --cpu-shares 100 --device /dev/null:/dev/n --ipc private --userns host --cgroupns private busybox sleep 1000",
     r#"inspect --format "{{json .Config}}" aa"#,
     r#"inspect --format "{{json .HostConfig}}" aa"#,
     "exec aa id",
