@@ -164,7 +164,7 @@ fn options(q: &Query, network: &str) -> Result<HashMap<String, String>, Fault> {
         "host" | "none" => add("force-network-mode", network.to_owned()),
         other => {
             return Err(Fault::invalid(format!(
-                "network mode {other:?} not supported by buildkit"
+                "network mode {other:?} not supported by buildkit: use default, host or none, or DOCKER_BUILDKIT=0"
             )));
         }
     }
