@@ -234,7 +234,8 @@ impl CacheParts {
         let name = name.clone().or_latest();
         let failed = |source| CacheError::Registry { name: name.familiar(), source };
         let content = self.store.content();
-        let to = Registries::new(self.store.settings()).repository(&name, auth).map_err(failed)?;
+        let registries = Registries::new(self.store.settings());
+        let to = registries.repository(&name, auth).await.map_err(failed)?;
         for image in self.images() {
             let manifest = image.manifest();
             let blobs = image.layers().iter().map(|l| &l.blob).chain([image.id()]);

@@ -59,7 +59,7 @@ struct Far {
 
 /// Where a list is.
 enum Source<'a> {
-    Registry(&'a Reference, Upstream),
+    Registry(&'a Reference, Box<Upstream>),
     Blobs(&'a CacheList),
 }
 
@@ -68,12 +68,12 @@ pub(crate) async fn in_registry(job: &Job, name: &Reference) -> Result<Option<Li
     let told = |e| chain(&e).to_string();
     let auth = job.inputs.credentials.auth(name.domain()).await.unwrap_or_default();
     let settings = job.builder.store().settings();
-    let from = Registries::new(settings).repository(name, &auth).map_err(told)?;
+    let from = Registries::new(settings).repository(name, &auth).await.map_err(told)?;
     let what = name.digest().map(ToString::to_string);
     let what = what.or_else(|| name.tag().map(str::to_owned)).unwrap_or_default();
     let top = from.manifest(&what).await.map_err(told)?;
     match index(&top.bytes, &top.media_type) {
-        Some(index) => Source::Registry(name, from).list(&index).await.map(Some),
+        Some(index) => Source::Registry(name, Box::new(from)).list(&index).await.map(Some),
         None => Ok(None),
     }
 }

@@ -61,19 +61,13 @@ impl ImageStore {
     /// registry gives in place of the password, which most do not: then it is empty.
     pub async fn login(&self, auth: &AuthConfig) -> Result<String, LoginError> {
         let domain = login_domain(&auth.serveraddress);
-        let mut last = None;
-        for remote in self.0.registries.origins(&domain, auth)? {
-            match remote.login().await {
-                Ok(token) => return Ok(token),
-                Err(RegistryError::Status { status: 401 | 403, message, .. }) => {
-                    return Err(LoginError::Refused { url: remote.root(), message });
-                }
-                // The first of several addresses of one registry is the one that counts.
-                Err(e) if e.is_about_the_address() => last = last.or(Some(e)),
-                Err(e) => return Err(e.into()),
+        let remote = self.0.registries.origin(&domain, auth).await?;
+        match remote.login().await {
+            Err(RegistryError::Status { status: 401 | 403, message, .. }) => {
+                Err(LoginError::Refused { url: remote.root(), message })
             }
+            other => Ok(other?),
         }
-        Err(last.unwrap_or(RegistryError::Setting { what: domain }).into())
     }
 
     /// Asks the registry what `name` means there, without fetching the image.
@@ -84,7 +78,7 @@ impl ImageStore {
     ) -> Result<Distribution, PullError> {
         let name = name.clone().or_latest();
         let mut asked = Asked::default();
-        for remote in self.askable(&name, auth)? {
+        for remote in self.askable(&name, auth).await? {
             match look_up(&remote, &name).await {
                 Ok(found) => return Ok(found),
                 Err(error) => asked.failed(&remote, error)?,
@@ -104,7 +98,7 @@ impl ImageStore {
         let name = name.clone().or_latest();
         let wanted = platform.unwrap_or(&self.0.settings.platform);
         let mut asked = Asked::default();
-        for remote in self.askable(&name, auth)? {
+        for remote in self.askable(&name, auth).await? {
             match config_of(&remote, &name, wanted).await {
                 Ok(found) => return Ok(found),
                 Err(error) => asked.failed(&remote, error)?,
@@ -114,8 +108,12 @@ impl ImageStore {
     }
 
     /// The addresses that may say what `name` means, mirrors first.
-    fn askable(&self, name: &Reference, auth: &AuthConfig) -> Result<Vec<Remote<'_>>, PullError> {
-        let mut remotes = self.0.registries.remotes(name, auth)?;
+    async fn askable(
+        &self,
+        name: &Reference,
+        auth: &AuthConfig,
+    ) -> Result<Vec<Remote<'_>>, PullError> {
+        let mut remotes = self.0.registries.remotes(name, auth).await?;
         remotes.retain(|r| !r.endpoint.mirror || name.digest().is_some() || r.endpoint.resolves);
         Ok(remotes)
     }
@@ -126,11 +124,9 @@ impl ImageStore {
 struct Asked(Option<PullError>);
 
 impl Asked {
-    /// One could not say: mirrors may fail, and so may ways to reach the registry; else that is the answer.
+    /// One could not say. Mirrors may fail; what the registry itself says is the answer.
     fn failed(&mut self, remote: &Remote<'_>, error: PullError) -> Result<(), PullError> {
-        let elsewhere = remote.endpoint.mirror
-            || matches!(&error, PullError::Registry(e) if e.is_about_the_address());
-        if !elsewhere {
+        if !remote.endpoint.mirror {
             return Err(error);
         }
         self.0.get_or_insert(error);

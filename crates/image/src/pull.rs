@@ -205,7 +205,7 @@ impl ImageStore {
             return self.provide_builtin(name, &options).await;
         }
         let mut last = None;
-        for remote in self.0.registries.remotes(&name, &options.auth)? {
+        for remote in self.0.registries.remotes(&name, &options.auth).await? {
             let mirror = remote.endpoint.mirror;
             if mirror && name.digest().is_none() && !remote.endpoint.resolves {
                 continue;
@@ -213,18 +213,11 @@ impl ImageStore {
             let pull = Pull { store: self, name: &name, options: &options, remote };
             match pull.run().await {
                 Ok(pulled) => return Ok(pulled),
-                Err(error) => {
-                    let elsewhere = mirror
-                        || matches!(&error, PullError::Registry(e) if e.is_about_the_address());
-                    if !elsewhere {
-                        return Err(error);
-                    }
-                    tracing::debug!(registry = name.domain(), %error, "address failed, trying the next");
-                    // The first of several addresses of one registry is the one that counts.
-                    if mirror || last.is_none() {
-                        last = Some(error);
-                    }
+                Err(error) if mirror => {
+                    tracing::debug!(registry = name.domain(), %error, "mirror failed, trying the next");
+                    last = Some(error);
                 }
+                Err(error) => return Err(error),
             }
         }
         let nowhere = || RegistryError::Setting { what: name.domain().to_owned() }.into();
@@ -238,7 +231,7 @@ impl ImageStore {
         options: PullOptions,
     ) -> Result<Vec<Pulled>, PullError> {
         let mut last = None;
-        for remote in self.0.registries.remotes(name, &options.auth)? {
+        for remote in self.0.registries.remotes(name, &options.auth).await? {
             match remote.tags().await {
                 Ok(tags) => {
                     let mut all = Vec::new();

@@ -158,14 +158,8 @@ impl ImageStore {
         }
         let name = name.clone().or_latest();
         (options.progress)(Progress::PushingTo(name.name()));
-        let mut last = None;
-        for remote in self.0.registries.writable(name.domain(), name.path(), &options.auth)? {
-            match self.push_index_to(&remote, &name, index, &options).await {
-                Ok(pushed) => return Ok(pushed),
-                Err(error) => try_next(&mut last, &name, error)?,
-            }
-        }
-        Err(last.unwrap_or_else(|| nowhere(&name)).into())
+        let remote = self.0.registries.writable(name.domain(), name.path(), &options.auth).await?;
+        self.push_index_to(&remote, &name, index, &options).await
     }
 
     async fn push_index_to(
@@ -197,19 +191,12 @@ impl ImageStore {
         let image = self.pushable(name, options)?;
         // What is being sent must not go away meanwhile.
         let _lease = self.lease(&image)?;
-        let mut last = None;
-        for remote in self.0.registries.writable(name.domain(), name.path(), &options.auth)? {
-            let push = Push { store: self, name, options, remote: &remote, image: &image };
-            match push.run(name.tag().unwrap_or_default()).await {
-                Ok(()) => {
-                    self.remember(name, &image)?;
-                    let manifest = image.manifest().clone();
-                    return Ok(Pushed { image, name: name.clone(), manifest });
-                }
-                Err(error) => try_next(&mut last, name, error)?,
-            }
-        }
-        Err(last.unwrap_or_else(|| nowhere(name)).into())
+        let remote = self.0.registries.writable(name.domain(), name.path(), &options.auth).await?;
+        let push = Push { store: self, name, options, remote: &remote, image: &image };
+        push.run(name.tag().unwrap_or_default()).await?;
+        self.remember(name, &image)?;
+        let manifest = image.manifest().clone();
+        Ok(Pushed { image, name: name.clone(), manifest })
     }
 
     fn pushable(&self, name: &Reference, options: &PushOptions) -> Result<Image, PushError> {
@@ -385,26 +372,6 @@ impl Push<'_> {
     fn tell(&self, progress: Progress) {
         (self.options.progress)(progress);
     }
-}
-
-/// Whether the next address of the registry may do better. The error of the first is the one that counts.
-fn try_next(
-    last: &mut Option<RegistryError>,
-    name: &Reference,
-    error: PushError,
-) -> Result<(), PushError> {
-    match error {
-        PushError::Registry(error) if error.is_about_the_address() => {
-            tracing::debug!(registry = name.domain(), %error, "address failed, trying the next");
-            last.get_or_insert(error);
-            Ok(())
-        }
-        other => Err(other),
-    }
-}
-
-fn nowhere(name: &Reference) -> RegistryError {
-    RegistryError::Setting { what: name.domain().to_owned() }
 }
 
 /// Docker's texts for what a registry refuses.

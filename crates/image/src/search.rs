@@ -7,7 +7,7 @@ use wharf_spec::docker::SearchResult;
 use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::reference::DOCKER_HUB;
 
-use crate::registry::{RegistryError, encode, is_insecure};
+use crate::registry::{RegistryError, encode};
 use crate::web::WebRequest;
 use crate::{ErrorKind, ImageStore};
 
@@ -79,16 +79,8 @@ impl ImageStore {
         }
         let (host, words) = split(term);
         let query = encode(&[("q", words), ("n", &limit.to_string())]);
-        let path = format!("{host}/v1/search?{query}");
-        let found = self.ask(&host, format!("https://{path}"), auth).await;
-        match found {
-            Err(SearchError::Registry(e))
-                if e.is_about_the_address() && is_insecure(&host, &self.0.settings.registries) =>
-            {
-                self.ask(&host, format!("http://{path}"), auth).await
-            }
-            found => found,
-        }
+        let scheme = self.0.registries.scheme(&host).await?;
+        self.ask(&host, format!("{scheme}://{host}/v1/search?{query}"), auth).await
     }
 
     async fn ask(

@@ -81,6 +81,9 @@ pub struct RegistrySettings {
     pub proxy: ProxySettings,
     /// A transfer in which no byte arrives for this long has stalled and is resumed. Default 30 s.
     pub stall: Duration,
+    /// How long a registry that may speak no TLS has to show that it does. A server of plain HTTP may wait in silence
+    /// for the end of a line that a TLS client never sends. Default 3 s.
+    pub greeting: Duration,
     /// First pause between attempts; doubles each time, with jitter. Default 500 ms.
     pub retry_pause: Duration,
     /// Longest pause, also of one that the server asks for. Default 60 s.
@@ -97,6 +100,7 @@ impl Default for RegistrySettings {
             ca_bundle: wharf_tls::system_bundle().to_owned(),
             proxy: ProxySettings::default(),
             stall: Duration::from_secs(30),
+            greeting: Duration::from_secs(3),
             retry_pause: Duration::from_millis(500),
             retry_pause_max: Duration::from_secs(60),
         }

@@ -31,8 +31,7 @@ impl std::fmt::Debug for Registries {
 #[derive(Clone)]
 pub struct Upstream {
     client: Arc<Client>,
-    /// In the order to try them.
-    endpoints: Vec<Endpoint>,
+    endpoint: Endpoint,
     repository: String,
     auth: AuthConfig,
 }
@@ -48,21 +47,6 @@ pub struct Fetched {
     pub digest: Digest,
 }
 
-/// What a request is tried with at one address after the other.
-macro_rules! at_each {
-    ($upstream:expr, $remote:ident => $work:expr) => {{
-        let mut last = None;
-        for endpoint in &$upstream.endpoints {
-            let $remote = $upstream.remote(endpoint);
-            match $work {
-                Err(error) if error.is_about_the_address() => last = last.or(Some(error)),
-                other => return other,
-            }
-        }
-        Err(last.unwrap_or(RegistryError::Setting { what: $upstream.repository.clone() }))
-    }};
-}
-
 impl Registries {
     /// A client with these settings.
     pub fn new(settings: &Settings) -> Self {
@@ -70,15 +54,15 @@ impl Registries {
     }
 
     /// The repository of `name` at its own registry; mirrors are not asked.
-    pub fn repository(
+    pub async fn repository(
         &self,
         name: &Reference,
         auth: &AuthConfig,
     ) -> Result<Upstream, RegistryError> {
-        let remotes = self.0.writable(name.domain(), name.path(), auth)?;
+        let remote = self.0.writable(name.domain(), name.path(), auth).await?;
         Ok(Upstream {
             client: self.0.clone(),
-            endpoints: remotes.into_iter().map(|r| r.endpoint).collect(),
+            endpoint: remote.endpoint,
             repository: name.path().to_owned(),
             auth: auth.clone(),
         })
@@ -86,10 +70,10 @@ impl Registries {
 }
 
 impl Upstream {
-    fn remote(&self, endpoint: &Endpoint) -> Remote<'_> {
+    fn remote(&self) -> Remote<'_> {
         Remote {
             client: &self.client,
-            endpoint: endpoint.clone(),
+            endpoint: self.endpoint.clone(),
             repository: self.repository.clone(),
             auth: self.auth.clone(),
         }
@@ -97,7 +81,7 @@ impl Upstream {
 
     /// The digest that a tag has, without fetching what it names; `None` if the registry does not say.
     pub async fn resolve(&self, what: &str) -> Result<Option<Digest>, RegistryError> {
-        at_each!(self, remote => remote.head(what).await)
+        self.remote().head(what).await
     }
 
     /// The manifest or index `what`.
@@ -108,17 +92,17 @@ impl Upstream {
             media_type: raw.media_type,
             digest: raw.digest,
         };
-        at_each!(self, remote => remote.manifest(what, expected.as_ref()).await.map(fetched))
+        self.remote().manifest(what, expected.as_ref()).await.map(fetched)
     }
 
     /// Every tag.
     pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        at_each!(self, remote => remote.tags().await)
+        self.remote().tags().await
     }
 
     /// A small blob, verified.
     pub async fn small_blob(&self, digest: &Digest, size: u64) -> Result<Bytes, RegistryError> {
-        at_each!(self, remote => remote.small_blob(digest, size).await)
+        self.remote().small_blob(digest, size).await
     }
 
     /// A blob from byte `from` on, not verified, and how many bytes it has in all. Ends with an error when nothing
@@ -137,7 +121,7 @@ impl Upstream {
         digest: &Digest,
         from: u64,
     ) -> Result<http::Response<hyper::body::Incoming>, RegistryError> {
-        at_each!(self, remote => remote.blob(digest, from).await)
+        self.remote().blob(digest, from).await
     }
 
     fn stream(
@@ -149,7 +133,7 @@ impl Upstream {
         let length: Option<u64> = length.and_then(|l| l.to_str().ok()?.parse().ok());
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let wrong = |what: &str| RegistryError::Protocol {
-            host: self.endpoints.first().map(Endpoint::shown).unwrap_or_default(),
+            host: self.endpoint.shown(),
             what: what.to_owned(),
         };
         let length = length.ok_or_else(|| wrong("without saying how long the blob is"))?;
@@ -181,12 +165,12 @@ impl Upstream {
 
     /// Whether a blob is there.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        at_each!(self, remote => remote.has_blob(digest).await)
+        self.remote().has_blob(digest).await
     }
 
     /// Has a blob taken from another repository of the same registry; false if it must be sent.
     pub async fn mount(&self, digest: &Digest, from: &Upstream) -> Result<bool, RegistryError> {
-        if self.endpoints != from.endpoints {
+        if self.endpoint != from.endpoint {
             return Ok(false);
         }
         let begun: Result<Begun, RegistryError> = self.begin(digest, Some(&from.repository)).await;
@@ -200,7 +184,7 @@ impl Upstream {
     }
 
     async fn begin(&self, digest: &Digest, from: Option<&str>) -> Result<Begun, RegistryError> {
-        at_each!(self, remote => remote.begin(digest, from, "").await)
+        self.remote().begin(digest, from, "").await
     }
 
     /// Sends a blob, resuming as often as needed.
@@ -212,7 +196,7 @@ impl Upstream {
         tell: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
         let blob = Blob { digest, size, file: Arc::new(file), tell };
-        at_each!(self, remote => send(&remote, &blob).await)
+        send(&self.remote(), &blob).await
     }
 
     /// Stores a manifest under a tag or its digest.
@@ -222,7 +206,7 @@ impl Upstream {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<(), RegistryError> {
-        at_each!(self, remote => remote.put_manifest(what, media_type, bytes.clone()).await)
+        self.remote().put_manifest(what, media_type, bytes.clone()).await
     }
 }
 

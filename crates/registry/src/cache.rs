@@ -94,16 +94,18 @@ impl Cache {
         Self { registries, domain, auth, ttl, clock, asked }
     }
 
-    fn upstream(&self, name: &Repository) -> Result<Upstream, Fault> {
+    /// The repository over there. The outer error is the other registry's, the inner the name's.
+    async fn upstream(&self, name: &Repository) -> Result<Result<Upstream, Fault>, RegistryError> {
         let full = format!("{}/{name}", self.domain);
-        let name = Reference::parse(&full)
-            .map_err(|e| Fault::new(Code::NameInvalid, format!("{full:?}: {e}")))?;
-        self.registries.repository(&name, &self.auth).map_err(|e| failed(&e))
+        match Reference::parse(&full) {
+            Ok(name) => self.registries.repository(&name, &self.auth).await.map(Ok),
+            Err(e) => Ok(Err(Fault::new(Code::NameInvalid, format!("{full:?}: {e}")))),
+        }
     }
 
     /// The tags over there; `None` if it cannot say.
     pub(crate) async fn tags(&self, name: &Repository) -> Option<BTreeMap<String, ()>> {
-        let tags = self.upstream(name).ok()?.tags().await.ok()?;
+        let tags = self.upstream(name).await.ok()?.ok()?.tags().await.ok()?;
         Some(tags.into_iter().map(|tag| (tag, ())).collect())
     }
 
@@ -157,7 +159,7 @@ impl Inner {
         name: &Repository,
         target: &Target,
     ) -> Result<Result<(), Fault>, RegistryError> {
-        let upstream = match cache.upstream(name) {
+        let upstream = match cache.upstream(name).await? {
             Ok(upstream) => upstream,
             Err(fault) => return Ok(Err(fault)),
         };
@@ -235,7 +237,7 @@ impl Inner {
         if let Some(flight) = flights.get(&key) {
             return Ok(flight.clone());
         }
-        let upstream = cache.upstream(name)?;
+        let upstream = cache.upstream(name).await.map_err(|e| failed(&e))??;
         let first = upstream.blob(digest, 0).await;
         let (size, blocks) = first.map_err(|e| match e.is_absent() {
             true => blob_unknown(name, digest),

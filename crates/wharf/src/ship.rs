@@ -239,15 +239,15 @@ impl Desk {
         Self { registries: Registries::new(&settings), config }
     }
 
-    fn open(&self, name: &Reference) -> Result<Upstream> {
+    async fn open(&self, name: &Reference) -> Result<Upstream> {
         let found =
             auth::lookup(&self.config, name.domain()).map_err(|e| anyhow::anyhow!(e.text))?;
         let auth: AuthConfig = serde_json::from_value(found).context("read the credentials")?;
-        Ok(self.registries.repository(name, &auth)?)
+        Ok(self.registries.repository(name, &auth).await?)
     }
 
     async fn fetch(&self, name: &Reference) -> Result<(Upstream, Fetched)> {
-        let upstream = self.open(name)?;
+        let upstream = self.open(name).await?;
         let fetched = upstream.manifest(&what(name)).await;
         let fetched = fetched.with_context(|| format!("no such manifest: {}", name.familiar()))?;
         Ok((upstream, fetched))
@@ -272,7 +272,7 @@ impl Desk {
                 best.with_context(|| format!("{source} has nothing for {platform}"))?;
             fetched = from.manifest(&chosen.digest.to_string()).await?;
         }
-        let to = self.open(&to_name)?;
+        let to = self.open(&to_name).await?;
         let digest = fetched.digest.clone();
         transfer(&from, &to, fetched, &what(&to_name), DEPTH).await?;
         say(format!("{}@{digest}", to_name.familiar()))
@@ -333,10 +333,10 @@ impl Desk {
     async fn push(&self, list: &str) -> Result<()> {
         let draft = self.draft(list)?;
         let name = parse(list)?;
-        let to = self.open(&name)?;
+        let to = self.open(&name).await?;
         for (source, descriptor) in &draft.manifests {
             let source = parse(source)?;
-            let from = self.open(&source)?;
+            let from = self.open(&source).await?;
             let digest = descriptor.digest.to_string();
             let fetched = from.manifest(&digest).await?;
             transfer(&from, &to, fetched, &digest, DEPTH).await?;

@@ -19,6 +19,8 @@ pub(crate) struct Endpoint {
     pub(crate) mirror: bool,
     /// Whether it may be asked for what a tag means.
     pub(crate) resolves: bool,
+    /// Whether it may turn out to speak no TLS.
+    pub(super) may_be_plain: bool,
 }
 
 impl Endpoint {
@@ -43,14 +45,21 @@ impl Endpoint {
         self.host().to_owned()
     }
 
+    /// The same address without TLS.
+    pub(super) fn into_plain(mut self) -> Self {
+        if let Some(rest) = self.base.strip_prefix("https://") {
+            self.base = format!("http://{rest}");
+        }
+        self
+    }
+
     /// What tokens are kept by.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 }
 
-/// The addresses of the registry `domain`, in the order to try them: mirrors as their file lists them, itself, and
-/// itself without TLS where that is allowed.
+/// The addresses of the registry `domain`, in the order to try them: mirrors as their file lists them, then itself.
 pub(super) fn endpoints(
     domain: &str,
     settings: &RegistrySettings,
@@ -69,22 +78,18 @@ pub(super) fn endpoints(
         }
     }
     let host = if domain == wharf_spec::reference::DOCKER_HUB { HUB_HOST } else { domain };
-    let own = |base: String| Endpoint { base, namespace: None, mirror: false, resolves: true };
-    match file.server {
-        Some(server) => all.push(own(versioned(&server, file.override_path)?)),
-        None => {
-            all.push(own(format!("https://{host}/v2")));
-            if is_insecure(host, settings) {
-                all.push(own(format!("http://{host}/v2")));
-            }
-        }
-    }
+    let (base, may_be_plain) = match file.server {
+        Some(server) => (versioned(&server, file.override_path)?, false),
+        None => (format!("https://{host}/v2"), is_insecure(host, settings)),
+    };
+    all.push(Endpoint { base, namespace: None, mirror: false, resolves: true, may_be_plain });
     Ok(all)
 }
 
 fn mirror(url: &str, domain: &str, exact: bool, resolves: bool) -> Result<Endpoint, RegistryError> {
     let base = versioned(url, exact)?;
-    Ok(Endpoint { base, namespace: Some(domain.to_owned()), mirror: true, resolves })
+    let namespace = Some(domain.to_owned());
+    Ok(Endpoint { base, namespace, mirror: true, resolves, may_be_plain: false })
 }
 
 fn versioned(url: &str, exact: bool) -> Result<String, RegistryError> {

@@ -31,6 +31,7 @@ use crate::web::WebRequest;
 pub(crate) use auth::encode;
 pub(crate) use endpoint::{Endpoint, is_insecure};
 use payload::Payload;
+use transport::Greeting;
 pub(crate) use upload::{Begun, Blob};
 
 /// Largest manifest that is read; the distribution specification's limit.
@@ -145,11 +146,6 @@ impl RegistryError {
         }
     }
 
-    /// Whether another address of the same registry should be tried.
-    pub(crate) fn is_about_the_address(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::PlainHttp { .. })
-    }
-
     fn pause(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
@@ -173,12 +169,12 @@ impl Client {
     }
 
     /// The addresses at which `name` may be had, in the order to try them.
-    pub(crate) fn remotes(
+    pub(crate) async fn remotes(
         &self,
         name: &Reference,
         auth: &AuthConfig,
     ) -> Result<Vec<Remote<'_>>, RegistryError> {
-        let endpoints = endpoint::endpoints(name.domain(), &self.settings.registries)?;
+        let endpoints = self.endpoints(name.domain()).await?;
         Ok(endpoints
             .into_iter()
             .map(|endpoint| Remote {
@@ -191,22 +187,43 @@ impl Client {
             .collect())
     }
 
-    /// The addresses of the registry `domain` itself, for questions about no repository.
-    pub(crate) fn origins(
+    /// The registry `domain` itself, never a mirror, for questions about no repository.
+    pub(crate) async fn origin(
         &self,
         domain: &str,
         auth: &AuthConfig,
-    ) -> Result<Vec<Remote<'_>>, RegistryError> {
-        let endpoints = endpoint::endpoints(domain, &self.settings.registries)?;
-        let own = endpoints.into_iter().filter(|e| !e.mirror);
-        Ok(own
-            .map(|endpoint| Remote {
-                client: self,
-                endpoint,
-                repository: String::new(),
-                auth: auth.clone(),
-            })
-            .collect())
+    ) -> Result<Remote<'_>, RegistryError> {
+        // Its own address is the last, and always there.
+        let own = self.endpoints(domain).await?.pop();
+        let endpoint = own.ok_or_else(|| RegistryError::Setting { what: domain.to_owned() })?;
+        Ok(Remote { client: self, endpoint, repository: String::new(), auth: auth.clone() })
+    }
+
+    /// `https`, or `http` where that is allowed and `host` speaks no TLS.
+    pub(crate) async fn scheme(&self, host: &str) -> Result<&'static str, RegistryError> {
+        if !is_insecure(host, &self.settings.registries) {
+            return Ok("https");
+        }
+        match self.http.greet(&format!("https://{host}/")).await? {
+            Greeting::Tls => Ok("https"),
+            Greeting::Plain => Ok("http"),
+            Greeting::Nobody(error) => Err(error),
+        }
+    }
+
+    /// The addresses of `domain`. One that may go without TLS is greeted, to learn whether it does: to find out with
+    /// requests would take all the patience that those have with a registry that is busy.
+    async fn endpoints(&self, domain: &str) -> Result<Vec<Endpoint>, RegistryError> {
+        let mut all = endpoint::endpoints(domain, &self.settings.registries)?;
+        let Some(own) = all.pop_if(|e| e.may_be_plain) else { return Ok(all) };
+        all.push(match self.http.greet(own.base()).await? {
+            Greeting::Tls => own,
+            Greeting::Plain => own.into_plain(),
+            // Its mirrors may be there; without any there is nobody to ask.
+            Greeting::Nobody(error) if all.is_empty() => return Err(error),
+            Greeting::Nobody(_) => own,
+        });
+        Ok(all)
     }
 
     /// Asks a server that is no registry. Given conditions, the answer may be 304.

@@ -31,7 +31,18 @@ const CONNECT: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(15);
 
 /// Sends requests; keeps connections for a while.
-pub(super) struct Http(hyper_util::client::legacy::Client<Connector, PayloadBody>);
+pub(super) struct Http {
+    client: hyper_util::client::legacy::Client<Connector, PayloadBody>,
+    connector: Connector,
+}
+
+/// What a registry that may speak no TLS answers to it.
+pub(super) enum Greeting {
+    Tls,
+    Plain,
+    /// No connection.
+    Nobody(RegistryError),
+}
 
 impl Http {
     pub(super) fn new(settings: &Settings) -> Self {
@@ -42,8 +53,32 @@ impl Http {
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(hyper_util::rt::TokioTimer::new())
-            .build(connector);
-        Self(client)
+            .build(connector.clone());
+        Self { client, connector }
+    }
+
+    /// Connects to `url` with TLS, to see whether it is spoken there.
+    pub(super) async fn greet(&self, url: &str) -> Result<Greeting, RegistryError> {
+        let setting = || RegistryError::Setting { what: url.to_owned() };
+        let uri: Uri = url.parse().map_err(|_| setting())?;
+        let patience = self.connector.0.settings.greeting;
+        let error = match tokio::time::timeout(patience, self.connector.0.connect(&uri)).await {
+            Ok(Ok(_)) => return Ok(Greeting::Tls),
+            Ok(Err(error)) => error,
+            Err(_) => return Ok(Greeting::Plain),
+        };
+        Ok(match error.kind() {
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NotFound => Greeting::Nobody(RegistryError::Connect {
+                host: host_of(&uri),
+                source: error.into(),
+            }),
+            // Who refuses us in TLS speaks it, and says why when asked in earnest.
+            _ if is_tls(&error) && !is_plain_http(&error) => Greeting::Tls,
+            _ => Greeting::Plain,
+        })
     }
 
     /// Sends one request; `patience` is for the head of the answer, without it the caller watches.
@@ -53,7 +88,7 @@ impl Http {
         patience: Option<Duration>,
     ) -> Result<Response<Incoming>, RegistryError> {
         let host = host_of(request.uri());
-        let request = self.0.request(request);
+        let request = self.client.request(request);
         let answer = match patience {
             Some(patience) => tokio::time::timeout(patience + CONNECT, request).await,
             None => Ok(request.await),
@@ -65,6 +100,11 @@ impl Http {
             Err(_) => Err(RegistryError::Connect { host, source: "it does not answer".into() }),
         }
     }
+}
+
+/// Whether it is an error of TLS, not of the connection under it.
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// Whether TLS failed because the other side does not speak it.

@@ -40,16 +40,15 @@ pub(crate) struct Blob<'a> {
 }
 
 impl Client {
-    /// The addresses at which `repository` of `domain` can be written: never mirrors.
-    pub(crate) fn writable(
+    /// Where `repository` of `domain` can be written: never a mirror.
+    pub(crate) async fn writable(
         &self,
         domain: &str,
         repository: &str,
         auth: &wharf_spec::dockerconfig::AuthConfig,
-    ) -> Result<Vec<Remote<'_>>, RegistryError> {
-        let mut all = self.origins(domain, auth)?;
-        all.iter_mut().for_each(|remote| repository.clone_into(&mut remote.repository));
-        Ok(all)
+    ) -> Result<Remote<'_>, RegistryError> {
+        let remote = self.origin(domain, auth).await?;
+        Ok(Remote { repository: repository.to_owned(), ..remote })
     }
 }
 

@@ -1,25 +1,20 @@
 //! Pulling from a registry that lives in the test and misbehaves on demand.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
+mod server;
+
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use server::{Fault, Registry};
+use tokio::net::{TcpListener, TcpStream};
 use wharf_base::db::Db;
 use wharf_base::sync::Mutex;
 use wharf_image::*;
@@ -28,248 +23,6 @@ use wharf_spec::dockerconfig::AuthConfig;
 use wharf_spec::image::media_type;
 use wharf_spec::platform::Platform;
 use wharf_spec::reference::Reference;
-
-/// What the next answer for a blob does wrong.
-#[derive(Clone, Debug)]
-enum Fault {
-    /// Closes the connection after so many bytes.
-    Cut(usize),
-    /// Sends so many bytes and then nothing.
-    Stall(usize),
-    /// Answers with this status.
-    Status(u16),
-    /// Ignores `Range`.
-    NoRange,
-    /// Sends other bytes of the same length.
-    Lie,
-    /// Sends more than there is.
-    More,
-    /// Sends elsewhere.
-    Redirect(String),
-}
-
-#[derive(Default)]
-struct State {
-    blobs: HashMap<String, Bytes>,
-    manifests: HashMap<String, (String, Bytes)>,
-    faults: VecDeque<Fault>,
-    /// Method, path, Range, Authorization.
-    log: Vec<(Method, String, Option<String>, Option<String>)>,
-    /// `Bearer` or `Basic`.
-    auth: Option<&'static str>,
-    address: String,
-}
-
-#[derive(Clone, Default)]
-struct Registry(Arc<Mutex<State>>);
-
-type Body = BoxBody<Bytes, std::io::Error>;
-
-fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
-}
-
-fn answer(status: u16, body: impl Into<Bytes>) -> Response<Body> {
-    Response::builder().status(status).body(full(body)).unwrap()
-}
-
-impl Registry {
-    async fn start() -> Self {
-        let registry = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address: SocketAddr = listener.local_addr().unwrap();
-        registry.0.lock().address = address.to_string();
-        let shared = registry.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let shared = shared.clone();
-                let service = service_fn(move |request| {
-                    let shared = shared.clone();
-                    async move { Ok::<_, Infallible>(shared.handle(&request)) }
-                });
-                let serve = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(async move { drop(serve.await) });
-            }
-        });
-        registry
-    }
-
-    fn name(&self, rest: &str) -> Reference {
-        Reference::parse(&format!("{}/{rest}", self.0.lock().address)).unwrap()
-    }
-
-    fn handle(&self, request: &Request<Incoming>) -> Response<Body> {
-        let mut state = self.0.lock();
-        let header =
-            |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-        let (path, authorization) = (request.uri().path().to_owned(), header("authorization"));
-        let entry =
-            (request.method().clone(), path.clone(), header("range"), authorization.clone());
-        state.log.push(entry);
-        if path == "/token" {
-            let basic = "Basic bWU6c2VjcmV0";
-            return match authorization.as_deref() {
-                Some(value) if value == basic => {
-                    answer(200, r#"{"token":"good","expires_in":300}"#)
-                }
-                _ => answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#),
-            };
-        }
-        if let Some(refused) = state.refuse(authorization.as_deref()) {
-            return refused;
-        }
-        if path == "/v2/" {
-            return answer(200, "{}");
-        }
-        let parts: Vec<&str> = path.rsplitn(3, '/').collect();
-        match parts[..] {
-            [what, "manifests", _] => state.manifest(request.method(), what),
-            [digest, "blobs", _] => state.blob(digest, header("range")),
-            ["list", "tags", _] => answer(200, r#"{"tags":["1","2"]}"#),
-            _ => answer(404, ""),
-        }
-    }
-
-    /// Adds an image of these layers under `tag`; returns the digest of its manifest.
-    fn add(&self, tag: &str, layers: &[Vec<u8>], edit: impl FnOnce(&mut Value)) -> Digest {
-        let mut state = self.0.lock();
-        let diff_ids: Vec<String> = layers.iter().map(|l| Digest::sha256(l).to_string()).collect();
-        let platform = Platform::host();
-        let config = json!({
-            "architecture": platform.architecture, "os": "linux",
-            "config": {"Cmd": ["x"]}, "rootfs": {"type": "layers", "diff_ids": diff_ids}
-        });
-        let config = state.put(config.to_string().into_bytes());
-        let layers: Vec<Value> = layers
-            .iter()
-            .map(|plain| {
-                let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                gz.write_all(plain).unwrap();
-                let (digest, size) = state.put(gz.finish().unwrap());
-                json!({"mediaType": media_type::OCI_LAYER_GZIP, "digest": digest, "size": size})
-            })
-            .collect();
-        let mut manifest = json!({
-            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
-            "config": {"mediaType": media_type::OCI_CONFIG, "digest": config.0, "size": config.1},
-            "layers": layers
-        });
-        edit(&mut manifest);
-        state.put_manifest(tag, &manifest)
-    }
-
-    fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.0.lock().faults.extend(faults);
-    }
-
-    fn gets(&self, part: &str) -> usize {
-        let state = self.0.lock();
-        state.log.iter().filter(|l| l.0 == Method::GET && l.1.contains(part)).count()
-    }
-
-    fn ranges(&self) -> Vec<String> {
-        self.0.lock().log.iter().filter_map(|l| l.2.clone()).collect()
-    }
-}
-
-impl State {
-    fn put(&mut self, bytes: Vec<u8>) -> (Digest, usize) {
-        let digest = Digest::sha256(&bytes);
-        let size = bytes.len();
-        self.blobs.insert(digest.to_string(), bytes.into());
-        (digest, size)
-    }
-
-    fn put_manifest(&mut self, tag: &str, value: &Value) -> Digest {
-        let bytes = Bytes::from(value.to_string());
-        let digest = Digest::sha256(&bytes);
-        let kind = value["mediaType"].as_str().unwrap_or_default().to_owned();
-        self.manifests.insert(tag.to_owned(), (kind.clone(), bytes.clone()));
-        self.manifests.insert(digest.to_string(), (kind, bytes));
-        digest
-    }
-
-    fn refuse(&self, authorization: Option<&str>) -> Option<Response<Body>> {
-        let (challenge, expected) = match self.auth? {
-            "Bearer" => (
-                format!(
-                    "Bearer realm=\"http://{}/token\",service=\"s\",scope=\"repository:a/b:pull\"",
-                    self.address
-                ),
-                "Bearer good",
-            ),
-            _ => ("Basic realm=\"r\"".to_owned(), "Basic bWU6c2VjcmV0"),
-        };
-        if authorization == Some(expected) {
-            return None;
-        }
-        let mut refused = answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}"#);
-        refused.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
-        Some(refused)
-    }
-
-    fn manifest(&mut self, method: &Method, what: &str) -> Response<Body> {
-        let Some((kind, bytes)) = self.manifests.get(what).cloned() else {
-            return answer(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"unknown"}]}"#);
-        };
-        let mut response =
-            answer(200, if method == Method::HEAD { Bytes::new() } else { bytes.clone() });
-        response.headers_mut().insert("content-type", kind.parse().unwrap());
-        let digest =
-            if what.contains(':') { what.to_owned() } else { Digest::sha256(&bytes).to_string() };
-        response.headers_mut().insert("docker-content-digest", digest.parse().unwrap());
-        response
-    }
-
-    fn blob(&mut self, digest: &str, range: Option<String>) -> Response<Body> {
-        let Some(mut bytes) = self.blobs.get(digest).cloned() else { return answer(404, "") };
-        // Configs are small and are never at fault.
-        let fault = if bytes.len() > 1000 { self.faults.pop_front() } else { None };
-        let from: usize = match (&range, &fault) {
-            (None, _) | (_, Some(Fault::NoRange)) => 0,
-            (Some(range), _) => {
-                range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
-            }
-        };
-        let status = if from > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-        let length = bytes.len() - from;
-        bytes = bytes.slice(from..);
-        let body = match fault {
-            None | Some(Fault::NoRange) => full(bytes),
-            Some(Fault::Status(status)) => {
-                let mut response = answer(status, "");
-                response.headers_mut().insert("retry-after", "0".parse().unwrap());
-                return response;
-            }
-            Some(Fault::Redirect(to)) => {
-                let mut response = answer(307, "");
-                response
-                    .headers_mut()
-                    .insert("location", format!("{to}/v2/a/b/blobs/{digest}").parse().unwrap());
-                return response;
-            }
-            Some(Fault::Lie) => full(vec![7; length]),
-            Some(Fault::More) => full([&bytes[..], &[0; 5000]].concat()),
-            Some(Fault::Cut(n)) => {
-                let end = Err(std::io::Error::other("cut"));
-                let frames = [Ok(Frame::data(bytes.slice(..n.min(length)))), end];
-                // The frame is sent before the error ends the connection.
-                let frames = futures_util::stream::iter(frames).then(|f| async {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    f
-                });
-                BoxBody::new(StreamBody::new(frames))
-            }
-            Some(Fault::Stall(n)) => {
-                let head =
-                    futures_util::stream::iter([Ok(Frame::data(bytes.slice(..n.min(length))))]);
-                BoxBody::new(StreamBody::new(head.chain(futures_util::stream::pending())))
-            }
-        };
-        Response::builder().status(status).body(body).unwrap()
-    }
-}
 
 struct World {
     dir: tempfile::TempDir,
@@ -669,4 +422,71 @@ async fn two_pulls_of_one_image_fetch_each_blob_once() {
     assert_eq!(a.unwrap().image.id(), b.unwrap().image.id());
     let layers = registry.gets("blobs") - 1;
     assert!((2..=3).contains(&layers), "{layers}");
+}
+
+/// What a server of plain HTTP does with a TLS client.
+#[derive(Clone, Copy)]
+enum Manners {
+    HangsUp,
+    IsSilent,
+}
+
+/// The registry behind a door that knows no TLS; returns its address and how many TLS clients came.
+async fn plain_door(registry: &Registry, manners: Manners) -> (SocketAddr, Arc<AtomicUsize>) {
+    const HANDSHAKE: u8 = 0x16;
+    let inner = registry.0.lock().address.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let greeted = Arc::new(AtomicUsize::new(0));
+    let count = greeted.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (inner, count) = (inner.clone(), count.clone());
+            tokio::spawn(async move {
+                let mut first = [0];
+                if stream.peek(&mut first).await.is_ok() && first[0] == HANDSHAKE {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    if matches!(manners, Manners::IsSilent) {
+                        std::future::pending::<()>().await;
+                    }
+                    return;
+                }
+                let mut inner = TcpStream::connect(inner).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut stream, &mut inner).await);
+            });
+        }
+    });
+    (address, greeted)
+}
+
+/// Settings with which a second attempt would come too late for any test.
+fn impatient(settings: &mut Settings) {
+    settings.registries.retry_pause = Duration::from_secs(600);
+    settings.registries.retry_pause_max = Duration::from_secs(600);
+    settings.registries.greeting = Duration::from_millis(100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_tls_is_greeted_once_and_not_tried_again() {
+    for manners in [Manners::HangsUp, Manners::IsSilent] {
+        let (world, registry) = (World::new(), Registry::start().await);
+        registry.add("1", &two(), |_| {});
+        let store = world.open_with(impatient);
+        let (address, greeted) = plain_door(&registry, manners).await;
+        let name = Reference::parse(&format!("{address}/a:1")).unwrap();
+        let pulled = tokio::time::timeout(Duration::from_secs(60), pull(&store, &name));
+        pulled.await.unwrap().unwrap();
+        assert_eq!(greeted.load(Ordering::Relaxed), 1, "one greeting for the whole pull");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_listens_a_pull_fails_at_once() {
+    let world = World::new();
+    let store = world.open_with(impatient);
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let name = Reference::parse(&format!("{free}/a:1")).unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(60), pull(&store, &name)).await;
+    let error = refused.unwrap().unwrap_err();
+    assert!(error.to_string().starts_with(&format!("cannot reach {free}")), "{error}");
 }
