@@ -19,7 +19,7 @@ mod times;
 mod value;
 
 pub use ast::Node;
-pub(crate) use cost::most;
+pub(crate) use cost::times;
 pub use eval::{Authority, Check, Scope};
 pub use infer::{Declared, Known};
 pub use value::Val;
@@ -31,6 +31,8 @@ use serde_json::Value;
 pub const PER_CALL: u64 = 1_000_000;
 /// What a definition's expressions may cost each, by the estimate.
 pub const ESTIMATE: u64 = 10_000_000;
+/// What all expressions of one schema of a definition may cost together.
+pub const ESTIMATE_ALL: u64 = 100_000_000;
 /// See [`PER_CALL`].
 pub const PER_OBJECT: u64 = 10_000_000;
 
@@ -96,9 +98,9 @@ impl Program {
         self.root.names(variable)
     }
 
-    /// What it may cost at most where `self` is `own`. Never more than the reference server's estimate.
-    pub fn estimate(&self, own: &Known<'_>) -> u64 {
-        cost::estimate(&self.root, own)
+    /// What it may cost at most where `self` is `own`; `optional` says that `oldSelf` may be missing.
+    pub fn estimate(&self, own: &Known<'_>, optional: bool) -> u64 {
+        cost::estimate(&self.root, own, optional)
     }
 
     /// The expression.

@@ -23,6 +23,8 @@ pub struct Structural {
     schema: Value,
     patterns: HashMap<String, Regex>,
     rules: rules::Rules,
+    /// Whether there are objects inside its objects.
+    embeds: bool,
 }
 
 /// Bytes that a compiled pattern may take, so that a definition cannot fill the memory.
@@ -41,8 +43,9 @@ fn pattern(text: &str) -> Result<Regex, regex::Error> {
 impl Structural {
     /// Takes a schema that [`check_definition`] accepted.
     pub fn new(schema: Value) -> Structural {
-        let mut patterns = HashMap::new();
+        let (mut patterns, mut embeds) = (HashMap::new(), false);
         structural::each(&schema, &mut |node| {
+            embeds |= is_set(node, structural::EMBEDDED);
             if let Some(text) = node.get("pattern").and_then(Value::as_str)
                 && let Ok(compiled) = pattern(text)
             {
@@ -50,7 +53,7 @@ impl Structural {
             }
         });
         let rules = rules::Rules::new(&schema);
-        Structural { schema, patterns, rules }
+        Structural { schema, patterns, rules, embeds }
     }
 
     /// The schema.
@@ -64,28 +67,62 @@ impl Structural {
     }
 
     /// Brings what a client sent into the form that is kept: fields that the schema does not know are
-    /// dropped and named in `unknown`, metadata is read as metadata, keys are sorted.
+    /// dropped and named in `unknown`, as is null where the schema has none, metadata is read as metadata, keys are
+    /// sorted.
     pub fn decode(&self, object: Value, unknown: &mut Vec<String>) -> Result<Value, TypedError> {
+        let mut object = self.decode_applied(object, unknown)?;
+        structural::drop_nulls(&self.schema, &mut object);
+        Ok(object)
+    }
+
+    /// The same of what a client applies: null is a value like others, for validation to judge.
+    pub fn decode_applied(
+        &self,
+        object: Value,
+        unknown: &mut Vec<String>,
+    ) -> Result<Value, TypedError> {
         let mut object = object;
         structural::prune(&self.schema, &mut object, unknown);
-        structural::metadata(&self.schema, &mut object, true, unknown)?;
+        structural::metadata(&self.schema, &mut object, "", true, unknown)?;
         unknown.sort();
         Ok(sorted(object))
     }
 
     /// Fills in the defaults of the schema.
     pub fn complete(&self, object: &mut Value) {
-        structural::defaults(&self.schema, object);
-        structural::drop_nulls(&self.schema, object);
+        self.fill(object);
         *object = sorted(std::mem::take(object));
     }
 
     /// Brings what was stored into the form that is served now: the schema may have changed meanwhile.
-    pub fn read(&self, mut object: Value) -> Value {
-        structural::prune(&self.schema, &mut object, &mut Vec::new());
-        structural::defaults(&self.schema, &mut object);
-        structural::drop_nulls(&self.schema, &mut object);
+    pub fn read(&self, object: Value) -> Value {
+        let mut object = self.trimmed(object);
+        self.fill(&mut object);
         sorted(object)
+    }
+
+    fn fill(&self, object: &mut Value) {
+        structural::defaults(&self.schema, object);
+        if self.embeds {
+            // A default may have metadata that is none; what clients sent was looked at.
+            structural::trim_metadata(&self.schema, object);
+        }
+    }
+
+    /// Brings what came out of a conversion into the form of this version. Its defaults are those of the version that
+    /// it was read in.
+    pub fn converted(&self, object: Value) -> Value {
+        let mut object = self.trimmed(object);
+        if self.embeds {
+            structural::trim_metadata(&self.schema, &mut object);
+        }
+        sorted(object)
+    }
+
+    fn trimmed(&self, mut object: Value) -> Value {
+        structural::prune(&self.schema, &mut object, &mut Vec::new());
+        structural::drop_nulls(&self.schema, &mut object);
+        object
     }
 
     /// Judges an object; `old` is what it replaces. What an update leaves as it was is not judged
@@ -95,6 +132,15 @@ impl Structural {
         // Rules may rely on what the schema says; nobody evaluates them on what it refuses.
         if out.is_empty() && !self.rules.is_empty() {
             out = rules::object(self, object, old);
+        }
+        out
+    }
+
+    /// Judges what is written to `status`: the rest of the object stays as it is. Messages name fields from `status` on.
+    pub fn validate_status(&self, object: &Value, old: &Value) -> Vec<Problem> {
+        let mut out = check::status(self, object, old);
+        if out.is_empty() && !self.rules.is_empty() {
+            out = rules::object(self, object, Some(old));
         }
         out
     }
@@ -202,6 +248,7 @@ mod tests {
     #[test]
     fn defaults_fill_what_is_missing_or_null() {
         let mut v = json!({"spec": {"replicas": null, "note": null, "name": null}});
+        v = schema().decode(v, &mut Vec::new()).unwrap();
         schema().complete(&mut v);
         assert_eq!(v, json!({"spec": {"note": null, "replicas": 3}}));
     }
@@ -251,6 +298,84 @@ mod tests {
     }
 
     #[test]
+    fn null_that_is_applied_is_judged_like_other_values() {
+        let mut v = json!({"spec": {"name": "a", "mode": null, "note": null, "replicas": null}});
+        v = schema().decode_applied(v, &mut Vec::new()).unwrap();
+        schema().complete(&mut v);
+        assert_eq!(
+            schema().validate(&v, None).iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "spec.mode: Invalid value: \"null\": spec.mode in body must be of type string: \"null\""
+            ]
+        );
+    }
+
+    #[test]
+    fn null_in_lists_and_maps_takes_the_default() {
+        let s = Structural::new(json!({"type": "object", "properties": {
+            "list": {"type": "array", "items": {"type": "string", "default": "x"}},
+            "map": {"type": "object", "additionalProperties": {"type": "string", "default": "y"}},
+            "bare": {"type": "object", "additionalProperties": {"type": "string"}}}}));
+        let v = json!({"list": [null, "a"], "map": {"k": null}, "bare": {"k": null}});
+        let mut v = s.decode(v, &mut Vec::new()).unwrap();
+        s.complete(&mut v);
+        assert_eq!(v, json!({"bare": {}, "list": ["x", "a"], "map": {"k": "y"}}));
+    }
+
+    #[test]
+    fn a_status_is_named_from_its_root() {
+        let with = |phase: Value| json!({"spec": {"name": "BAD"}, "status": {"phase": phase}});
+        let problems = schema().validate_status(&with(json!(1)), &with(json!("a")));
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "status.phase: Invalid value: \"integer\": phase in body must be of type string: \"integer\""
+            ]
+        );
+        assert_eq!(schema().validate_status(&with(json!("b")), &with(json!("a"))), []);
+    }
+
+    #[test]
+    fn defaults_of_embedded_objects_have_no_unknown_metadata() {
+        let meta = json!({"name": "Bar", "unknown": "x"});
+        let field = |v: &str| json!({"type": "string", "default": v});
+        let embedded = json!({"type": "object", "x-kubernetes-embedded-resource": true,
+            "x-kubernetes-preserve-unknown-fields": true});
+        let (mut whole, mut parts) = (embedded.clone(), embedded);
+        whole["default"] = json!({"apiVersion": "v1", "kind": "Foo", "metadata": meta});
+        parts["default"] = json!({"apiVersion": "v1", "kind": "Foo", "metadata": {}});
+        parts["properties"] = json!({"metadata": {"type": "object",
+            "properties": {"name": field("Bar"), "unknown": field("x")}}});
+        let s = Structural::new(
+            json!({"type": "object", "properties": {"parts": parts, "whole": whole}}),
+        );
+        let mut v = json!({});
+        s.complete(&mut v);
+        let expected = json!({"apiVersion": "v1", "kind": "Foo", "metadata": {"name": "Bar"}});
+        assert_eq!(v, json!({"parts": expected, "whole": expected}));
+        assert_eq!(s.read(json!({})), v);
+    }
+
+    #[test]
+    fn embedded_objects_are_judged_on_every_level() {
+        let inner = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+        let mut outer = inner.clone();
+        outer["properties"] = json!({"inner": inner});
+        let s = Structural::new(json!({"type": "object", "properties": {"outer": outer}}));
+        let bad = |inner: Value| {
+            let mut v = json!({"apiVersion": "foo/v1", "kind": "%", "metadata": {"name": ".."}});
+            v["inner"] = inner;
+            v
+        };
+        let v = s.decode(json!({"outer": bad(bad(json!({})))}), &mut Vec::new()).unwrap();
+        let found: Vec<String> = s.validate(&v, None).into_iter().map(|p| p.field).collect();
+        assert_eq!(
+            found,
+            ["outer.kind", "outer.metadata.name", "outer.inner.kind", "outer.inner.metadata.name"]
+        );
+    }
+
+    #[test]
     fn rules_are_evaluated_with_their_messages() {
         let s = Structural::new(json!({"type": "object", "properties": {"spec": {"type": "object",
             "x-kubernetes-validations": [
@@ -277,7 +402,7 @@ mod tests {
     #[test]
     fn rules_that_may_cost_too_much_are_refused() {
         let crd = |bound: &str, rule: &str| {
-            let list = format!(r#"{{"type": "array"{bound}, "items": {{"type": "string"}}}}"#);
+            let list = format!(r#"{{"type": "array"{bound}, "items": {{"type": "string", "maxLength": 16}}}}"#);
             let list: Value = serde_json::from_str(&list).unwrap();
             json!({"metadata": {"name": "as.example.com"}, "spec": {"group": "example.com", "scope": "Cluster",
                 "names": {"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"}, "conversion": {"strategy": "None"},
@@ -296,6 +421,15 @@ mod tests {
         assert!(
             refused[0].contains("estimated rule cost exceeds budget by factor of more than 100x"),
             "{refused:?}"
+        );
+        // All rules of a schema have a budget together, which the dearest are named to have spent.
+        assert!(refused[1].ends_with("contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"));
+        let schema = "spec.validation.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        assert!(refused[2].starts_with(schema), "{refused:?}");
+        assert!(
+            run(r#", "maxItems": 1300"#, pairs)[0].contains("exceeds budget by factor of 2.0x"),
+            "{:?}",
+            run(r#", "maxItems": 1300"#, pairs)
         );
     }
 

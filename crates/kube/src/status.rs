@@ -222,6 +222,12 @@ impl Fault {
         Fault { details, ..Fault::new(406, "NotAcceptable", message) }
     }
 
+    /// None of what the client reads is an answer that there is, where no router stands before the handler.
+    pub fn only_accepted(available: &str) -> Fault {
+        let message = format!("only the following media types are accepted: {available}");
+        Fault::new(406, "NotAcceptable", message)
+    }
+
     /// History no longer reaches back to what was asked for.
     pub fn expired(message: impl Into<String>) -> Fault {
         Fault::new(410, "Expired", message)

@@ -2,6 +2,7 @@
 
 use super::structural::member;
 use super::{Structural, formats, is_set, text, typed_metadata};
+use crate::names;
 use crate::shape::{Shape, key_of};
 use crate::status::{Problem, Rule};
 use serde_json::{Map, Value, json};
@@ -16,6 +17,24 @@ pub(super) fn object(s: &Structural, v: &Value, old: Option<&Value>) -> Vec<Prob
     check.value(&s.schema, v, old, "", true);
     check.out.truncate(MOST);
     check.out
+}
+
+/// Judges the `status` of an object alone. Sentences name its fields from there on, as the reference server has them.
+pub(super) fn status(s: &Structural, v: &Value, old: &Value) -> Vec<Problem> {
+    let (Some(schema), Some(v)) = (member(&s.schema, "status"), v.get("status")) else {
+        return Vec::new();
+    };
+    let mut check = Check { s, out: Vec::new() };
+    check.value(schema, v, old.get("status"), "", false);
+    check.out.truncate(MOST);
+    let below = |p: Problem| {
+        let field = match p.field.as_str() {
+            "<nil>" => "status".to_owned(),
+            below => format!("status.{below}"),
+        };
+        Problem { field, ..p }
+    };
+    check.out.into_iter().map(below).collect()
 }
 
 struct Check<'a> {
@@ -304,15 +323,49 @@ impl Check<'_> {
     /// An object inside an object must say what it is.
     fn embedded(&mut self, v: &Value, path: &str) {
         for name in ["apiVersion", "kind"] {
-            if text(v, name).is_empty() {
-                self.out.push(Problem::required(format!("{path}.{name}"), "must not be empty"));
+            let at = format!("{path}.{name}");
+            let why = match v.get(name) {
+                None => {
+                    self.out.push(Problem::required(at, ""));
+                    continue;
+                }
+                Some(Value::String(s)) if s.is_empty() => Some("must not be empty".to_owned()),
+                Some(Value::String(s)) if name == "kind" => names::label_1035(&s.to_lowercase())
+                    .map(|why| format!("may have mixed case, but should otherwise match: {why}")),
+                Some(Value::String(s)) if s.matches('/').count() > 1 => {
+                    Some(format!("unexpected GroupVersion string: {s}"))
+                }
+                Some(Value::String(_)) => None,
+                Some(_) => Some("must be a string".to_owned()),
+            };
+            if let Some(why) = why {
+                self.out.push(Problem::invalid(at, &v[name], why));
             }
         }
-        if let Some(Err(e)) = v.get("metadata").map(|m| typed_metadata(m.clone(), &mut Vec::new()))
-        {
-            let at = format!("{path}.metadata");
-            self.out.push(Problem::invalid(at, &v["metadata"], e.to_string()));
+        if let Some(m) = v.get("metadata") {
+            self.embedded_metadata(m, path);
         }
+    }
+
+    /// Metadata inside an object is judged like that of objects, but for its name, which may be missing.
+    fn embedded_metadata(&mut self, m: &Value, path: &str) {
+        let mut m = match typed_metadata(m.clone(), &mut Vec::new()) {
+            Ok(m) => m,
+            Err(e) => {
+                let at = format!("{path}.metadata");
+                self.out.push(Problem::invalid(at, m, e.to_string()));
+                return;
+            }
+        };
+        if text(&m, "name").is_empty() {
+            m["name"] = json!("fakename");
+        }
+        let namespaced = !text(&m, "namespace").is_empty();
+        let found =
+            crate::validate::metadata(&json!({"metadata": m}), namespaced, names::path_segment);
+        self.out.extend(
+            found.into_iter().map(|p| Problem { field: format!("{path}.{}", p.field), ..p }),
+        );
     }
 }
 

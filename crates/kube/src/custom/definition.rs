@@ -40,7 +40,7 @@ pub fn check(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
         out.push(Problem::invalid("metadata.name", &new["metadata"]["name"], why));
     }
     group_and_scope(spec, out);
-    versions(spec, out);
+    versions(spec, old.map(|o| &o["spec"]), out);
     self::names(names, out);
     conversion(&spec["conversion"], out);
     if spec["preserveUnknownFields"] == json!(true) {
@@ -120,7 +120,7 @@ fn list<'a>(v: &'a Value, key: &str) -> &'a [Value] {
     v.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn versions(spec: &Value, out: &mut Vec<Problem>) {
+fn versions(spec: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
     let all = list(spec, "versions");
     let mut seen = BTreeSet::new();
     let unique = all.iter().all(|v| seen.insert(text(v, "name")));
@@ -136,9 +136,14 @@ fn versions(spec: &Value, out: &mut Vec<Problem>) {
                 let field = format!("{at}.schema.openAPIV3Schema");
                 out.push(Problem::required(field, "schemas are required"));
             }
-            Some(s) if alike && i == 0 => root(s, "spec.validation.openAPIV3Schema", out),
+            Some(s) if alike && i == 0 => {
+                root(s, "spec.validation.openAPIV3Schema", is_unchanged(v, old), out);
+            }
             Some(_) if alike => {}
-            Some(s) => root(s, &format!("{at}.schema.openAPIV3Schema"), out),
+            Some(s) => {
+                let at = format!("{at}.schema.openAPIV3Schema");
+                root(s, &at, is_unchanged(v, old), out);
+            }
         }
         extras(v, &at, out);
     }
@@ -150,6 +155,13 @@ fn versions(spec: &Value, out: &mut Vec<Problem>) {
         let why = "must have exactly one version marked as storage version";
         out.push(Problem::invalid("spec.versions", &spec["versions"], why));
     }
+}
+
+/// Whether a version has the schema that it had.
+fn is_unchanged(version: &Value, old: Option<&Value>) -> bool {
+    let before = old.map_or(&[][..], |o| list(o, "versions"));
+    let schema = |v: &Value| v.pointer("/schema/openAPIV3Schema").cloned();
+    before.iter().any(|v| v["name"] == version["name"] && schema(v) == schema(version))
 }
 
 /// Columns, subresources and selectable fields of a version.
@@ -275,18 +287,19 @@ fn conversion(c: &Value, out: &mut Vec<Problem>) {
         "None" => {
             if c["webhook"].is_object() {
                 let why = "should not be set when strategy is not set to Webhook";
-                out.push(Problem::forbidden("spec.conversion.webhook", why));
+                out.push(Problem::forbidden("spec.conversion.webhookClientConfig", why));
             }
         }
         "Webhook" => {
-            let at = "spec.conversion.webhook";
+            // The reference server names fields as its internal version has them.
+            let at = "spec.conversion";
             let config = &c["webhook"]["clientConfig"];
             if !config.is_object() {
                 let why = "required when strategy is set to Webhook";
-                out.push(Problem::required(format!("{at}.clientConfig"), why));
+                out.push(Problem::required(format!("{at}.webhookClientConfig"), why));
                 return;
             }
-            crate::validate::client_config(config, &format!("{at}.clientConfig"), out);
+            crate::validate::client_config(config, &format!("{at}.webhookClientConfig"), out);
             let versions = list(&c["webhook"], "conversionReviewVersions");
             if versions.is_empty() {
                 out.push(Problem::required(format!("{at}.conversionReviewVersions"), ""));
@@ -336,7 +349,7 @@ fn unchanged(new: &Value, old: &Value, out: &mut Vec<Problem>) {
 /// Depth that a schema may have: deeper ones cost more than they say.
 const DEEPEST: usize = 64;
 
-fn root(s: &Value, at: &str, out: &mut Vec<Problem>) {
+fn root(s: &Value, at: &str, unchanged: bool, out: &mut Vec<Problem>) {
     match text(s, "type") {
         "" => out.push(Problem::required(format!("{at}.type"), "must not be empty at the root")),
         "object" => {}
@@ -359,8 +372,10 @@ fn root(s: &Value, at: &str, out: &mut Vec<Problem>) {
             }
         }
     }
-    let place = rules::Place { depth: 0, followed: true, count: 1 };
-    schema(s, at, place, out);
+    let place = rules::Place { depth: 0, followed: true, count: Some(1) };
+    let mut bill = rules::Bill::new(unchanged);
+    schema(s, at, place, &mut bill, out);
+    bill.settle(at, out);
     patterns(s, at, out);
 }
 
@@ -377,7 +392,13 @@ fn patterns(s: &Value, at: &str, out: &mut Vec<Problem>) {
 }
 
 /// A schema on the spine of the structure: it has a type, and says what the parts are.
-fn schema(s: &Value, at: &str, place: rules::Place, out: &mut Vec<Problem>) {
+fn schema(
+    s: &Value,
+    at: &str,
+    place: rules::Place,
+    bill: &mut rules::Bill,
+    out: &mut Vec<Problem>,
+) {
     let depth = place.depth;
     if depth > DEEPEST {
         out.push(Problem::forbidden(at, format!("schemas may be {DEEPEST} levels deep at most")));
@@ -385,32 +406,29 @@ fn schema(s: &Value, at: &str, place: rules::Place, out: &mut Vec<Problem>) {
     }
     forbidden(s, at, out);
     lists(s, at, out);
-    rules::check(s, at, place, out);
+    rules::check(s, at, place, bill, out);
     let one = rules::Place {
         depth: depth + 1,
         followed: place.followed && text(s, "x-kubernetes-map-type") != "atomic",
         count: place.count,
     };
-    let many = rules::Place { count: place.count.saturating_mul(crate::cel::most(s)), ..one };
+    let many = one.inside(s);
     if is_set(s, "x-kubernetes-int-or-string") && !text(s, "type").is_empty() {
         let why = "must be empty if x-kubernetes-int-or-string is true";
         out.push(Problem::forbidden(format!("{at}.type"), why));
     }
     if let Some(default) = s.get("default").filter(|d| !d.is_null()) {
-        for p in check::default_fits(s, default, "") {
-            let below = if p.field == "<nil>" { String::new() } else { format!(".{}", p.field) };
-            out.push(Problem { field: format!("{at}.default{below}"), ..p });
-        }
+        default_value(s, default, &format!("{at}.default"), out);
     }
     for (name, part) in object_at(s, "properties").into_iter().flatten() {
         let at = format!("{at}.properties[{name}]");
         typed(part, &at, "object fields", out);
-        schema(part, &at, one, out);
+        schema(part, &at, one, bill, out);
     }
     if let Some(part @ Value::Object(_)) = s.get("additionalProperties") {
         let at = format!("{at}.additionalProperties");
         typed(part, &at, "object fields", out);
-        schema(part, &at, many, out);
+        schema(part, &at, many, bill, out);
     }
     match s.get("items") {
         Some(part @ Value::Object(_)) => {
@@ -418,7 +436,7 @@ fn schema(s: &Value, at: &str, place: rules::Place, out: &mut Vec<Problem>) {
             typed(part, &at, "array items", out);
             let is_map = text(s, "x-kubernetes-list-type") == "map";
             let followed = place.followed && is_map;
-            schema(part, &at, rules::Place { followed, ..many }, out);
+            schema(part, &at, rules::Place { followed, ..many }, bill, out);
         }
         Some(Value::Array(_)) => {
             let why = "items must be a schema object and not an array";
@@ -437,6 +455,17 @@ fn schema(s: &Value, at: &str, place: rules::Place, out: &mut Vec<Problem>) {
     }
     if let Some(part) = s.get("not").filter(|n| n.is_object()) {
         nested(part, &format!("{at}.not"), flexible, depth + 1, out);
+    }
+}
+
+/// A default has no fields that its schema does not know, and is a value that the schema allows.
+fn default_value(s: &Value, default: &Value, at: &str, out: &mut Vec<Problem>) {
+    if !super::structural::is_pruned(s, default) {
+        out.push(Problem::invalid(at, default, "must not have unknown fields"));
+    }
+    for p in check::default_fits(s, default, "") {
+        let below = if p.field == "<nil>" { String::new() } else { format!(".{}", p.field) };
+        out.push(Problem { field: format!("{at}{below}"), ..p });
     }
 }
 

@@ -3,7 +3,8 @@
 use super::structural::{each, member};
 use super::{Structural, is_set, text};
 use crate::cel::{
-    Declared, ESTIMATE, EvalError, Known, PER_OBJECT, Program, Scope, Val, json as value,
+    Declared, ESTIMATE, ESTIMATE_ALL, EvalError, Known, PER_OBJECT, Program, Scope, Val,
+    json as value, times,
 };
 use crate::shape::{Shape, key_of};
 use crate::status::{Problem, Rule as Broken};
@@ -231,12 +232,67 @@ pub(super) struct Place {
     pub(super) depth: usize,
     /// Whether the old value of the part can be found.
     pub(super) followed: bool,
-    /// How many values of the part an object may have.
-    pub(super) count: u64,
+    /// How many values of the part an object may have, where limits say it.
+    pub(super) count: Option<u64>,
+}
+
+impl Place {
+    /// The elements or values of a part that is a list or a map.
+    pub(super) fn inside(self, schema: &Value) -> Place {
+        let key = if text(schema, "type") == "array" { "maxItems" } else { "maxProperties" };
+        let most = schema.get(key).filter(|m| m.is_i64() || m.is_u64());
+        let most = most.map(|m| m.as_u64().unwrap_or(0));
+        Place { count: self.count.zip(most).map(|(n, m)| n.saturating_mul(m)), ..self }
+    }
+}
+
+/// What the expressions of one schema cost by their estimates.
+#[derive(Debug, Default)]
+pub(super) struct Bill {
+    total: u64,
+    /// The dearest, with the fields that they are in.
+    dear: Vec<(u64, String)>,
+    /// Whether the schema is what it was, whose expressions nobody refuses later for what each costs.
+    unchanged: bool,
+}
+
+impl Bill {
+    pub(super) fn new(unchanged: bool) -> Bill {
+        Bill { unchanged, ..Bill::default() }
+    }
+
+    fn add(&mut self, cost: u64, what: &str, field: String, out: &mut Vec<Problem>) {
+        if cost > ESTIMATE && !self.unchanged {
+            out.push(Problem::forbidden(field.as_str(), too_dear(what, cost, ESTIMATE)));
+        }
+        self.total = self.total.saturating_add(cost);
+        if cost >= ESTIMATE_ALL / 100 {
+            self.dear.push((cost, field));
+            self.dear.sort_by(|a, b| b.0.cmp(&a.0));
+            self.dear.truncate(4);
+        }
+    }
+
+    /// Refuses a schema whose expressions cost too much together.
+    pub(super) fn settle(self, at: &str, out: &mut Vec<Problem>) {
+        if self.total <= ESTIMATE_ALL {
+            return;
+        }
+        let why = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+        out.extend(self.dear.into_iter().map(|(_, field)| Problem::forbidden(field, why)));
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        out.push(Problem::forbidden(at, too_dear(what, self.total, ESTIMATE_ALL)));
+    }
 }
 
 /// Judges the rules of one part of a definition.
-pub(super) fn check(schema: &Value, at: &str, place: Place, out: &mut Vec<Problem>) {
+pub(super) fn check(
+    schema: &Value,
+    at: &str,
+    place: Place,
+    bill: &mut Bill,
+    out: &mut Vec<Problem>,
+) {
     for (i, r) in rules(schema).iter().enumerate() {
         let at = format!("{at}.{RULES}[{i}]");
         let source = text(r, "rule");
@@ -245,8 +301,11 @@ pub(super) fn check(schema: &Value, at: &str, place: Place, out: &mut Vec<Proble
             continue;
         }
         let own = if place.depth == 0 { Known::Resource(schema) } else { Known::of(schema) };
-        let old = if is_set(r, "optionalOldSelf") { Known::Dyn } else { own.clone() };
+        let optional = is_set(r, "optionalOldSelf");
+        let old = if optional { Known::Dyn } else { own.clone() };
         let declared = Declared::new().known("self", own.clone()).known("oldSelf", old);
+        let of = if matches!(own, Known::Resource(_)) { own } else { Known::Schema(schema) };
+        let count = place.count.unwrap_or_else(|| times(schema));
         match Program::compile(source, &declared) {
             Err(e) => out.push(Problem::invalid(format!("{at}.rule"), r, e.to_string())),
             Ok((_, ty)) if !matches!(ty, Known::Bool | Known::Dyn) => {
@@ -257,34 +316,47 @@ pub(super) fn check(schema: &Value, at: &str, place: Place, out: &mut Vec<Proble
                 let why = "oldSelf cannot be used on the uncorrelatable portion of the schema";
                 out.push(Problem::invalid(format!("{at}.rule"), &r["rule"], why));
             }
-            Ok((p, _)) if is_set(r, "optionalOldSelf") && !p.names("oldSelf") => {
+            Ok((p, _)) if optional && !p.names("oldSelf") => {
                 let why = "may not be set if oldSelf is not used in rule";
                 out.push(Problem::invalid(format!("{at}.optionalOldSelf"), &json!(true), why));
             }
             Ok((p, _)) => {
-                let of = if place.depth == 0 { own } else { Known::Schema(schema) };
-                let cost = p.estimate(&of).saturating_mul(place.count);
-                if cost > ESTIMATE {
-                    out.push(Problem::forbidden(format!("{at}.rule"), too_dear(cost)));
-                }
+                let cost = p.estimate(&of, optional).saturating_mul(count);
+                bill.add(cost, "estimated rule cost", format!("{at}.rule"), out);
             }
         }
-        messages(schema, r, &at, &declared, out);
+        if let Some(p) = messages(schema, r, &at, &declared, out) {
+            let what = "estimated messageExpression cost";
+            let cost = p.estimate(&of, optional);
+            bill.add(cost, what, format!("{at}.messageExpression"), out);
+        }
     }
 }
 
-fn too_dear(cost: u64) -> String {
+fn too_dear(what: &str, cost: u64, limit: u64) -> String {
     let advice = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
-    #[allow(clippy::cast_precision_loss, reason = "printed with one digit")]
-    let factor = cost as f64 / ESTIMATE as f64;
-    if factor > 100.0 {
-        format!("estimated rule cost exceeds budget by factor of more than 100x {advice}")
+    #[allow(clippy::cast_precision_loss, reason = "printed with a few digits")]
+    let factor = cost as f64 / limit as f64;
+    let factor = if factor > 100.0 {
+        "more than 100x".to_owned()
+    } else if factor < 1.5 {
+        // So that nothing exceeds by a factor of 1.0.
+        format!("{factor:.6}x")
     } else {
-        format!("estimated rule cost exceeds budget by factor of {factor:.1}x {advice}")
-    }
+        format!("{factor:.1}x")
+    };
+    format!("{what} exceeds budget by factor of {factor} {advice}")
 }
 
-fn messages(schema: &Value, r: &Value, at: &str, declared: &Declared<'_>, out: &mut Vec<Problem>) {
+/// Judges what a rule says when it is broken; gives the expression that says it.
+fn messages(
+    schema: &Value,
+    r: &Value,
+    at: &str,
+    declared: &Declared<'_>,
+    out: &mut Vec<Problem>,
+) -> Option<Program> {
+    let mut program = None;
     let message = text(r, "message");
     if message.contains('\n') {
         let why = "message must not contain line breaks";
@@ -305,7 +377,7 @@ fn messages(schema: &Value, r: &Value, at: &str, declared: &Declared<'_>, out: &
         let field = format!("{at}.messageExpression");
         match Program::compile(made, declared) {
             Err(e) => out.push(Problem::invalid(field, r, e.to_string())),
-            Ok((_, Known::Str | Known::Dyn)) => {}
+            Ok((p, Known::Str | Known::Dyn)) => program = Some(p),
             Ok(_) => {
                 let why = "messageExpression must evaluate to a string";
                 out.push(Problem::invalid(field, r, why));
@@ -317,6 +389,7 @@ fn messages(schema: &Value, r: &Value, at: &str, declared: &Declared<'_>, out: &
         let why = format!("fieldPath {path} must be a valid path: does not refer to a valid field");
         out.push(Problem::invalid(format!("{at}.fieldPath"), &r["fieldPath"], why));
     }
+    program
 }
 
 /// Whether a path of fields leads to a field of a schema.

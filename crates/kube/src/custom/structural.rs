@@ -4,7 +4,7 @@ use super::{is_set, object_at, typed_metadata};
 use crate::typed::TypedError;
 use serde_json::{Map, Value};
 
-const EMBEDDED: &str = "x-kubernetes-embedded-resource";
+pub(super) const EMBEDDED: &str = "x-kubernetes-embedded-resource";
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 /// Fields that every object has, whatever its schema says.
 const COMMON: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -39,6 +39,13 @@ pub(super) fn member<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
 pub(super) fn prune(schema: &Value, object: &mut Value, unknown: &mut Vec<String>) {
     let mut walk = Prune { unknown };
     walk.value(Some(schema), object, true, "");
+}
+
+/// Whether a part of an object has nothing that its schema does not know.
+pub(super) fn is_pruned(schema: &Value, part: &Value) -> bool {
+    let mut unknown = Vec::new();
+    Prune { unknown: &mut unknown }.value(Some(schema), &mut part.clone(), false, "");
+    unknown.is_empty()
 }
 
 struct Prune<'a> {
@@ -111,29 +118,42 @@ pub(super) fn defaults(schema: &Value, v: &mut Value) {
                     m.insert(name.clone(), default.clone());
                 }
             }
+            let properties = object_at(schema, "properties");
             for (name, v) in m {
-                if let Some(s) = member(schema, name) {
+                if let Some(s) = properties.and_then(|p| p.get(name)) {
+                    defaults(s, v);
+                } else if let Some(s) = member(schema, name) {
+                    replace_null(s, v);
                     defaults(s, v);
                 }
             }
         }
         Value::Array(list) => {
             if let Some(s) = schema.get("items") {
-                list.iter_mut().for_each(|v| defaults(s, v));
+                for v in list {
+                    replace_null(s, v);
+                    defaults(s, v);
+                }
             }
         }
         _ => {}
     }
 }
 
-/// Drops members that are null where their schema has no null: they mean absent.
+/// An entry or element that is null where its schema has none takes the default.
+fn replace_null(schema: &Value, v: &mut Value) {
+    if v.is_null() && !is_set(schema, "nullable") {
+        *v = schema.get("default").cloned().unwrap_or_default();
+    }
+}
+
+/// Drops members that are null where their schema has neither null nor a default to take its place: they mean absent.
 pub(super) fn drop_nulls(schema: &Value, v: &mut Value) {
     match v {
         Value::Object(m) => {
-            m.retain(|name, v| {
-                let property = object_at(schema, "properties").and_then(|p| p.get(name));
-                !(v.is_null() && property.is_some_and(|s| !is_set(s, "nullable")))
-            });
+            let bare =
+                |s: &Value| !is_set(s, "nullable") && s.get("default").is_none_or(Value::is_null);
+            m.retain(|name, v| !(v.is_null() && member(schema, name).is_some_and(bare)));
             for (name, v) in m {
                 if let Some(s) = member(schema, name) {
                     drop_nulls(s, v);
@@ -149,13 +169,21 @@ pub(super) fn drop_nulls(schema: &Value, v: &mut Value) {
     }
 }
 
+/// Drops from the metadata of embedded objects what is none, as it may be in what was stored or in defaults.
+pub(super) fn trim_metadata(schema: &Value, v: &mut Value) {
+    // Only the root's metadata can fail to be read, and it is not looked at.
+    _ = metadata(schema, v, "", false, &mut Vec::new());
+}
+
 /// Reads the metadata of an object, and of objects embedded in it, as metadata.
 pub(super) fn metadata(
     schema: &Value,
     v: &mut Value,
+    path: &str,
     root: bool,
     unknown: &mut Vec<String>,
 ) -> Result<(), TypedError> {
+    let dot = if path.is_empty() { "" } else { "." };
     match v {
         Value::Object(m) => {
             if (root || is_set(schema, EMBEDDED))
@@ -168,20 +196,18 @@ pub(super) fn metadata(
                     // What is embedded is judged with the rest of the object.
                     Err(_) => {}
                 }
-                if root {
-                    unknown.extend(own.into_iter().map(|p| format!("metadata.{p}")));
-                }
+                unknown.extend(own.into_iter().map(|p| format!("{path}{dot}metadata.{p}")));
             }
             for (name, v) in m.iter_mut().filter(|(k, _)| !COMMON.contains(&k.as_str())) {
                 if let Some(s) = member(schema, name) {
-                    metadata(s, v, false, unknown)?;
+                    metadata(s, v, &format!("{path}{dot}{name}"), false, unknown)?;
                 }
             }
         }
         Value::Array(list) => {
             if let Some(s) = schema.get("items") {
-                for v in list {
-                    metadata(s, v, false, unknown)?;
+                for (i, v) in list.iter_mut().enumerate() {
+                    metadata(s, v, &format!("{path}[{i}]"), false, unknown)?;
                 }
             }
         }
