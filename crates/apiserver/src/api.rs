@@ -170,13 +170,23 @@ impl Api {
         let Some(custom) = &kind.custom else {
             return Ok(all.into_iter().map(|v| from_hub(kind, v)).collect());
         };
+        // Defaults are those of the version in which an object lies; a conversion adds none.
         let stored = |v: Value| match &custom.stored {
             Some(schema) if v["apiVersion"] == *custom.storage => schema.read(v),
+            _ if v["apiVersion"] == *kind.api_version => custom.schema.read(v),
             _ => v,
         };
-        let all = all.into_iter().map(stored).collect();
-        let all = self.converted(custom, &kind.api_version, all).await?;
-        Ok(all.into_iter().map(|v| custom.schema.read(v)).collect())
+        let mut own = Vec::with_capacity(all.len());
+        let read: Vec<Value> = all
+            .into_iter()
+            .map(|v| {
+                own.push(v["apiVersion"] == *kind.api_version);
+                stored(v)
+            })
+            .collect();
+        let all = self.converted(custom, &kind.api_version, read).await?;
+        let finish = |(v, own)| if own { v } else { custom.schema.converted(v) };
+        Ok(all.into_iter().zip(own).map(finish).collect())
     }
 
     /// An object that was read in the version of a kind; shared where it is that already.

@@ -31,8 +31,15 @@ impl<'a> Expected<'a> {
         Expected { api_version: &kind.api_version, kind: kind.name(), ty: kind.ty(), custom }
     }
 
-    fn normalize(&self, v: Value, unknown: &mut Vec<String>) -> Result<Value, TypedError> {
+    /// `applied` keeps what only a configuration that is applied can say.
+    fn normalize(
+        &self,
+        v: Value,
+        applied: bool,
+        unknown: &mut Vec<String>,
+    ) -> Result<Value, TypedError> {
         match self.custom {
+            Some(c) if applied => c.schema.decode_applied(v, unknown),
             Some(c) => c.schema.decode(v, unknown),
             None => normalize(self.ty, v, unknown),
         }
@@ -89,13 +96,17 @@ pub fn decode(
 
 /// Makes a tree an object of type `expected`, minding unknown and duplicate fields as the call says.
 pub fn object(call: &Call<'_>, tree: Tree, expected: Expected<'_>) -> Result<Value, Fault> {
-    let (v, unknown) = typed(tree.value, expected)?;
+    let (v, unknown) = typed(tree.value, expected, false)?;
     report(call, &unknown, &tree.duplicates, expected)?;
     Ok(v)
 }
 
 /// Makes a tree an object of type `expected`; gives the paths of its unknown fields beside it.
-fn typed(tree: Value, expected: Expected<'_>) -> Result<(Value, Vec<String>), Fault> {
+fn typed(
+    tree: Value,
+    expected: Expected<'_>,
+    applied: bool,
+) -> Result<(Value, Vec<String>), Fault> {
     let Value::Object(mut m) = tree else {
         return Err(Fault::bad_request(
             "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }",
@@ -103,7 +114,9 @@ fn typed(tree: Value, expected: Expected<'_>) -> Result<(Value, Vec<String>), Fa
     };
     check_kind(&mut m, expected)?;
     let mut unknown = Vec::new();
-    let v = expected.normalize(Value::Object(m), &mut unknown).map_err(|e| expected.cannot(e))?;
+    let v = expected
+        .normalize(Value::Object(m), applied, &mut unknown)
+        .map_err(|e| expected.cannot(e))?;
     Ok((v, unknown))
 }
 
@@ -203,28 +216,30 @@ pub fn applied(call: &Call<'_>, tree: Tree) -> Result<Value, Fault> {
         )));
     }
     let nulls = expected.custom.is_some();
-    let (normal, unknown) = typed(tree.value, expected)?;
-    if !unknown.is_empty() && call.query.field_validation != FieldValidation::Strict {
-        return Err(undeclared(call, &given, &unknown));
+    let (normal, unknown) = typed(tree.value, expected, true)?;
+    if !unknown.is_empty() {
+        return Err(undeclared(&given, &unknown));
     }
-    report(call, &unknown, &tree.duplicates, expected)?;
+    report(call, &[], &tree.duplicates, expected)?;
     Ok(only(&normal, &given, nulls))
 }
 
-/// A field that no schema knows can have no owner: applying it is refused, and cannot be ignored.
-fn undeclared(call: &Call<'_>, given: &Value, unknown: &[String]) -> Fault {
+/// A field that no schema knows can have no owner: applying it is refused, however fields are to be validated, as an
+/// error without a reason of its own, which is how the reference server passes on what its merging library says.
+fn undeclared(given: &Value, unknown: &[String]) -> Fault {
     let of = |k: &str| given[k].as_str().unwrap_or_default().to_owned();
+    let meta = |k: &str| given["metadata"][k].as_str().unwrap_or_default();
     // The core group has no name, and a slash behind it.
     let version = of("apiVersion");
     let slash = if version.contains('/') { "" } else { "/" };
-    let place = format!("{}/{}", call.namespace.unwrap_or_default(), call.name.unwrap_or_default());
+    let place = format!("{}/{}", meta("namespace"), meta("name"));
     let errors: Vec<String> =
         unknown.iter().map(|p| format!(".{p}: field not declared in schema")).collect();
     let errors = match &errors[..] {
         [one] => one.clone(),
         all => format!("errors:\n  {}", all.join("\n  ")),
     };
-    Fault::bad_request(format!(
+    Fault::unknown(format!(
         "failed to create typed patch object ({place}; {slash}{version}, Kind={}): {errors}",
         of("kind")
     ))

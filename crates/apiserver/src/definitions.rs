@@ -7,6 +7,7 @@ mod names;
 pub use conversion::Conversion;
 pub use ending::finish;
 pub(crate) use ending::mark;
+pub(crate) use names::judge_bundle;
 
 use crate::api::{Api, Call, fault, is_deleting, meta};
 use crate::bootstrap::as_server;
@@ -85,8 +86,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Judges the numbers of an object that scaling reads.
-    pub fn judge(&self, object: &Value) -> Vec<Problem> {
+    /// Judges the numbers of an object that scaling reads; of a status that is written, only the actual one.
+    pub fn judge(&self, object: &Value, status: bool) -> Vec<Problem> {
         let judge = |path: &Path| {
             let n = path.find(object).first()?.as_i64()?;
             let why = match i32::try_from(n) {
@@ -96,7 +97,8 @@ impl Scale {
             };
             Some(Problem::invalid(format!(".{}", path.fields()?.join(".")), &json!(n), why))
         };
-        [&self.wanted, &self.actual].into_iter().filter_map(judge).collect()
+        let wanted = (!status).then_some(&self.wanted);
+        wanted.into_iter().chain([&self.actual]).filter_map(judge).collect()
     }
 }
 

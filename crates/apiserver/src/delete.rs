@@ -4,7 +4,7 @@ use crate::api::{Api, Call, fault, finalizers, is_deleting, meta, set_meta};
 use crate::list::Listed;
 use crate::request::Propagation;
 use crate::write::has_spec_finalizers;
-use crate::{admission, definitions, hooks, stored, strategy};
+use crate::{addresses, admission, definitions, hooks, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, Put, Revision, Txn};
@@ -116,11 +116,14 @@ impl Api {
         };
         let mut revision = kv.mod_revision();
         if let Some(op) = op {
-            let txn = Txn {
+            let mut txn = Txn {
                 when: vec![Compare::unchanged(key, kv.mod_revision())],
                 then: vec![op],
                 otherwise: Vec::new(),
             };
+            if matches!(step, Step::Gone) {
+                txn.then.extend(addresses::ops(self, call.kind, Some(&object), None));
+            }
             let reply = self.store.txn(txn).await.map_err(|e| fault(&e))?;
             if !reply.succeeded {
                 return Ok(None);

@@ -108,8 +108,8 @@ pub async fn validate(
     webhooks::judge(&question, &hooks.validating, new, old).await
 }
 
-/// Lets policies and webhooks judge what is no object of the call's own kind, and webhooks change it: what is posted
-/// below an object, and the options of a stream (`CONNECT`). It says its kind itself.
+/// Lets policies and webhooks change and judge what is no object of the call's own kind: what is posted below an
+/// object, and the options of a stream (`CONNECT`). It says its kind itself.
 pub async fn below(
     api: &Api,
     call: &Call<'_>,
@@ -117,10 +117,12 @@ pub async fn below(
     object: &mut Value,
 ) -> Result<(), Fault> {
     let hooks = current(api).await?;
-    if hooks.mutating.is_empty() && hooks.validating.is_empty() && hooks.validations.is_empty() {
+    let changes = !hooks.mutating.is_empty() || !hooks.mutations.is_empty();
+    if !changes && hooks.validating.is_empty() && hooks.validations.is_empty() {
         return Ok(());
     }
     let question = Question::new(api, call, operation, hooks.asks).await?.about(object);
+    policies::mutate(&question, &hooks.mutations, object, None).await?;
     webhooks::mutate(&question, &hooks.mutating, object, None).await?;
     policies::judge(&question, &hooks.validations, Some(object), None).await?;
     webhooks::judge(&question, &hooks.validating, Some(object), None).await

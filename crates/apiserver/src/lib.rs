@@ -4,6 +4,7 @@
 //! registry, the same for every kind) to the store. Kinds are data: `wharf_kube`'s tables.
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod admission;
 pub mod aggregator;
 pub mod api;

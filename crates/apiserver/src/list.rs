@@ -89,11 +89,12 @@ impl Api {
                 self.store.range(range).await.map_err(|e| history(&e, call, prefix, &from))?;
             let shown = *at.get_or_insert(reply.revision);
             let more = reply.more();
+            let chosen = self.chosen(selection, call.kind, &reply.kvs).await?;
             let mut taken = 0;
-            for kv in reply.kvs {
+            for (kv, chosen) in reply.kvs.into_iter().zip(chosen) {
                 taken += 1;
                 from = format!("{}\0", String::from_utf8_lossy(kv.key()));
-                if !selection.matches(&self.objects, call.kind, &kv) {
+                if !chosen {
                     continue;
                 }
                 items.push(kv);

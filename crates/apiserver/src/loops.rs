@@ -1,4 +1,4 @@
-//! What the server does for itself: its own service, and history that is forgotten.
+//! What the server does for itself: its own service, addresses as objects, and history that is forgotten.
 
 use crate::api::Api;
 use std::collections::VecDeque;
@@ -16,12 +16,13 @@ const SHORTEST: Duration = Duration::from_secs(30);
 /// Changes that make history long: they are in memory, each with the object as it was.
 const LONG: i64 = 50_000;
 
-/// Starts both. They end when the set is dropped. `address` is where this server is reached.
+/// Starts all of it. It ends when the set is dropped. `address` is where this server is reached.
 pub fn start(api: &Api, address: SocketAddr) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(crate::definitions::run(api.clone()));
     tasks.spawn(crate::aggregator::run(api.clone()));
     tasks.spawn(crate::hooks::run(api.clone()));
+    tasks.spawn(crate::addresses::run(api.clone()));
     tasks.spawn(own_service(api.clone(), address));
     tasks.spawn(forget(api.clone()));
     tasks

@@ -41,6 +41,9 @@ pub struct Accept {
 const READ: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const WRITTEN: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 const WRITTEN_CUSTOM: &str = "application/json, application/yaml, application/json;stream=watch";
+const STREAMED: &str =
+    "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+const STREAMED_CUSTOM: &str = "application/json;stream=watch";
 
 /// The media type without parameters, in lower case.
 pub fn essence(text: &str) -> String {
@@ -71,6 +74,14 @@ pub fn accept(header: Option<&str>, tables: bool, protobuf: bool) -> Result<Acce
         .filter(|(q, _)| *q > 0)
         .find_map(|(_, c)| c.serve(tables, protobuf))
         .ok_or_else(|| Fault::not_acceptable(if protobuf { WRITTEN } else { WRITTEN_CUSTOM }))
+}
+
+/// Refuses to write a stream in a notation that has no frames: what the client likes best decides, as for one answer.
+pub fn streams(accept: Accept, protobuf: bool) -> Result<(), Fault> {
+    if accept.notation == Notation::Yaml {
+        return Err(Fault::only_accepted(if protobuf { STREAMED } else { STREAMED_CUSTOM }));
+    }
+    Ok(())
 }
 
 struct Clause<'a> {

@@ -281,13 +281,16 @@ impl Schemas {
         let name = format!("{item}List");
         let gvk =
             json!([{"group": k.group(), "kind": k.list_kind(), "version": k.resource.gv.version}]);
-        let schema = json!({"description": format!("A list of objects of kind {}.", k.name()), "type": "object", "required": ["items"],
+        let mut schema = json!({"description": format!("A list of objects of kind {}.", k.name()), "type": "object", "required": ["items"],
             "properties": {
                 "apiVersion": {"type": "string", "description": "The version of the API that this list is written in."},
                 "items": {"type": "array", "description": "The objects.", "items": {"$ref": format!("#/components/schemas/{item}")}},
                 "kind": {"type": "string", "description": "What the list is."},
                 "metadata": {"description": "Which moment the list shows, and where it goes on.", "allOf": [{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"}], "default": {}}},
             "x-kubernetes-group-version-kind": gvk});
+        if let Some(fields) = custom::selectable(k) {
+            schema[custom::SELECTABLE] = fields;
+        }
         (name, schema)
     }
 

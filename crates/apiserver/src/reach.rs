@@ -124,6 +124,27 @@ impl Trust {
         Ok(Trust { roots, ..Trust::default() })
     }
 
+    /// What is wrong with a `caBundle` from which no certificate can be read, in Go's words. An empty one is sound.
+    pub fn flaw(bundle: &Value) -> Option<&'static str> {
+        let Ok(trust) = Trust::bundle(bundle) else {
+            return Some("unable to load root certificates: unable to parse bytes as PEM block");
+        };
+        if trust.roots.is_empty() {
+            return None;
+        }
+        let mut read = 0;
+        for c in CertificateDer::pem_slice_iter(&trust.roots).filter_map(Result::ok) {
+            if x509_parser::parse_x509_certificate(&c).is_ok() {
+                return None;
+            }
+            read += 1;
+        }
+        Some(match read {
+            0 => "unable to load root certificates: unable to parse bytes as PEM block",
+            _ => "unable to load root certificates: failed to parse certificate",
+        })
+    }
+
     fn config(self) -> Result<ClientConfig, ReachError> {
         let builder = ClientConfig::builder();
         let provider = Arc::clone(builder.crypto_provider());

@@ -1,6 +1,6 @@
 //! Which objects of a collection a client wants: labels, and the fields that each kind can be asked by.
 
-use crate::api::{Call, meta};
+use crate::api::{Api, Call, meta};
 use crate::kinds::Kind;
 use crate::objects::Objects;
 use serde_json::{Map, Value};
@@ -107,8 +107,15 @@ impl Selection {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether it asks for fields that a definition lets its objects be selected by: they are those of the version
+    /// of the request, with its defaults.
+    fn reads(&self, kind: &Kind) -> bool {
+        kind.custom.is_some()
+            && self.fields.names().any(|n| custom(kind).iter().any(|(label, _)| label == n))
+    }
+
     /// Whether a stored object is selected.
-    pub fn matches(&self, objects: &Objects, kind: &Kind, kv: &Kv) -> bool {
+    fn matches(&self, objects: &Objects, kind: &Kind, kv: &Kv) -> bool {
         self.is_empty() || self.matches_object(kind, &objects.tree(kv))
     }
 
@@ -117,6 +124,31 @@ impl Selection {
         let labels: Option<&Map<String, Value>> =
             object.pointer("/metadata/labels").and_then(Value::as_object);
         self.labels.matches(labels) && self.fields.matches(|label| field(kind, object, label))
+    }
+}
+
+impl Api {
+    /// Whether a stored object is selected. One that cannot be converted is not.
+    pub(crate) async fn selects(&self, selection: &Selection, kind: &Kind, kv: &Kv) -> bool {
+        if !selection.reads(kind) {
+            return selection.matches(&self.objects, kind, kv);
+        }
+        let object = self.read_stored(kind, crate::stored::decode(kv)).await;
+        object.is_ok_and(|o| selection.matches_object(kind, &o))
+    }
+
+    /// Which of many are.
+    pub(crate) async fn chosen(
+        &self,
+        selection: &Selection,
+        kind: &Kind,
+        kvs: &[Kv],
+    ) -> Result<Vec<bool>, Fault> {
+        if !selection.reads(kind) {
+            return Ok(kvs.iter().map(|kv| selection.matches(&self.objects, kind, kv)).collect());
+        }
+        let all = self.seen_all(kind, kvs).await?;
+        Ok(all.iter().map(|o| selection.matches_object(kind, o)).collect())
     }
 }
 

@@ -405,7 +405,10 @@ impl Server {
                 Ok(self.show(call, accept, StatusCode::OK, &object, pretty))
             }
             "list" => self.list(call, accept, pretty).await,
-            "watch" => self.watch(call, accept).await,
+            "watch" => {
+                media::streams(accept, protobuf)?;
+                self.watch(call, accept).await
+            }
             "create" => {
                 let object = self.read_body(r, call, Expected::of(call.kind))?;
                 let w = self.api.create(call, object).await?;
@@ -494,13 +497,7 @@ impl Server {
     }
 
     async fn apply(&self, r: &Incoming, call: &Call<'_>) -> Result<Written, Fault> {
-        if call.query.field_manager.is_empty() {
-            let p = wharf_kube::status::Problem::required(
-                "fieldManager",
-                "is required for apply patch",
-            );
-            return Err(Fault::invalid("meta.k8s.io", "PatchOptions", "", &[p]));
-        }
+        check_manager(call)?;
         let tree = body::tree(&r.body, Notation::Yaml)
             .map_err(|f| Fault::bad_request(format!("error decoding YAML: {}", f.message)))?;
         if tree
@@ -600,3 +597,13 @@ fn version() -> Value {
 
 /// Shared by everything that serves.
 pub type Shared = Arc<Server>;
+
+/// Whoever applies says who it is.
+pub(crate) fn check_manager(call: &Call<'_>) -> Result<(), Fault> {
+    if call.query.field_manager.is_empty() {
+        let why = "is required for apply patch";
+        let p = wharf_kube::status::Problem::required("fieldManager", why);
+        return Err(Fault::invalid("meta.k8s.io", "PatchOptions", "", &[p]));
+    }
+    Ok(())
+}

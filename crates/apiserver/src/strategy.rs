@@ -5,6 +5,7 @@ use crate::kinds::Kind;
 use base64::Engine as _;
 use serde_json::{Value, json};
 use wharf_kube::names;
+use wharf_kube::status::Problem;
 
 /// Kinds whose `metadata.generation` counts changes of what users wish.
 const GENERATION: &[&str] = &[
@@ -129,6 +130,11 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
         }
         ("", "pods") => pod(object),
         ("apiregistration.k8s.io", "apiservices") => api_service(object),
+        ("networking.k8s.io", "servicecidrs") if meta(object, "name") == "kubernetes" => {
+            let since = meta(object, "creationTimestamp").to_owned();
+            object["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastTransitionTime": since,
+                "reason": "", "message": "Kubernetes Service CIDR is ready"}]);
+        }
         ("batch", "jobs") => job(object),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             object["status"] = json!({});
@@ -204,6 +210,13 @@ pub fn qos_class(pod: &Value) -> &'static str {
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
     }
+}
+
+/// A resize leaves the class of a pod as it was when it was made.
+pub fn judge_resize(pod: &Value, old: &Value) -> Option<Problem> {
+    let was = old["status"]["qosClass"].as_str().unwrap_or_else(|| qos_class(old));
+    let why = "Pod QOS Class may not change as a result of resizing";
+    (was != qos_class(pod)).then(|| Problem::invalid("spec", &json!(was), why))
 }
 
 /// A job selects its pods by labels that only it has.

@@ -13,6 +13,9 @@ pub(crate) async fn serve(server: &Server, r: &Incoming, call: &Call<'_>) -> Res
     let sub = call.subresource.unwrap_or_default();
     // A log is read, which is none of their business.
     if sub != "log" {
+        if call.query.dry_run {
+            return Err(Fault::bad_request("dryRun is not supported"));
+        }
         let mut options = options(r, call, sub);
         hooks::below(&server.api, call, "CONNECT", &mut options).await?;
     }

@@ -6,7 +6,7 @@ use crate::definitions::Scale;
 use crate::hooks;
 use crate::media::{self, Accept, Notation, View};
 use crate::respond::Answer;
-use crate::server::{Incoming, PATCHES_OF_CUSTOM, Server};
+use crate::server::{Incoming, PATCHES_OF_CUSTOM, Server, check_manager};
 use crate::stored;
 use crate::streams;
 use crate::write::{Change, ordered};
@@ -178,7 +178,12 @@ async fn scale(
     if !version.is_empty() {
         set_meta(&mut change, "resourceVersion", version);
     }
-    let written = server.api.change(call, &Change::MergePatch(&change)).await?;
+    let applied = verb == "patch" && is_applied(r);
+    let change = if applied { Change::Apply(&change) } else { Change::MergePatch(&change) };
+    if applied {
+        check_manager(call)?;
+    }
+    let written = server.api.change(call, &change).await?;
     let scale = match paths {
         Some(paths) => custom_scale(paths, &written.object),
         None => scale_of(&written.object),
@@ -192,6 +197,11 @@ fn show_scale(accept: Accept, scale: &Value, pretty: bool) -> Answer {
         let message = wharf_kube::proto::encode(ty, &ordered(ty, scale.clone()));
         wharf_kube::proto::seal("autoscaling/v1", "Scale", &message)
     })
+}
+
+/// Whether a patch is a configuration that is applied: then whoever applies it owns the number of replicas.
+fn is_applied(r: &Incoming) -> bool {
+    media::essence(r.header("content-type").unwrap_or_default()) == "application/apply-patch+yaml"
 }
 
 fn patched_scale(r: &Incoming, call: &Call<'_>, current: &Value) -> Result<Value, Fault> {

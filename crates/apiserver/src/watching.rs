@@ -173,7 +173,7 @@ impl Events {
         // Initial objects go out in pieces, so that a big collection is not written twice.
         let mut out = Vec::new();
         while let Some(kv) = self.begin.pop() {
-            if self.selection.matches(&self.encoder.api.objects, &self.kind, &kv) {
+            if self.encoder.api.selects(&self.selection, &self.kind, &kv).await {
                 out.extend(self.encoder.stored("ADDED", &kv, kv.mod_revision()).await);
             }
             if out.len() > 64 * 1024 {
@@ -242,12 +242,14 @@ impl Events {
     /// What an event means to a client that sees only what it selects.
     async fn event(&mut self, e: &Event) -> Vec<u8> {
         let revision = e.kv.mod_revision();
-        let objects = Arc::clone(&self.encoder.api.objects);
-        let selected = |kv: &Kv| self.selection.matches(&objects, &self.kind, kv);
-        let before = e.previous.as_ref().filter(|kv| selected(kv));
+        let api = self.encoder.api.clone();
+        let before = match &e.previous {
+            Some(kv) => api.selects(&self.selection, &self.kind, kv).await.then_some(kv),
+            None => None,
+        };
         match e.kind {
             EventKind::Put => {
-                let matches = selected(&e.kv);
+                let matches = api.selects(&self.selection, &self.kind, &e.kv).await;
                 let was_there = match &e.previous {
                     Some(_) => before.is_some(),
                     // The version before is compacted; only without a selector is it known to have been seen.
@@ -323,11 +325,8 @@ impl Encoder {
     fn write(&self, event: &str, object: &Value) -> Vec<u8> {
         match self.accept.notation {
             Notation::Protobuf => proto::watch_frame(event, &render::sealed(object)),
-            Notation::Yaml => {
-                let text = wharf_kube::yaml::write(&json!({"type": event, "object": object}));
-                format!("{text}---\n").into_bytes()
-            }
-            Notation::Json => {
+            // YAML has no streams; a watch in it was refused.
+            Notation::Json | Notation::Yaml => {
                 let mut out = format!("{{\"type\":\"{event}\",\"object\":{object}}}").into_bytes();
                 out.push(b'\n');
                 out

@@ -2,7 +2,7 @@
 
 use crate::api::{Api, Call, drop_meta, fault, finalizers, hub_type, is_deleting, meta, set_meta};
 use crate::kinds::{Hub, Kind};
-use crate::{admission, body, hooks, random, stored, strategy};
+use crate::{addresses, admission, body, definitions, hooks, random, stored, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_etcd::{Compare, Delete, KeyRange, Kv, Op, OpReply, Put, Revision, Txn};
@@ -91,7 +91,7 @@ impl Api {
         if kind.custom.is_some() {
             strategy::prepare_create(kind, &mut object);
         }
-        let mut problems = judge_custom(kind, &object, None);
+        let mut problems = judge_custom(call, &object, None);
         let asked = object.clone();
         let mut object = self.to_stored(kind, object).await?;
         if matches!(kind.hub, Hub::Autoscaling | Hub::Events) {
@@ -161,6 +161,7 @@ impl Api {
                 then: vec![Op::Put(put.clone())],
                 otherwise: Vec::new(),
             };
+            txn.then.extend(addresses::ops(self, call.kind, None, Some(object)));
             charges.join(&mut txn);
             let reply = self.store.txn(txn).await.map_err(|e| fault(&e))?;
             if reply.succeeded {
@@ -319,7 +320,7 @@ impl Api {
         if !matches!(change, Change::Apply(_)) {
             self.track(call, &old, &mut object);
         }
-        let own = judge_custom(kind, &object, Some(&old));
+        let own = judge_custom(call, &object, Some(&old));
         let asked = object.clone();
         let mut object = self.to_stored(kind, object).await?;
         set_meta(&mut object, "resourceVersion", current);
@@ -422,6 +423,12 @@ impl Api {
             Some(old),
         ));
         problems.extend(own);
+        if call.subresource == Some("resize") {
+            problems.extend(strategy::judge_resize(object, old));
+        }
+        if definitions::is_definition(kind) {
+            problems.extend(definitions::judge_bundle(object, old));
+        }
         refuse(kind, meta(old, "name"), &problems)
     }
 
@@ -473,6 +480,8 @@ impl Api {
             then: vec![op],
             otherwise: Vec::new(),
         };
+        let left = (!gone).then_some(&object);
+        txn.then.extend(addresses::ops(self, kind, Some(old), left));
         if !gone {
             charges.join(&mut txn);
         }
@@ -498,10 +507,14 @@ impl Api {
 }
 
 /// Judges a custom resource by its schema, in the version of the request.
-fn judge_custom(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Problem> {
-    let Some(custom) = &kind.custom else { return Vec::new() };
-    let mut problems = custom.schema.validate(object, old);
-    problems.extend(custom.scale.iter().flat_map(|s| s.judge(object)));
+fn judge_custom(call: &Call<'_>, object: &Value, old: Option<&Value>) -> Vec<Problem> {
+    let Some(custom) = &call.kind.custom else { return Vec::new() };
+    let status = call.subresource == Some("status");
+    let mut problems = match old {
+        Some(old) if status => custom.schema.validate_status(object, old),
+        old => custom.schema.validate(object, old),
+    };
+    problems.extend(custom.scale.iter().flat_map(|s| s.judge(object, status)));
     problems
 }
 

@@ -282,7 +282,7 @@ async fn converters_may_read_the_older_reviews_only() {
     crd["spec"]["conversion"]["webhook"]["conversionReviewVersions"] = json!(["v9"]);
     let got = w.write(Method::POST, CRDS, "", &crd.to_string()).await;
     let cause = got.json()["details"]["causes"][0].clone();
-    assert_eq!(cause["field"], "spec.conversion.webhook.conversionReviewVersions");
+    assert_eq!(cause["field"], "spec.conversion.conversionReviewVersions");
 }
 
 #[tokio::test]
@@ -334,6 +334,23 @@ async fn what_scaling_reads_is_a_number_of_replicas() {
     let patch = r#"{"spec": {"replicas": 3}}"#;
     assert_eq!(w.write(Method::PATCH, &scale, strategic, patch).await.status, 415);
     assert_eq!(w.merge(&scale, json!({"spec": {"replicas": 3}})).await.status, 200);
+    let body = |n: u32| {
+        format!(
+            "{{apiVersion: autoscaling/v1, kind: Scale, metadata: {{name: a}}, spec: {{replicas: {n}}}}}"
+        )
+    };
+    let nobody = w.apply(&scale, &body(4)).await;
+    assert_eq!(nobody.json()["details"]["causes"][0]["field"], "fieldManager");
+    let conflict = w.apply(&format!("{scale}?fieldManager=me"), &body(4)).await;
+    assert_eq!((conflict.status, &conflict.json()["reason"]), (409, &json!("Conflict")));
+    let got = w.apply(&format!("{scale}?fieldManager=me&force=true"), &body(4)).await;
+    assert_eq!((got.status, &got.json()["spec"]["replicas"]), (200, &json!(4)));
+    let fields = w.get(&format!("{FOOS}/a")).await.json()["metadata"]["managedFields"].clone();
+    let own = fields.as_array().unwrap().iter().find(|e| e["manager"] == "me").unwrap();
+    assert_eq!(
+        (&own["operation"], &own["subresource"], &own["fieldsV1"]),
+        (&json!("Apply"), &json!("scale"), &json!({"f:spec": {"f:n": {}}}))
+    );
 }
 
 #[tokio::test]
@@ -356,15 +373,178 @@ async fn texts_of_secrets_become_their_data() {
 #[tokio::test]
 async fn fields_that_no_schema_knows_cannot_be_applied() {
     let w = World::new().await;
-    let config = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: b}, dota: {}}";
-    for how in ["", "&fieldValidation=Warn", "&fieldValidation=Ignore"] {
+    let config = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: default}, data: {a: b}, dota: {}}";
+    for how in ["", "&fieldValidation=Warn", "&fieldValidation=Ignore", "&fieldValidation=Strict"] {
         let path = format!("/api/v1/namespaces/default/configmaps/c?fieldManager=me{how}");
         let got = w.apply(&path, config).await;
-        assert_eq!(got.status, 400, "{}", got.text());
+        let status = got.json();
+        assert_eq!((got.status, status.get("reason")), (500, None), "{}", got.text());
         let why = "failed to create typed patch object (default/c; /v1, Kind=ConfigMap): .dota: field not declared in schema";
-        assert_eq!(got.json()["message"], why, "{how}");
+        assert_eq!(status["message"], why, "{how}");
     }
-    let strict = "/api/v1/namespaces/default/configmaps/c?fieldManager=me&fieldValidation=Strict";
-    let got = w.apply(strict, config).await;
-    assert!(got.text().contains("unknown field \\\"dota\\\""), "{}", got.text());
+}
+
+#[tokio::test]
+async fn null_is_refused_where_the_schema_has_none() {
+    let w = World::new().await;
+    let mut crd = foos();
+    let field = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    field["properties"]["bare"] =
+        json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    w.create(CRDS, &crd.to_string()).await;
+    let one = format!("{FOOS}/a?fieldManager=me");
+    let apply = |bare: &str| {
+        format!(
+            "{{apiVersion: tests.example.com/v1, kind: Foo, metadata: {{name: a}}, spec: {{bare: {bare}}}}}"
+        )
+    };
+    assert_eq!(w.apply(&one, &apply("{a: x}")).await.status, 201);
+    let got = w.apply(&one, &apply("null")).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    assert_eq!((got.status, &cause["field"]), (422, &json!("spec.bare")), "{}", got.text());
+    // What is sent whole may say null for nothing.
+    let merged = w.merge(&format!("{FOOS}/a"), json!({"spec": {"own": "x"}})).await;
+    assert_eq!(merged.status, 200, "{}", merged.text());
+    let mut whole = merged.json();
+    whole["spec"]["bare"] = json!(null);
+    let got = w.write(Method::PUT, &format!("{FOOS}/a"), "", &whole.to_string()).await;
+    assert_eq!((got.status, got.json()["spec"].get("bare")), (200, None));
+}
+
+#[tokio::test]
+async fn defaults_are_those_of_the_version_that_is_stored() {
+    let w = with_foos().await;
+    let made = json!({"apiVersion": "tests.example.com/v1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"x": 1}});
+    w.create(FOOS, &made.to_string()).await;
+    let remove = json!([{"op": "add", "path": "/spec/versions/1/schema/openAPIV3Schema/properties/spec/properties/later",
+        "value": {"type": "string", "default": "new"}}]);
+    let crd = format!("{CRDS}/foos.tests.example.com");
+    let got =
+        w.write(Method::PATCH, &crd, "application/json-patch+json", &remove.to_string()).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let old = w.get("/apis/tests.example.com/v1beta1/foos/a").await.json();
+    assert_eq!(old["spec"], json!({"own": "v1", "x": 1}), "a read in another version adds nothing");
+}
+
+#[tokio::test]
+async fn a_watch_is_no_yaml() {
+    let w = World::new().await;
+    let yaml = [("accept", "application/yaml")];
+    let watch = format!("{MAPS}?watch=1&timeoutSeconds=1");
+    let got = w.send(Method::GET, &watch, &yaml, Vec::new(), &World::admin()).await;
+    assert_eq!(
+        (got.status, got.headers["content-type"].to_str().unwrap()),
+        (406, "application/yaml")
+    );
+    let why = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+    assert!(got.text().contains(why), "{}", got.text());
+}
+
+#[tokio::test]
+async fn objects_are_selected_by_the_fields_of_the_version_that_is_asked() {
+    let w = World::new().await;
+    let mut crd = foos();
+    for v in crd["spec"]["versions"].as_array_mut().unwrap() {
+        v["selectableFields"] = json!([{"jsonPath": ".spec.own"}]);
+    }
+    w.create(CRDS, &crd.to_string()).await;
+    for name in ["a", "b"] {
+        let own = if name == "a" { json!({}) } else { json!({"own": "mine"}) };
+        let made = json!({"apiVersion": "tests.example.com/v1", "kind": "Foo", "metadata": {"name": name}, "spec": own});
+        w.create(FOOS, &made.to_string()).await;
+    }
+    let old = "/apis/tests.example.com/v1beta1/foos";
+    let chosen = w.get(&format!("{old}?fieldSelector=spec.own%3Dmine")).await.json();
+    assert_eq!(chosen["items"].as_array().unwrap().len(), 1, "{chosen}");
+    let got = w.delete(&format!("{old}?fieldSelector=spec.own%3Dmine")).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let left = w.get(FOOS).await.json();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    assert_eq!(left["items"][0]["metadata"]["name"], "a");
+    let doc = w.get("/openapi/v3/apis/tests.example.com/v1").await.json();
+    for name in ["Foo", "FooList"] {
+        let schema = &doc["components"]["schemas"][format!("com.example.tests.v1.{name}")];
+        let fields = &schema["x-kubernetes-selectable-fields"];
+        assert_eq!(fields, &json!([{"fieldPath": "spec.own"}]), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_converter_with_a_bad_bundle_is_not_established() {
+    let w = World::new().await;
+    let mut crd = foos();
+    let bad = "bm8gY2VydGlmaWNhdGU=";
+    let config = json!({"url": "https://127.0.0.1:9/convert", "caBundle": bad});
+    crd["spec"]["conversion"] = json!({"strategy": "Webhook",
+        "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]}});
+    w.create(CRDS, &crd.to_string()).await;
+    let one = format!("{CRDS}/foos.tests.example.com");
+    let established = |crd: &serde_json::Value| {
+        let all = crd["status"]["conditions"].as_array().unwrap();
+        let found = all.iter().find(|c| c["type"] == "Established").unwrap();
+        (found["status"].clone(), found["reason"].clone())
+    };
+    let made = w.get(&one).await.json();
+    assert_eq!(established(&made), (json!("False"), json!("InvalidCABundle")));
+    assert_eq!(w.get(FOOS).await.status, 404);
+    let bundle = |to: serde_json::Value| json!({"spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": to}}}}});
+    assert_eq!(w.merge(&one, bundle(json!(null))).await.status, 200);
+    assert_eq!(established(&w.get(&one).await.json()).0, json!("True"));
+    let got = w.merge(&one, bundle(json!(bad))).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    let field = "spec.conversion.webhookClientConfig.caBundle";
+    assert_eq!((got.status, &cause["field"]), (422, &json!(field)));
+    let why = "unable to load root certificates: unable to parse bytes as PEM block";
+    assert!(cause["message"].as_str().unwrap().ends_with(why), "{cause}");
+}
+
+#[tokio::test]
+async fn a_resize_keeps_the_class_of_a_pod() {
+    let w = World::new().await;
+    w.create("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: default}}").await;
+    w.create(PODS, "{metadata: {name: p}, spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 100m}}}]}}").await;
+    let resize = |resources: serde_json::Value| json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
+    let send = async |patch: serde_json::Value| {
+        let strategic = "application/strategic-merge-patch+json";
+        w.write(Method::PATCH, &format!("{PODS}/p/resize"), strategic, &patch.to_string()).await
+    };
+    let got = send(resize(json!({"requests": {"cpu": "200m"}}))).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let all = json!({"cpu": "200m", "memory": "1Mi"});
+    let got = send(resize(json!({"requests": all, "limits": all}))).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    assert_eq!((got.status, &cause["field"]), (422, &json!("spec")));
+    let why = "Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing";
+    assert_eq!(cause["message"], why);
+}
+
+#[tokio::test]
+async fn addresses_of_services_are_objects() {
+    let w = World::new().await;
+    let all = "/apis/networking.k8s.io/v1/ipaddresses";
+    let services = "/api/v1/namespaces/default/services";
+    let own = w.get(&format!("{all}/10.96.0.1")).await.json();
+    let parent = |name: &str| json!({"parentRef": {"name": name, "namespace": "default", "resource": "services"}});
+    assert_eq!(own["spec"], parent("kubernetes"));
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    assert_eq!(own["metadata"]["labels"], labels);
+    let made = w.create(services, "{metadata: {name: s}, spec: {ports: [{port: 1}]}}").await;
+    let one = format!("{all}/{}", made["spec"]["clusterIP"].as_str().unwrap());
+    assert_eq!(w.get(&one).await.json()["spec"], parent("s"));
+    w.create(services, "{metadata: {name: h}, spec: {clusterIP: None, ports: [{port: 1}]}}").await;
+    assert_eq!(w.get(all).await.json()["items"].as_array().unwrap().len(), 2);
+    // What somebody deletes comes back, and what nobody has goes.
+    assert_eq!(w.delete(&one).await.status, 200);
+    let stray = "{metadata: {name: 10.96.9.9, labels: {ipaddress.kubernetes.io/managed-by: ipallocator.k8s.io}}, spec: {parentRef: {resource: services, namespace: default, name: gone}}}";
+    w.create(all, stray).await;
+    let kinds = &w.server.api.kinds;
+    let gv = wharf_kube::resources::GroupVersion::parse("networking.k8s.io/v1");
+    let kind = kinds.find(&gv, "ipaddresses").unwrap();
+    wharf_apiserver::addresses::repair(&w.server.api, &kind).await.unwrap();
+    assert_eq!(w.get(&one).await.json()["spec"], parent("s"));
+    assert_eq!(w.get(&format!("{all}/10.96.9.9")).await.status, 404);
+    assert_eq!(w.delete(&format!("{services}/s")).await.status, 200);
+    assert_eq!(w.get(&one).await.status, 404);
+    let cidr = w.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await.json();
+    assert_eq!(cidr["spec"]["cidrs"], json!(["10.96.0.0/16"]));
 }

@@ -538,6 +538,59 @@ async fn policies_judge_streams() {
     assert_eq!(w.write(Method::POST, &format!("{exec}ls"), "", "").await.status, 404);
 }
 
+#[tokio::test]
+async fn policies_change_streams_and_what_is_posted_below_objects() {
+    let w = World::new().await;
+    let all = "/api/v1/namespaces/default";
+    w.create(&format!("{all}/serviceaccounts"), "{metadata: {name: default}}").await;
+    let pod = "{metadata: {name: p}, spec: {containers: [{name: c, image: i}]}}";
+    w.create(&format!("{all}/pods"), pod).await;
+    let registration = "/apis/admissionregistration.k8s.io/v1";
+    let policy = |name: &str, operation: &str, resource: &str, mutation: &str| {
+        format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
+             failurePolicy: Fail\n  reinvocationPolicy: Never\n  matchConstraints:\n    resourceRules:\n    \
+             - {{apiGroups: [''], apiVersions: [v1], operations: [{operation}], resources: [{resource}]}}\n  \
+             mutations: [{mutation}]\n"
+        )
+    };
+    let bound = |name: &str| {
+        format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicyBinding\nmetadata: {{name: {name}}}\n\
+             spec: {{policyName: {name}}}\n"
+        )
+    };
+    let patch = |expression: &str| {
+        format!("{{patchType: JSONPatch, jsonPatch: {{expression: {expression:?}}}}}")
+    };
+    let contain = patch("[JSONPatch{op: 'add', path: '/container', value: 'chosen'}]");
+    let node = patch("[JSONPatch{op: 'replace', path: '/target/name', value: 'other'}]");
+    for (name, operation, resource, mutation) in
+        [("exec", "CONNECT", "pods/exec", &contain), ("bind", "CREATE", "pods/binding", &node)]
+    {
+        let policies = format!("{registration}/mutatingadmissionpolicies");
+        w.create(&policies, &policy(name, operation, resource, mutation)).await;
+        w.create(&format!("{registration}/mutatingadmissionpolicybindings"), &bound(name)).await;
+    }
+    // Webhooks are asked after the policies, and see what those made.
+    let hook = Hook::start(|_| json!({"allowed": true})).await;
+    let rule = json!({"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/exec"]});
+    let config = hook.config("ValidatingWebhookConfiguration", &json!({"rules": [rule]}));
+    w.create(VALIDATING, &config).await;
+    let exec = format!("{all}/pods/p/exec?command=ls");
+    let got = w.get(&exec).await;
+    assert_eq!(got.json()["message"], "pod p does not have a host assigned");
+    let seen = hook.seen.lock().pop().unwrap()["request"]["object"].clone();
+    assert_eq!((&seen["kind"], &seen["container"]), (&json!("PodExecOptions"), &json!("chosen")));
+    let got = w.get(&format!("{exec}&dryRun=All")).await;
+    assert_eq!((got.status, &got.json()["message"]), (400, &json!("dryRun is not supported")));
+    let binding =
+        "{apiVersion: v1, kind: Binding, metadata: {name: p}, target: {kind: Node, name: one}}";
+    let got = w.write(Method::POST, &format!("{all}/pods/p/binding"), "", binding).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    assert_eq!(w.get(&format!("{all}/pods/p")).await.json()["spec"]["nodeName"], "other");
+}
+
 /// A log that a test reads.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

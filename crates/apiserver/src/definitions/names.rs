@@ -1,8 +1,10 @@
 //! Names of custom resources within a group: who has them, and the conditions that say so.
 
+use crate::reach::Trust;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use wharf_kube::custom;
+use wharf_kube::status::Problem;
 
 /// Names that others have in a group.
 #[derive(Debug, Default)]
@@ -72,7 +74,11 @@ pub(super) fn judge(crd: &Value, taken: &Taken, now: &str) -> Value {
     };
     condition(&mut status, ("NamesAccepted", good, reason, &message), now);
     if !is_established(&status) {
-        let (good, reason, message) = if good == "True" {
+        let bundle = crd.pointer("/spec/conversion/webhook/clientConfig/caBundle");
+        let flawed = bundle.is_some_and(|b| Trust::flaw(b).is_some());
+        let (good, reason, message) = if good == "True" && flawed {
+            ("False", "InvalidCABundle", "The conversion webhook CABundle is invalid")
+        } else if good == "True" {
             ("True", "InitialNamesAccepted", "the initial names have been accepted")
         } else {
             ("False", "NotAccepted", "not all names are accepted")
@@ -105,6 +111,18 @@ fn set(v: &mut Value, key: &str, to: Option<&Value>) {
             None => _ = m.shift_remove(key),
         }
     }
+}
+
+/// A definition that converts may not get a bad `caBundle` in the place of a good one, once it is established.
+pub(crate) fn judge_bundle(new: &Value, old: &Value) -> Option<Problem> {
+    let place = "/spec/conversion/webhook/clientConfig/caBundle";
+    let bundle = new.pointer(place)?;
+    let was = old.pointer(place).and_then(Trust::flaw);
+    if was.is_some() || !is_established(&old["status"]) {
+        return None;
+    }
+    let field = "spec.conversion.webhookClientConfig.caBundle";
+    Some(Problem::invalid(field, bundle, Trust::flaw(bundle)?))
 }
 
 /// Whether a definition is served, or was and so stays.

@@ -308,7 +308,7 @@ async fn change(
                 };
                 match outcome {
                     Ok(next) => {
-                        *object = q.call.kind.ordered(next);
+                        *object = if q.other.is_none() { q.call.kind.ordered(next) } else { next };
                         done = true;
                     }
                     Err(why) if policy.is_strict() => {
@@ -356,12 +356,12 @@ fn mutated(
                 ));
             }
         }
-        fields::merge(object, &made, q.call.kind.shape())
+        fields::merge(object, &made, q.shape()?)
     } else {
         patch::json(object, &made).map_err(|e| format!("JSON Patch: {e}"))?
     };
     let mut unknown = Vec::new();
-    let next = q.call.kind.normalize(next, &mut unknown).map_err(|e| e.to_string())?;
+    let next = q.normalized(next, &mut unknown)?;
     match unknown.first() {
         Some(path) => Err(format!("invalid mutation: unknown field {path:?}")),
         None => Ok(next),

@@ -10,7 +10,10 @@ use wharf_kube::cel::{
     Authority, Check, EvalError, PER_OBJECT, Program, Scope, Val, json as value,
 };
 use wharf_kube::resources::GroupVersion;
+use wharf_kube::schema::TypeId;
+use wharf_kube::shape::Shape;
 use wharf_kube::status::Fault;
+use wharf_kube::typed::normalize;
 
 /// What is asked.
 pub(super) struct Question<'a> {
@@ -98,6 +101,35 @@ impl<'a> Question<'a> {
         let gv = GroupVersion::parse(object["apiVersion"].as_str().unwrap_or_default());
         let kind = json!({"group": gv.group, "version": gv.version, "kind": object["kind"]});
         Question { other: Some(kind), ..self }
+    }
+
+    /// The type of the object, where it is one that clients can send: the options of a stream are not.
+    pub(super) fn shape(&self) -> Result<Shape<'_>, String> {
+        match &self.other {
+            None => Ok(self.call.kind.shape()),
+            Some(_) if self.operation != "CONNECT" => self.body_type().map(Shape::Type),
+            Some(other) => Err(format!(
+                "failed to convert original object to typed object: no corresponding type for /{}, Kind={}",
+                other["version"].as_str().unwrap_or_default(),
+                other["kind"].as_str().unwrap_or_default()
+            )),
+        }
+    }
+
+    fn body_type(&self) -> Result<TypeId, String> {
+        let sub = self.call.subresource.and_then(|s| self.call.kind.subresource(s));
+        sub.map(|s| s.ty).ok_or_else(|| "the object is of no known type".to_owned())
+    }
+
+    /// Brings a changed object into its normal form; names the fields that it cannot have.
+    pub(super) fn normalized(&self, v: Value, unknown: &mut Vec<String>) -> Result<Value, String> {
+        match &self.other {
+            None => self.call.kind.normalize(v, unknown).map_err(|e| e.to_string()),
+            Some(_) if self.operation != "CONNECT" => {
+                normalize(self.body_type()?, v, unknown).map_err(|e| e.to_string())
+            }
+            Some(_) => Ok(v),
+        }
     }
 
     /// The object's name: of the path, or else its own.

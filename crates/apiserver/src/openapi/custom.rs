@@ -25,7 +25,20 @@ pub(super) fn schema(k: &Kind) -> Option<Value> {
     if let Some(p) = properties.as_object_mut() {
         common(p);
     }
+    if let Some(fields) = selectable(k) {
+        m.insert(SELECTABLE.to_owned(), fields);
+    }
     Some(schema)
+}
+
+/// Where schemas say which fields lists can be selected by.
+pub(super) const SELECTABLE: &str = "x-kubernetes-selectable-fields";
+
+/// The fields by which lists of a custom resource can be selected, beside its name and namespace.
+pub(super) fn selectable(k: &Kind) -> Option<Value> {
+    let all = &k.custom.as_ref()?.selectable;
+    let field = |(path, _): &(String, _)| json!({"fieldPath": path});
+    (!all.is_empty()).then(|| Value::Array(all.iter().map(field).collect()))
 }
 
 /// The fields that every object has.
