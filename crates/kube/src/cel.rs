@@ -182,6 +182,10 @@ mod tests {
         check("self.m.all(k, v, k != v)", "true");
         check("self.list.transformList(i, v, i + v)", "[1,3,5]");
         check("self.m.transformMap(k, v, v + k)", "{\"a\":\"xa\",\"b\":\"yb\"}");
+        check("self.m.transformMapEntry(k, v, {v: k})", "{\"x\":\"a\",\"y\":\"b\"}");
+        check("self.names.transformMapEntry(i, v, i > 0, {v: i})", "{\"a\":1}");
+        let twice = run("self.list.transformMapEntry(i, v, {'k': v})").unwrap_err();
+        assert_eq!(twice, "insert failed: key k already exists");
         check("has(self.s) && !has(self.zip) && !has(self.m.q)", "true");
         check("cel.bind(x, self.n * 2, x + x)", "12");
         check("self.list.exists(x, [4, 3].exists(y, x == y))", "true");
@@ -196,6 +200,8 @@ mod tests {
         check("self.?n.optMap(x, x + 1).orValue(0)", "4");
         check("[?self.?missing, 1]", "[1]");
         check("self.list[?7].orValue(9)", "9");
+        check("optional.unwrap([optional.none(), optional.of(1)])", "[1]");
+        check("[self.?s, self.?missing].unwrapOpt()", "[\"hello\"]");
     }
 
     #[test]
@@ -243,6 +249,27 @@ mod tests {
             assert!(run(wrong).is_err(), "{wrong}");
         }
         check("timestamp('2026-07-01T12:00:00Z').getHours('America/New_York')", "8");
+    }
+
+    #[test]
+    fn moments_are_counted_in_nanoseconds() {
+        check(
+            "timestamp('2026-01-01T00:00:00.123456789Z') - timestamp('2026-01-01T00:00:00.123456788Z') == duration('1ns')",
+            "true",
+        );
+        check(
+            "string(timestamp('0001-01-01T00:00:00.000000001Z'))",
+            "\"0001-01-01T00:00:00.000000001Z\"",
+        );
+        check("timestamp('9999-12-31T23:59:59.999999999Z').getMilliseconds()", "999");
+        check("string(timestamp('9999-12-31T23:59:59.5Z'))", "\"9999-12-31T23:59:59.5Z\"");
+        check("timestamp('9999-12-31T23:59:59Z').getFullYear()", "9999");
+        check(
+            "timestamp('2026-01-01T00:00:00Z') + duration('1ns') > timestamp('2026-01-01T00:00:00Z')",
+            "true",
+        );
+        check("int(timestamp('1969-12-31T23:59:59.5Z'))", "-1");
+        assert!(run("timestamp('9999-12-31T23:59:59.999999999Z') + duration('1ns')").is_err());
     }
 
     #[test]

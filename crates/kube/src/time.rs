@@ -15,12 +15,28 @@ pub fn format_micros(micros: i64) -> String {
 
 /// Reads RFC 3339: microseconds since the epoch.
 pub fn parse_micros(text: &str) -> Option<i64> {
+    parse(text).map(Timestamp::as_microsecond)
+}
+
+/// The same in nanoseconds.
+pub fn parse_nanos(text: &str) -> Option<i128> {
+    // The library ends a day before the year 9999 does; each 400 years have the same days.
+    match text.strip_prefix("9999-") {
+        Some(rest) => Some(parse(&format!("9599-{rest}"))?.as_nanosecond() + CYCLE),
+        None => parse(text).map(Timestamp::as_nanosecond),
+    }
+}
+
+/// The nanoseconds of 400 years, after which the calendar repeats.
+pub const CYCLE: i128 = 146_097 * 86_400 * 1_000_000_000;
+
+fn parse(text: &str) -> Option<Timestamp> {
     // Timestamp would also take forms that RFC 3339 has not, such as a bare date with an offset.
     let bytes = text.as_bytes();
     if bytes.len() < 20 || bytes[10] != b'T' || bytes[4] != b'-' || bytes[13] != b':' {
         return None;
     }
-    text.parse::<Timestamp>().ok().map(Timestamp::as_microsecond)
+    text.parse::<Timestamp>().ok()
 }
 
 /// Go's error for a text that is no time.

@@ -82,6 +82,7 @@ pub(super) enum EachKind {
     Filter,
     TransformList,
     TransformMap,
+    TransformMapEntry,
     SortBy,
 }
 

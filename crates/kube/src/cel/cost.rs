@@ -310,6 +310,7 @@ impl<'a> Walk<'a> {
             EachKind::Map | EachKind::TransformList => (LIST, chosen(appended(body.cost)), one),
             EachKind::Filter => (LIST, body.cost.plus(appended(one).union(one)), one),
             EachKind::TransformMap => (MAP, chosen(body.cost.plus(Span::of(3))), one),
+            EachKind::TransformMapEntry => (MAP, chosen(body.cost.plus(Span::of(2))), one),
             // The pairs of keys and elements are made by `map` over a variable, and then sorted.
             EachKind::SortBy => (2 * LIST + 4, appended(body.cost), one),
         };
@@ -330,6 +331,7 @@ impl<'a> Walk<'a> {
                 let part = Part::new(cost, Ty::List(Box::new(item.ty.clone())));
                 Part { entry: made(&item, true), ..part.sized(Some(count)) }
             }
+            EachKind::TransformMapEntry => Part::new(cost, body.ty).sized(Some(count)),
             EachKind::TransformMap => {
                 Part::new(cost, Ty::Map(Box::new(body.ty))).sized(Some(count))
             }

@@ -407,6 +407,24 @@ impl<'a> Machine<'_, 'a> {
                 }
                 Ok(Val::Map(Arc::new(out)))
             }
+            EachKind::TransformMapEntry => {
+                let mut out: Vec<(Val<'a>, Val<'a>)> = Vec::new();
+                for p in &pairs {
+                    if !self.passes(each, p)? {
+                        continue;
+                    }
+                    let made = self.with(each, p, &each.body)?.entries();
+                    for (key, value) in made.ok_or(EvalError::Overload)? {
+                        self.pay(out.len() / 10)?;
+                        if out.iter().any(|(k, _)| k.equals(&key)) {
+                            let key = strings::print(&key)?;
+                            return other(&format!("insert failed: key {key} already exists"));
+                        }
+                        out.push((key, value));
+                    }
+                }
+                Ok(Val::Map(Arc::new(out)))
+            }
             EachKind::SortBy => {
                 let mut keyed = Vec::new();
                 for p in &pairs {
@@ -478,7 +496,7 @@ impl<'a> Machine<'_, 'a> {
 pub(super) fn namespace(node: &Node, function: &str) -> Option<&'static str> {
     let Expr::Name(n) = &node.expr else { return None };
     let spaces: &[(&'static str, &[&str])] = &[
-        ("optional", &["of", "none", "ofNonZeroValue"]),
+        ("optional", &["of", "none", "ofNonZeroValue", "unwrap"]),
         ("lists", &["range"]),
         ("sets", &["contains", "equivalent", "intersects"]),
         ("strings", &["quote"]),

@@ -411,6 +411,10 @@ impl<'a> Walk<'_, '_, 'a> {
             }
             EachKind::Map | EachKind::TransformList => Known::List(Box::new(body)),
             EachKind::TransformMap => Known::Map(Box::new(body)),
+            EachKind::TransformMapEntry => match body {
+                Known::Map(_) | Known::Dyn | Known::Schema(_) => body,
+                _ => return self.fail(e.body.at, "transformMapEntry makes entries of maps"),
+            },
             EachKind::SortBy => over,
         })
     }

@@ -452,6 +452,8 @@ fn check<'a>(
         ("subresource", [Val::Str(s)]) => next.subresource = s.to_string(),
         ("namespace", [Val::Str(s)]) => next.namespace = s.to_string(),
         ("name", [Val::Str(s)]) => next.name = s.to_string(),
+        // Roles know no selectors: whoever may list some may list all.
+        ("fieldSelector" | "labelSelector", [Val::Str(_)]) if c.resource.is_some() => {}
         ("serviceAccount", [Val::Str(ns), Val::Str(s)]) => {
             next.account = Some((ns.to_string(), s.to_string()));
         }

@@ -200,6 +200,16 @@ fn optional<'a>(name: &str, args: &[Val<'a>]) -> Option<Outcome<'a>> {
             };
             Val::Optional((!zero).then(|| Arc::new(v.clone())))
         }
+        ("optional.unwrap" | "unwrapOpt", [list]) => {
+            let mut out = Vec::new();
+            for v in list.elements()? {
+                match v {
+                    Val::Optional(v) => out.extend(v.map(|v| (*v).clone())),
+                    _ => return Some(Err(EvalError::Overload)),
+                }
+            }
+            Val::list(out)
+        }
         ("hasValue", [Val::Optional(v)]) => Val::Bool(v.is_some()),
         ("value", [Val::Optional(v)]) => match v {
             Some(v) => (**v).clone(),

@@ -412,6 +412,8 @@ fn each(name: &str, args: usize) -> Option<(EachKind, usize, bool)> {
         ("transformList", 4) => (EachKind::TransformList, 2, true),
         ("transformMap", 3) => (EachKind::TransformMap, 2, false),
         ("transformMap", 4) => (EachKind::TransformMap, 2, true),
+        ("transformMapEntry", 3) => (EachKind::TransformMapEntry, 2, false),
+        ("transformMapEntry", 4) => (EachKind::TransformMapEntry, 2, true),
         _ => return None,
     })
 }

@@ -241,7 +241,7 @@ fn convert<'a>(to: &str, v: &Val<'a>) -> Result<Option<Val<'a>>, EvalError> {
         }
         ("int", Val::Double(d)) => Val::Int(int_of(*d)?),
         ("int", Val::Str(s)) => Val::Int(s.parse().map_err(|_| bad(v))?),
-        ("int", Val::Timestamp(n)) => Val::Int(n.div_euclid(1_000_000)),
+        ("int", Val::Timestamp(n)) => Val::Int(super::times::seconds(*n)),
         ("int", Val::Duration(n)) => Val::Int(n / 1_000_000_000),
         ("uint", Val::Int(n)) => Val::Uint(
             u64::try_from(*n).map_err(|_| EvalError::Other("unsigned integer overflow".into()))?,

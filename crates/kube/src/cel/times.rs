@@ -12,22 +12,33 @@ fn range<'a>() -> Outcome<'a> {
     Err(EvalError::Other("range error: the result lies beyond what a time can be".to_owned()))
 }
 
+const SECOND: i128 = 1_000_000_000;
+
 /// A moment between the years 1 and 9999.
-fn moment<'a>(micros: i64) -> Outcome<'a> {
-    const FIRST: i64 = -62_135_596_800_000_000;
-    const LAST: i64 = 253_402_300_799_999_999;
-    if (FIRST..=LAST).contains(&micros) { Ok(Val::Timestamp(micros)) } else { range() }
+fn moment<'a>(nanos: i128) -> Outcome<'a> {
+    const FIRST: i128 = -62_135_596_800 * SECOND;
+    const LAST: i128 = 253_402_300_800 * SECOND - 1;
+    if (FIRST..=LAST).contains(&nanos) { Ok(Val::Timestamp(nanos)) } else { range() }
+}
+
+/// The whole seconds of a moment since 1970.
+pub(super) fn seconds(nanos: i128) -> i64 {
+    i64::try_from(nanos.div_euclid(SECOND)).unwrap_or(i64::MAX)
 }
 
 /// A moment as RFC 3339, with no more digits than it has.
-pub(super) fn print(micros: i64) -> String {
-    let text = time::format_micros(micros);
-    match text.strip_suffix('Z').and_then(|t| t.split_once('.')) {
-        Some((whole, fraction)) => {
-            let fraction = fraction.trim_end_matches('0');
-            if fraction.is_empty() { format!("{whole}Z") } else { format!("{whole}.{fraction}Z") }
+pub(super) fn print(nanos: i128) -> String {
+    let whole = match time::format_seconds(seconds(nanos)) {
+        // Beyond what the library knows there is only the end of the last year.
+        beyond if beyond.is_empty() => {
+            time::format_seconds(seconds(nanos - time::CYCLE)).replacen("9599", "9999", 1)
         }
-        None => text,
+        whole => whole,
+    };
+    let fraction = format!("{:09}", nanos.rem_euclid(SECOND));
+    match fraction.trim_end_matches('0') {
+        "" => whole,
+        digits => format!("{}.{digits}Z", whole.trim_end_matches('Z')),
     }
 }
 
@@ -37,7 +48,7 @@ pub(super) fn add<'a>(a: &Val<'a>, b: &Val<'a>) -> Outcome<'a> {
             a.checked_add(*b).map_or_else(range, |n| Ok(Val::Duration(n)))
         }
         (Val::Timestamp(t), Val::Duration(d)) | (Val::Duration(d), Val::Timestamp(t)) => {
-            t.checked_add(d / 1000).map_or_else(range, moment)
+            moment(t + i128::from(*d))
         }
         _ => Err(EvalError::Overload),
     }
@@ -48,11 +59,10 @@ pub(super) fn subtract<'a>(a: &Val<'a>, b: &Val<'a>) -> Outcome<'a> {
         (Val::Duration(a), Val::Duration(b)) => {
             a.checked_sub(*b).map_or_else(range, |n| Ok(Val::Duration(n)))
         }
-        (Val::Timestamp(t), Val::Duration(d)) => t.checked_sub(d / 1000).map_or_else(range, moment),
-        (Val::Timestamp(a), Val::Timestamp(b)) => a
-            .checked_sub(*b)
-            .and_then(|n| n.checked_mul(1000))
-            .map_or_else(range, |n| Ok(Val::Duration(n))),
+        (Val::Timestamp(t), Val::Duration(d)) => moment(t - i128::from(*d)),
+        (Val::Timestamp(a), Val::Timestamp(b)) => {
+            i64::try_from(a - b).map_or_else(|_| range(), |n| Ok(Val::Duration(n)))
+        }
         _ => Err(EvalError::Overload),
     }
 }
@@ -72,11 +82,11 @@ pub(super) fn call<'a>(
         ("duration", [v @ Val::Duration(_)]) | ("timestamp", [v @ Val::Timestamp(_)]) => {
             Some(Ok(v.clone()))
         }
-        ("timestamp", [Val::Str(s)]) => Some(match time::parse_micros(s) {
+        ("timestamp", [Val::Str(s)]) => Some(match time::parse_nanos(s) {
             Some(n) => moment(n),
             None => Err(EvalError::Other(time::parse_error(s))),
         }),
-        ("timestamp", [Val::Int(n)]) => Some(n.checked_mul(1_000_000).map_or_else(range, moment)),
+        ("timestamp", [Val::Int(n)]) => Some(moment(i128::from(*n) * SECOND)),
         (_, [Val::Duration(n)]) if method => {
             let whole = match name {
                 "getHours" => n / 3_600_000_000_000,
@@ -92,7 +102,7 @@ pub(super) fn call<'a>(
     }
 }
 
-fn part<'a>(name: &str, micros: i64, zone: &[Val<'a>]) -> Option<Outcome<'a>> {
+fn part<'a>(name: &str, nanos: i128, zone: &[Val<'a>]) -> Option<Outcome<'a>> {
     let bad = |z: &str| EvalError::Other(format!("unknown time zone {z}"));
     let zone = match zone {
         [] => TimeZone::UTC,
@@ -102,12 +112,16 @@ fn part<'a>(name: &str, micros: i64, zone: &[Val<'a>]) -> Option<Outcome<'a>> {
         },
         _ => return None,
     };
-    let at = match Timestamp::from_microsecond(micros) {
+    let (shifted, years) = match Timestamp::from_nanosecond(nanos) {
+        Ok(t) => (Ok(t), 0),
+        Err(_) => (Timestamp::from_nanosecond(nanos - time::CYCLE), 400),
+    };
+    let at = match shifted {
         Ok(t) => t.to_zoned(zone),
         Err(_) => return Some(range()),
     };
     let n = match name {
-        "getFullYear" => i64::from(at.year()),
+        "getFullYear" => i64::from(at.year()) + years,
         "getMonth" => i64::from(at.month()) - 1,
         "getDate" => i64::from(at.day()),
         "getDayOfMonth" => i64::from(at.day()) - 1,

@@ -39,8 +39,8 @@ pub enum Val<'a> {
     Object(Arc<str>, Arc<Vec<(String, Val<'a>)>>),
     /// Nanoseconds.
     Duration(i64),
-    /// Microseconds since 1970.
-    Timestamp(i64),
+    /// Nanoseconds since 1970: from the year 1 to 9999 there are more of them than a word counts.
+    Timestamp(i128),
     /// The name of a type.
     Type(&'static str),
     /// A value that may be missing.
@@ -77,9 +77,9 @@ pub(super) fn from_json<'a>(v: &'a Value, schema: Option<&'a Value>) -> Val<'a> 
             _ => Val::Double(n.as_f64().unwrap_or(0.0)),
         },
         Value::String(s) => match text("format") {
-            "date-time" => time::parse_micros(s).map_or(Val::Null, Val::Timestamp),
+            "date-time" => time::parse_nanos(s).map_or(Val::Null, Val::Timestamp),
             "date" => {
-                time::parse_micros(&format!("{s}T00:00:00Z")).map_or(Val::Null, Val::Timestamp)
+                time::parse_nanos(&format!("{s}T00:00:00Z")).map_or(Val::Null, Val::Timestamp)
             }
             "duration" => time::parse_duration(s).map_or(Val::Null, Val::Duration),
             "byte" => match base64::engine::general_purpose::STANDARD.decode(s) {
@@ -272,7 +272,8 @@ impl<'a> Val<'a> {
             (Val::Bool(a), Val::Bool(b)) => a == b,
             (Val::Str(a), Val::Str(b)) => a == b,
             (Val::Bytes(a), Val::Bytes(b)) => a == b,
-            (Val::Duration(a), Val::Duration(b)) | (Val::Timestamp(a), Val::Timestamp(b)) => a == b,
+            (Val::Duration(a), Val::Duration(b)) => a == b,
+            (Val::Timestamp(a), Val::Timestamp(b)) => a == b,
             (Val::Type(a), Val::Type(b)) => a == b,
             (Val::Ip(a), Val::Ip(b)) => a == b,
             (Val::Cidr(a, n), Val::Cidr(b, m)) => a == b && n == m,
@@ -337,9 +338,8 @@ impl<'a> Val<'a> {
             (Val::Str(a), Val::Str(b)) => Some(a.cmp(b)),
             (Val::Bytes(a), Val::Bytes(b)) => Some(a.cmp(b)),
             (Val::Bool(a), Val::Bool(b)) => Some(a.cmp(b)),
-            (Val::Duration(a), Val::Duration(b)) | (Val::Timestamp(a), Val::Timestamp(b)) => {
-                Some(a.cmp(b))
-            }
+            (Val::Duration(a), Val::Duration(b)) => Some(a.cmp(b)),
+            (Val::Timestamp(a), Val::Timestamp(b)) => Some(a.cmp(b)),
             _ => return overload(),
         };
         Ok(order)
