@@ -402,7 +402,9 @@ mod tests {
     #[test]
     fn rules_that_may_cost_too_much_are_refused() {
         let crd = |bound: &str, rule: &str| {
-            let list = format!(r#"{{"type": "array"{bound}, "items": {{"type": "string", "maxLength": 16}}}}"#);
+            let list = format!(
+                r#"{{"type": "array"{bound}, "items": {{"type": "string", "maxLength": 16}}}}"#
+            );
             let list: Value = serde_json::from_str(&list).unwrap();
             json!({"metadata": {"name": "as.example.com"}, "spec": {"group": "example.com", "scope": "Cluster",
                 "names": {"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"}, "conversion": {"strategy": "None"},
@@ -430,6 +432,77 @@ mod tests {
             run(r#", "maxItems": 1300"#, pairs)[0].contains("exceeds budget by factor of 2.0x"),
             "{:?}",
             run(r#", "maxItems": 1300"#, pairs)
+        );
+    }
+
+    #[test]
+    fn lists_that_had_doubles_may_keep_some() {
+        let tags = |list: Value| json!({"spec": {"name": "a", "tags": list}});
+        let run = |new: Value, old: Value| schema().validate(&tags(new), Some(&tags(old))).len();
+        assert_eq!(run(json!(["x", "x"]), json!(["x"])), 1);
+        assert_eq!(run(json!(["x", "x", "y"]), json!(["x", "x"])), 0);
+    }
+
+    #[test]
+    fn what_an_object_is_is_judged_each_time() {
+        let s = Structural::new(json!({"type": "object", "properties": {
+            "apiVersion": {"type": "string", "pattern": "^g/v1$"}}}));
+        let v = json!({"apiVersion": "g/v2", "kind": "K"});
+        assert_eq!(s.validate(&v, Some(&v.clone())).len(), 0, "nothing was changed");
+        let w = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "x"}});
+        assert_eq!(s.validate(&w, Some(&v))[0].field, "apiVersion");
+    }
+
+    #[test]
+    fn defaults_have_no_fields_that_nobody_knows() {
+        let crd = |part: Value| {
+            json!({"metadata": {"name": "as.example.com"}, "spec": {"group": "example.com", "scope": "Cluster",
+                "names": {"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"}, "conversion": {"strategy": "None"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
+                    "properties": {"part": part}}}}]}})
+        };
+        let run = |part: Value| {
+            let mut out = Vec::new();
+            check_definition(&crd(part), None, &mut out);
+            out.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let mut part = json!({"type": "object", "default": {"a": "x", "b": 1}, "properties": {"a": {"type": "string"}}});
+        assert_eq!(
+            run(part.clone()),
+            [
+                "spec.validation.openAPIV3Schema.properties[part].default: Invalid value: {\"a\":\"x\",\"b\":1}: must not have unknown fields"
+            ]
+        );
+        part["x-kubernetes-preserve-unknown-fields"] = json!(true);
+        assert_eq!(run(part), [""; 0]);
+        let metadata = json!({"type": "object", "default": {"name": "Bar", "unknown": "x"}});
+        let embedded = json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"metadata": metadata}});
+        assert_eq!(run(embedded), [""; 0]);
+        let either = json!([{"type": "integer"}, {"type": "string"}]);
+        let free = |more: Value| {
+            let mut s = json!({"x-kubernetes-int-or-string": true});
+            s.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            run(s)
+        };
+        assert_eq!(free(json!({"anyOf": either, "allOf": [{"pattern": "abc"}]})), [""; 0]);
+        assert_eq!(free(json!({"allOf": [{"anyOf": either}, {"pattern": "abc"}]})), [""; 0]);
+        let more = json!([{"type": "integer"}, {"type": "string", "pattern": "abc"}]);
+        let at = "spec.validation.openAPIV3Schema.properties[part]";
+        let why = "type: Forbidden: must be empty to be structural";
+        assert_eq!(
+            free(json!({"anyOf": more})),
+            [format!("{at}.anyOf[0].{why}"), format!("{at}.anyOf[1].{why}")]
+        );
+        let not = json!({"type": "array", "items": {"type": "string"}, "not": {"items": [{"type": "string"}]}});
+        assert_eq!(
+            run(not),
+            [format!("{at}.not.items: Forbidden: items must be a schema object and not an array")]
+        );
+        assert_eq!(
+            run(json!({"type": "object", "additionalProperties": false})),
+            [format!(
+                "{at}.additionalProperties: Forbidden: additionalProperties cannot be set to false"
+            )]
         );
     }
 

@@ -281,10 +281,19 @@ fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Step>, out: &mut Fiel
         out.insert(path);
         return;
     }
+    let object = match shape.form() {
+        Form::Object(o) => Some(o),
+        _ => None,
+    };
     for (step, child, v) in parts {
         // Elements and map entries exist by themselves; declared fields only through what they hold.
+        let exists = match (&step, &object) {
+            (Step::Key(_), _) => true,
+            (Step::Field(name), Some(o)) => !o.declares(name),
+            _ => false,
+        };
         path.push(step);
-        if matches!(path.last(), Some(Step::Key(_))) {
+        if exists {
             out.insert(path);
         }
         collect(v, child, path, out);

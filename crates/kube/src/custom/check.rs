@@ -15,8 +15,21 @@ const MOST: usize = 100;
 pub(super) fn object(s: &Structural, v: &Value, old: Option<&Value>) -> Vec<Problem> {
     let mut check = Check { s, out: Vec::new() };
     check.value(&s.schema, v, old, "", true);
-    check.out.truncate(MOST);
-    check.out
+    let mut out = check.out;
+    // Lists that had doubles before may have others now.
+    if let Some(old) = old.filter(|_| out.iter().any(is_double)) {
+        let mut before = Check { s, out: Vec::new() };
+        before.value(&s.schema, old, None, "", true);
+        if before.out.iter().any(is_double) {
+            out.retain(|p| !is_double(p));
+        }
+    }
+    out.truncate(MOST);
+    out
+}
+
+fn is_double(p: &Problem) -> bool {
+    matches!(p.rule, Rule::Duplicate(_))
 }
 
 /// Judges the `status` of an object alone. Sentences name its fields from there on, as the reference server has them.
@@ -274,13 +287,13 @@ impl Check<'_> {
         }
         let before = old.and_then(Value::as_object);
         for (name, v) in m {
-            if root && matches!(name.as_str(), "apiVersion" | "kind") {
-                continue;
-            }
             let at = format!("{path}{dot}{name}");
             if let Some(s) = member(schema, name) {
+                // What a whole object is, is that of the request: it is judged each time.
+                let fresh = root && matches!(name.as_str(), "apiVersion" | "kind");
+                let before = before.and_then(|o| o.get(name)).filter(|_| !fresh);
                 // Of metadata, a schema may restrict the name only; the rest is the API's.
-                self.value(s, v, before.and_then(|o| o.get(name)), &at, false);
+                self.value(s, v, before, &at, false);
             }
         }
     }

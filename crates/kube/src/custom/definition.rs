@@ -372,7 +372,7 @@ fn root(s: &Value, at: &str, unchanged: bool, out: &mut Vec<Problem>) {
             }
         }
     }
-    let place = rules::Place { depth: 0, followed: true, count: Some(1) };
+    let place = rules::Place { depth: 0, followed: true, common: false, count: Some(1) };
     let mut bill = rules::Bill::new(unchanged);
     schema(s, at, place, &mut bill, out);
     bill.settle(at, out);
@@ -407,10 +407,11 @@ fn schema(
     forbidden(s, at, out);
     lists(s, at, out);
     rules::check(s, at, place, bill, out);
+    let whole = depth == 0 || is_set(s, "x-kubernetes-embedded-resource");
     let one = rules::Place {
         depth: depth + 1,
         followed: place.followed && text(s, "x-kubernetes-map-type") != "atomic",
-        count: place.count,
+        ..place
     };
     let many = one.inside(s);
     if is_set(s, "x-kubernetes-int-or-string") && !text(s, "type").is_empty() {
@@ -418,12 +419,14 @@ fn schema(
         out.push(Problem::forbidden(format!("{at}.type"), why));
     }
     if let Some(default) = s.get("default").filter(|d| !d.is_null()) {
-        default_value(s, default, &format!("{at}.default"), out);
+        default_value(s, default, place.common && !whole, &format!("{at}.default"), out);
     }
     for (name, part) in object_at(s, "properties").into_iter().flatten() {
         let at = format!("{at}.properties[{name}]");
         typed(part, &at, "object fields", out);
-        schema(part, &at, one, bill, out);
+        let own = whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata");
+        let common = own || one.common && !whole;
+        schema(part, &at, rules::Place { common, ..one }, bill, out);
     }
     if let Some(part @ Value::Object(_)) = s.get("additionalProperties") {
         let at = format!("{at}.additionalProperties");
@@ -447,20 +450,40 @@ fn schema(
         }
         _ => {}
     }
-    let flexible = is_set(s, "x-kubernetes-int-or-string");
     for key in ["allOf", "anyOf", "oneOf"] {
         for (i, part) in list(s, key).iter().enumerate() {
-            nested(part, &format!("{at}.{key}[{i}]"), flexible, depth + 1, out);
+            // The two ways in which a number or a string may say so once more.
+            let may = match (key, i) {
+                _ if !is_set(s, "x-kubernetes-int-or-string") => May::Nothing,
+                ("anyOf", _) if is_either(s) => May::Type,
+                ("allOf", 0) if is_either(part) => May::AnyOf,
+                _ => May::Nothing,
+            };
+            nested(part, &format!("{at}.{key}[{i}]"), may, depth + 1, out);
         }
     }
     if let Some(part) = s.get("not").filter(|n| n.is_object()) {
-        nested(part, &format!("{at}.not"), flexible, depth + 1, out);
+        nested(part, &format!("{at}.not"), May::Nothing, depth + 1, out);
     }
 }
 
-/// A default has no fields that its schema does not know, and is a value that the schema allows.
-fn default_value(s: &Value, default: &Value, at: &str, out: &mut Vec<Problem>) {
-    if !super::structural::is_pruned(s, default) {
+/// What a schema that only restricts values may say of types.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum May {
+    Nothing,
+    Type,
+    /// Its alternatives may have types.
+    AnyOf,
+}
+
+/// Whether the alternatives of a schema are a number and a string, in this order, and no more.
+fn is_either(s: &Value) -> bool {
+    list(s, "anyOf") == [json!({"type": "integer"}), json!({"type": "string"})]
+}
+
+/// A default has no fields that its schema does not know (but in metadata, where they are dropped), and is a value that the schema allows.
+fn default_value(s: &Value, default: &Value, common: bool, at: &str, out: &mut Vec<Problem>) {
+    if !common && !super::structural::is_pruned(s, default) {
         out.push(Problem::invalid(at, default, "must not have unknown fields"));
     }
     for p in check::default_fits(s, default, "") {
@@ -494,6 +517,10 @@ fn forbidden(s: &Value, at: &str, out: &mut Vec<Problem>) {
         && object_at(s, "properties").is_some_and(|p| !p.is_empty())
     {
         let why = "additionalProperties and properties are mutual exclusive";
+        out.push(Problem::forbidden(format!("{at}.additionalProperties"), why));
+    }
+    if s.get("additionalProperties") == Some(&json!(false)) {
+        let why = "additionalProperties cannot be set to false";
         out.push(Problem::forbidden(format!("{at}.additionalProperties"), why));
     }
     for (key, what) in [
@@ -569,15 +596,14 @@ fn lists(s: &Value, at: &str, out: &mut Vec<Problem>) {
 }
 
 /// A schema that only restricts values: it must not say what the structure is.
-fn nested(s: &Value, at: &str, flexible: bool, depth: usize, out: &mut Vec<Problem>) {
+fn nested(s: &Value, at: &str, may: May, depth: usize, out: &mut Vec<Problem>) {
     if depth > DEEPEST {
         out.push(Problem::forbidden(at, format!("schemas may be {DEEPEST} levels deep at most")));
         return;
     }
     let structural = "must be empty to be structural";
     for key in ["type", "title", "description", "format"] {
-        // The one exception: the two types of a field that is a number or a string.
-        let excused = flexible && key == "type";
+        let excused = may == May::Type && key == "type";
         if !excused && key != "format" && !text(s, key).is_empty() {
             out.push(Problem::forbidden(format!("{at}.{key}"), structural));
         }
@@ -603,17 +629,25 @@ fn nested(s: &Value, at: &str, flexible: bool, depth: usize, out: &mut Vec<Probl
         out.push(Problem::forbidden(format!("{at}.additionalProperties"), why));
     }
     for (name, part) in object_at(s, "properties").into_iter().flatten() {
-        nested(part, &format!("{at}.properties[{name}]"), false, depth + 1, out);
+        nested(part, &format!("{at}.properties[{name}]"), May::Nothing, depth + 1, out);
     }
-    if let Some(part) = s.get("items").filter(|i| i.is_object()) {
-        nested(part, &format!("{at}.items"), false, depth + 1, out);
+    match s.get("items") {
+        Some(part @ Value::Object(_)) => {
+            nested(part, &format!("{at}.items"), May::Nothing, depth + 1, out);
+        }
+        Some(Value::Array(_)) => {
+            let why = "items must be a schema object and not an array";
+            out.push(Problem::forbidden(format!("{at}.items"), why));
+        }
+        _ => {}
     }
     for key in ["allOf", "anyOf", "oneOf"] {
+        let may = if (may, key) == (May::AnyOf, "anyOf") { May::Type } else { May::Nothing };
         for (i, part) in list(s, key).iter().enumerate() {
-            nested(part, &format!("{at}.{key}[{i}]"), flexible, depth + 1, out);
+            nested(part, &format!("{at}.{key}[{i}]"), may, depth + 1, out);
         }
     }
     if let Some(part) = s.get("not").filter(|n| n.is_object()) {
-        nested(part, &format!("{at}.not"), flexible, depth + 1, out);
+        nested(part, &format!("{at}.not"), May::Nothing, depth + 1, out);
     }
 }

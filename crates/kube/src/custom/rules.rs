@@ -232,6 +232,8 @@ pub(super) struct Place {
     pub(super) depth: usize,
     /// Whether the old value of the part can be found.
     pub(super) followed: bool,
+    /// Whether it is part of what every object has: its kind, its metadata.
+    pub(super) common: bool,
     /// How many values of the part an object may have, where limits say it.
     pub(super) count: Option<u64>,
 }
