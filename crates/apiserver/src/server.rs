@@ -337,6 +337,11 @@ impl Server {
         if !verbs.contains(&verb) {
             return Err(Fault::wrong_method());
         }
+        if kind.resource.namespaced && t.namespace.is_none() && verb == "deletecollection" {
+            // Only what lies in one namespace is deleted at once.
+            let custom = kind.custom.is_some();
+            return Err(if custom { Fault::no_route() } else { Fault::wrong_method() });
+        }
         let namespace = if kind.resource.namespaced { t.namespace.as_deref() } else { None };
         let call = Call {
             user,

@@ -144,6 +144,14 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
 }
 
 fn reset_status(kind: &Kind, object: &mut Value) {
+    drop_status(kind, object);
+    if matches!(kind.resource.plural, "persistentvolumes" | "persistentvolumeclaims") {
+        object["status"]["phase"] = json!("Pending");
+    }
+}
+
+/// Takes away the status that a client sent with a new object, for kinds that have a path for it.
+pub fn drop_status(kind: &Kind, object: &mut Value) {
     let keep = matches!(kind.resource.plural, "nodes" | "apiservices");
     if keep {
         return;
@@ -154,9 +162,6 @@ fn reset_status(kind: &Kind, object: &mut Value) {
             Some(status) => m.insert("status".to_owned(), status.clone()),
             None => m.shift_remove("status"),
         };
-    }
-    if matches!(kind.resource.plural, "persistentvolumes" | "persistentvolumeclaims") {
-        object["status"]["phase"] = json!("Pending");
     }
 }
 
@@ -219,6 +224,52 @@ pub fn judge_resize(pod: &Value, old: &Value) -> Option<Problem> {
     (was != qos_class(pod)).then(|| Problem::invalid("spec", &json!(was), why))
 }
 
+/// Of a pod only its ephemeral containers, or what its containers are given, is written below it.
+fn keep_pod_but(part: &str, object: &mut Value, old: &Value) {
+    let new = std::mem::replace(object, old.clone());
+    for field in ["resourceVersion", "managedFields"] {
+        match new["metadata"].get(field) {
+            Some(v) => set_meta(object, field, v.clone()),
+            None => drop_meta(object, field),
+        }
+    }
+    if part == "ephemeralcontainers" {
+        match new["spec"].get(part).or_else(|| new["spec"].get("ephemeralContainers")) {
+            Some(v) => object["spec"]["ephemeralContainers"] = v.clone(),
+            None => {
+                if let Some(spec) = object["spec"].as_object_mut() {
+                    spec.shift_remove("ephemeralContainers");
+                }
+            }
+        }
+        return;
+    }
+    for list in ["containers", "initContainers"] {
+        let (given, kept) = (&new["spec"][list], &object["spec"][list]);
+        let names = |v: &Value| -> Vec<Value> {
+            v.as_array().into_iter().flatten().map(|c| c["name"].clone()).collect()
+        };
+        if names(given) != names(kept) {
+            // Which validation refuses.
+            object["spec"][list] = given.clone();
+            continue;
+        }
+        let given = given.as_array().cloned().unwrap_or_default();
+        for (c, given) in object["spec"][list].as_array_mut().into_iter().flatten().zip(given) {
+            for field in ["resources", "resizePolicy"] {
+                match given.get(field) {
+                    Some(v) => c[field] = v.clone(),
+                    None => {
+                        if let Some(c) = c.as_object_mut() {
+                            c.shift_remove(field);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A job selects its pods by labels that only it has.
 fn job(object: &mut Value) {
     if object.pointer("/spec/manualSelector") == Some(&json!(true)) {
@@ -263,6 +314,7 @@ pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value
         Some("status" | "approval") => {
             keep_all_but(kind, object, old, subresource);
         }
+        Some(part @ ("ephemeralcontainers" | "resize")) => keep_pod_but(part, object, old),
         None if kind.has_status() => keep(object, old, "status"),
         _ => {}
     }
@@ -336,13 +388,11 @@ fn csr_status(new: &Value, old: &Value, subresource: Option<&str>) -> Value {
         let list = v["conditions"].as_array().cloned().unwrap_or_default();
         list.into_iter().filter(|c| decision(c) == want).collect()
     };
-    let approving = subresource == Some("approval");
-    let (certificate, mut conditions) = if approving {
-        (old.get("certificate"), part(new, true))
+    let (certificate, conditions) = if subresource == Some("approval") {
+        (old.get("certificate"), new["conditions"].as_array().cloned().unwrap_or_default())
     } else {
-        (new.get("certificate"), part(old, true))
+        (new.get("certificate"), [part(old, true), part(new, false)].concat())
     };
-    conditions.extend(part(if approving { old } else { new }, false));
     let mut out = json!({});
     if !conditions.is_empty() {
         out["conditions"] = Value::Array(conditions);

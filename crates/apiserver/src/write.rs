@@ -85,11 +85,14 @@ impl Api {
         admission::mutate(self, call, &mut object, None).await?;
         hooks::mutate(self, call, &mut object, None).await?;
         kind.complete(&mut object);
-        if owners == Owners::Record {
-            self.track(call, &kind.zero(), &mut object);
-        }
+        // Whoever creates an object owns nothing of a status that it does not get.
         if kind.custom.is_some() {
             strategy::prepare_create(kind, &mut object);
+        } else if kind.has_status() {
+            strategy::drop_status(kind, &mut object);
+        }
+        if owners == Owners::Record {
+            self.track(call, &kind.zero(), &mut object);
         }
         let mut problems = judge_custom(call, &object, None);
         let asked = object.clone();

@@ -548,3 +548,75 @@ async fn addresses_of_services_are_objects() {
     let cidr = w.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await.json();
     assert_eq!(cidr["spec"]["cidrs"], json!(["10.96.0.0/16"]));
 }
+
+#[tokio::test]
+async fn entries_that_no_schema_names_exist_by_themselves() {
+    let w = World::new().await;
+    let mut crd = foos();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    w.create(CRDS, &crd.to_string()).await;
+    let config = "{apiVersion: tests.example.com/v1, kind: Foo, metadata: {name: a}, spec: {n: 1}}";
+    let one = format!("{FOOS}/a");
+    let got = w.apply(&format!("{one}?fieldManager=me"), config).await;
+    assert_eq!(got.status, 201, "{}", got.text());
+    let merge = "application/merge-patch+json";
+    let other = format!("{one}?fieldManager=other");
+    w.write(Method::PATCH, &other, merge, r#"{"spec": {"n": 2}}"#).await;
+    let fields = w.get(&one).await.json()["metadata"]["managedFields"].clone();
+    let of = |who: &str| {
+        let all = fields.as_array().unwrap();
+        all.iter().find(|e| e["manager"] == who).unwrap()["fieldsV1"].clone()
+    };
+    assert_eq!((of("me"), of("other")), (json!({"f:spec": {}}), json!({"f:spec": {"f:n": {}}})));
+}
+
+#[tokio::test]
+async fn objects_of_many_namespaces_are_not_deleted_at_once() {
+    let w = World::new().await;
+    assert_eq!(w.delete("/api/v1/pods").await.status, 405);
+    let mut crd = foos();
+    crd["spec"]["scope"] = json!("Namespaced");
+    w.create(CRDS, &crd.to_string()).await;
+    assert_eq!(w.delete(FOOS).await.status, 404);
+    assert_eq!(w.delete("/apis/tests.example.com/v1/namespaces/default/foos").await.status, 200);
+}
+
+#[tokio::test]
+async fn below_a_pod_only_what_the_path_names_is_written() {
+    let w = World::new().await;
+    w.create("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: default}}").await;
+    w.create(PODS, "{metadata: {name: p}, spec: {containers: [{name: c, image: i}]}}").await;
+    let part = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [], ephemeralContainers: [{name: e, image: x}]}}";
+    let got = w.write(Method::PUT, &format!("{PODS}/p/ephemeralcontainers"), "", part).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let pod = w.get(&format!("{PODS}/p")).await.json();
+    assert_eq!(pod["spec"]["containers"][0]["image"], "i");
+    assert_eq!(pod["spec"]["ephemeralContainers"][0]["name"], "e");
+}
+
+#[tokio::test]
+async fn who_creates_an_object_owns_no_status_of_it() {
+    let w = World::new().await;
+    let mut crd = foos();
+    for v in crd["spec"]["versions"].as_array_mut().unwrap() {
+        v["subresources"] = json!({"status": {}});
+        v["schema"]["openAPIV3Schema"]["properties"]["status"] =
+            json!({"type": "object", "properties": {"phase": {"type": "string", "enum": ["ok"]}}});
+    }
+    w.create(CRDS, &crd.to_string()).await;
+    let foo =
+        "{apiVersion: tests.example.com/v1, kind: Foo, metadata: {name: a}, status: {phase: bad}}";
+    w.create(FOOS, foo).await;
+    let status = format!("{FOOS}/a/status?fieldManager=me");
+    let got = w.apply(&status, foo).await;
+    let cause = got.json()["details"]["causes"][0].clone();
+    assert_eq!((got.status, &cause["field"]), (422, &json!("status.phase")), "{}", got.text());
+    assert_eq!(w.apply(&status, &foo.replace("bad", "ok")).await.status, 200);
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = "{metadata: {name: c}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}, status: {phase: Bound}}";
+    let made = w.create(claims, claim).await;
+    assert_eq!(made["status"], json!({"phase": "Pending"}));
+    let fields = &made["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!(fields.get("f:status"), None, "{fields}");
+}

@@ -226,10 +226,9 @@ fn named(number: u32, v: &Value, value: impl Fn(&Value) -> Vec<u8>, out: &mut Ve
     }
 }
 
-/// JSON is YAML too.
 fn any(v: &Value) -> Vec<u8> {
     let mut out = Vec::new();
-    put_bytes(2, v.to_string().as_bytes(), &mut out);
+    put_bytes(2, wharf_kube::yaml::write(v).as_bytes(), &mut out);
     out
 }
 
@@ -358,7 +357,7 @@ mod tests {
         check(&d, &[2, 1], "T");
         check(&d, &[9, 1, 1], "a");
         check(&d, &[9, 1, 2, 22, 1], "object");
-        check(&d, &[9, 1, 2, 31, 2, 2], r#"[{"kind":"A"}]"#);
+        check(&d, &[9, 1, 2, 31, 2, 2], "- kind: A\n");
         check(&d, &[9, 1, 2, 19], "b");
         check(&d, &[9, 1, 2, 25, 1, 2, 23, 1, 1], "#/definitions/c");
         check(&d, &[9, 1, 2, 21, 1, 22, 1], "string");
