@@ -445,3 +445,19 @@ pub fn keep_texts(secret: &mut Value) {
         secret["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(text));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn approvals_write_all_conditions_and_nothing_else() {
+        let c = |ty: &str| json!({"type": ty});
+        let old = json!({"certificate": "x", "conditions": [c("Failed")]});
+        let new = json!({"certificate": "y", "conditions": [c("Approved"), c("Checked")]});
+        let approved = json!({"conditions": [c("Approved"), c("Checked")], "certificate": "x"});
+        assert_eq!(csr_status(&new, &old, Some("approval")), approved);
+        let written = json!({"conditions": [c("Checked")], "certificate": "y"});
+        assert_eq!(csr_status(&new, &old, Some("status")), written);
+    }
+}

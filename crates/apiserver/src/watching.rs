@@ -242,7 +242,7 @@ impl Events {
     /// What an event means to a client that sees only what it selects.
     async fn event(&mut self, e: &Event) -> Vec<u8> {
         let revision = e.kv.mod_revision();
-        let api = self.encoder.api.clone();
+        let api = &self.encoder.api;
         let before = match &e.previous {
             Some(kv) => api.selects(&self.selection, &self.kind, kv).await.then_some(kv),
             None => None,

@@ -448,7 +448,7 @@ mod tests {
         let s = Structural::new(json!({"type": "object", "properties": {
             "apiVersion": {"type": "string", "pattern": "^g/v1$"}}}));
         let v = json!({"apiVersion": "g/v2", "kind": "K"});
-        assert_eq!(s.validate(&v, Some(&v.clone())).len(), 0, "nothing was changed");
+        assert_eq!(s.validate(&v, Some(&v.clone()))[0].field, "apiVersion");
         let w = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "x"}});
         assert_eq!(s.validate(&w, Some(&v))[0].field, "apiVersion");
     }
@@ -493,6 +493,15 @@ mod tests {
             free(json!({"anyOf": more})),
             [format!("{at}.anyOf[0].{why}"), format!("{at}.anyOf[1].{why}")]
         );
+        let both = "Invalid value: true: must be false if x-kubernetes-int-or-string is true";
+        assert_eq!(
+            free(json!({"x-kubernetes-preserve-unknown-fields": true})),
+            [format!("{at}.x-kubernetes-preserve-unknown-fields: {both}")]
+        );
+        let list = json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-embedded-resource": true});
+        let why =
+            "Invalid value: \"array\": must be object if x-kubernetes-embedded-resource is true";
+        assert_eq!(run(list)[0], format!("{at}.type: {why}"));
         let not = json!({"type": "array", "items": {"type": "string"}, "not": {"items": [{"type": "string"}]}});
         assert_eq!(
             run(not),

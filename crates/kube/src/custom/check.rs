@@ -85,6 +85,9 @@ impl Check<'_> {
 
     fn value(&mut self, schema: &Value, v: &Value, old: Option<&Value>, path: &str, root: bool) {
         if old == Some(v) || self.out.len() > MOST {
+            if root {
+                self.identity(schema, v);
+            }
             return;
         }
         if v.is_null() && is_set(schema, "nullable") {
@@ -103,6 +106,15 @@ impl Check<'_> {
             Value::Object(m) => self.members(schema, m, old, path, root || embedded),
             Value::Array(list) => self.elements(schema, list, old, path),
             _ => {}
+        }
+    }
+
+    /// What a whole object is, is that of the request: it is judged even where nothing changed.
+    fn identity(&mut self, schema: &Value, v: &Value) {
+        for name in ["apiVersion", "kind"] {
+            if let (Some(s), Some(v)) = (member(schema, name), v.get(name)) {
+                self.value(s, v, None, name, false);
+            }
         }
     }
 

@@ -535,6 +535,20 @@ fn forbidden(s: &Value, at: &str, out: &mut Vec<Problem>) {
             out.push(Problem::forbidden(format!("{at}.{key}"), what));
         }
     }
+    for key in ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"] {
+        if is_set(s, "x-kubernetes-int-or-string") && is_set(s, key) {
+            let why = "must be false if x-kubernetes-int-or-string is true";
+            out.push(Problem::invalid(format!("{at}.{key}"), &json!(true), why));
+        }
+    }
+    if is_set(s, "x-kubernetes-embedded-resource") {
+        let why = "must be object if x-kubernetes-embedded-resource is true";
+        match text(s, "type") {
+            "object" => {}
+            "" => out.push(Problem::required(format!("{at}.type"), why)),
+            _ => out.push(Problem::invalid(format!("{at}.type"), &s["type"], why)),
+        }
+    }
     if is_set(s, "x-kubernetes-embedded-resource")
         && object_at(s, "properties").is_none_or(Map::is_empty)
         && !is_set(s, "x-kubernetes-preserve-unknown-fields")

@@ -270,7 +270,7 @@ impl Bill {
         self.total = self.total.saturating_add(cost);
         if cost >= ESTIMATE_ALL / 100 {
             self.dear.push((cost, field));
-            self.dear.sort_by(|a, b| b.0.cmp(&a.0));
+            self.dear.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
             self.dear.truncate(4);
         }
     }
