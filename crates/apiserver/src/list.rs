@@ -85,6 +85,8 @@ impl Api {
             let keys = KeyRange::span(from.clone().into_bytes(), end.clone());
             let mut range = Range::new(keys).limit(page);
             range.revision = at;
+            // How many follow is said only of what is not selected from.
+            range.uncounted = !selection.is_empty();
             let reply =
                 self.store.range(range).await.map_err(|e| history(&e, call, prefix, &from))?;
             let shown = *at.get_or_insert(reply.revision);
@@ -93,7 +95,7 @@ impl Api {
             for kv in reply.kvs {
                 taken += 1;
                 from = format!("{}\0", String::from_utf8_lossy(kv.key()));
-                if !selection.matches(&self.objects, call.kind, &kv) {
+                if !selection.picks(call.kind, &kv) {
                     continue;
                 }
                 items.push(kv);
