@@ -7,9 +7,10 @@ use crate::object::{is_deleting, meta, text};
 use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use wharf_base::sync::Mutex;
 use wharf_client::resources::{NODES, PODS};
 use wharf_client::{At, Change, Object, Write};
@@ -24,16 +25,17 @@ pub struct Scheduler {
     places: Mutex<Places>,
 }
 
-/// Where pods are, or are about to be, and what there is for them.
+/// Where pods are, or are about to be, and what there is for them. Every change of a pod or a node moves a little of it,
+/// so that a choice looks at as few nodes as it can, and at no pod but its own.
 #[derive(Default)]
 struct Places {
-    pods: HashMap<Key, (String, Amounts)>,
-    nodes: HashMap<String, Place>,
+    pods: HashMap<Key, (Arc<str>, Needs)>,
+    nodes: HashMap<Arc<str>, Place>,
     /// Nodes that are there by the number of their pods: the first that fits is the one to take, so that
     /// not all of them are looked at for each pod.
-    order: BTreeSet<(i64, String)>,
-    /// Pods that wait for a node.
-    waiting: BTreeSet<Key>,
+    order: BTreeSet<(i64, Arc<str>)>,
+    /// Pods that no node had room for when they were last looked at.
+    parked: BTreeMap<Key, Ask>,
 }
 
 /// A node: itself if it is there, what it has, and what of that is taken.
@@ -46,42 +48,78 @@ struct Place {
     taken: HashMap<String, i64>,
 }
 
-impl Places {
-    fn put(&mut self, key: Key, node: &str, needs: Amounts) {
-        self.take(&key);
-        self.count(node, 1, &needs);
-        self.pods.insert(key, (node.to_owned(), needs));
-    }
+/// What a pod asks for, in thousandths.
+type Needs = Box<[(Box<str>, i64)]>;
 
-    fn take(&mut self, key: &Key) {
-        if let Some((node, needs)) = self.pods.remove(key) {
-            self.count(&node, -1, &needs);
+/// What a choice depends on: a pod with only those parts of its spec.
+struct Ask {
+    pod: Value,
+    needs: Needs,
+}
+
+impl Ask {
+    fn of(pod: &Value) -> Ask {
+        let mut spec = Map::new();
+        for part in ["tolerations", "nodeSelector", "affinity"] {
+            if let Some(v) = pod["spec"].get(part) {
+                spec.insert(part.to_owned(), v.clone());
+            }
         }
+        Ask { pod: json!({"spec": spec}), needs: needs(pod) }
+    }
+}
+
+/// Pods that nothing made room for are looked at again after this time, as the reference does it: what is said of them
+/// may be out of date.
+const AGAIN: Duration = Duration::from_secs(300);
+
+impl Places {
+    fn put(&mut self, key: Key, node: &str, needs: Needs) {
+        self.take(&key);
+        let name = self.count(node, 1, &needs);
+        self.pods.insert(key, (name, needs));
     }
 
-    fn count(&mut self, name: &str, pods: i64, needs: &Amounts) {
-        let place = self.nodes.entry(name.to_owned()).or_default();
-        if self.order.remove(&(place.pods, name.to_owned())) {
-            self.order.insert((place.pods + pods, name.to_owned()));
+    /// Takes a pod away; gives the node that it was on.
+    fn take(&mut self, key: &Key) -> Option<Arc<str>> {
+        let (node, needs) = self.pods.remove(key)?;
+        Some(self.count(&node, -1, &needs))
+    }
+
+    fn count(&mut self, name: &str, pods: i64, needs: &Needs) -> Arc<str> {
+        let name = self.name(name);
+        let place = self.nodes.entry(Arc::clone(&name)).or_default();
+        if self.order.remove(&(place.pods, Arc::clone(&name))) {
+            self.order.insert((place.pods + pods, Arc::clone(&name)));
         }
         place.pods += pods;
-        for (name, q) in needs {
-            *place.taken.entry(name.clone()).or_default() += pods * q.millis();
+        for (resource, amount) in needs {
+            match place.taken.get_mut(&**resource) {
+                Some(taken) => *taken += pods * amount,
+                None => drop(place.taken.insert(resource.to_string(), pods * amount)),
+            }
         }
         if place.node.is_none() && place.pods == 0 {
-            self.nodes.remove(name);
+            self.nodes.remove(&name);
         }
+        name
+    }
+
+    /// A node's name, which all its pods share.
+    fn name(&self, name: &str) -> Arc<str> {
+        let known = self.nodes.get_key_value(name);
+        known.map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
     }
 
     fn node(&mut self, node: &Object, gone: bool) {
-        let name = meta(node, "name");
-        let place = self.nodes.entry(name.to_owned()).or_default();
-        let entry = (place.pods, name.to_owned());
+        let name = self.name(meta(node, "name"));
+        let place = self.nodes.entry(Arc::clone(&name)).or_default();
+        let entry = (place.pods, Arc::clone(&name));
         if gone {
             self.order.remove(&entry);
             place.node = None;
             if place.pods == 0 {
-                self.nodes.remove(name);
+                self.nodes.remove(&name);
             }
             return;
         }
@@ -89,10 +127,22 @@ impl Places {
         place.room = amounts(&node["status"]["allocatable"]);
         place.node = Some(Arc::clone(node));
     }
+
+    /// The pods that wait and would fit on a node now; they wait no more.
+    fn released(&mut self, name: &str) -> Vec<Key> {
+        let Some((node, place)) = self.nodes.get(name).and_then(|p| Some((p.node.as_ref()?, p)))
+        else {
+            return Vec::new();
+        };
+        let fits = |ask: &Ask| misfit(&ask.pod, &ask.needs, node, place).is_none();
+        let parked = self.parked.extract_if(.., |_, ask| fits(ask));
+        parked.map(|(key, _)| key).collect()
+    }
 }
 
-fn needs(pod: &Value) -> Amounts {
-    pod_total(pod, "requests")
+fn needs(pod: &Value) -> Needs {
+    let total = pod_total(pod, "requests");
+    total.into_iter().map(|(name, q)| (name.into_boxed_str(), q.millis())).collect()
 }
 
 fn waits(pod: &Value) -> bool {
@@ -116,28 +166,27 @@ impl Loop for Scheduler {
     }
 
     fn wake(&self, _: &World, change: &Change, _: &Before) -> Vec<Key> {
+        if *change.resource != NODES && *change.resource != PODS {
+            return Vec::new();
+        }
         let mut places = self.places.lock();
         if *change.resource == NODES {
             places.node(&change.object, change.gone);
-            return places.waiting.iter().cloned().collect();
-        }
-        if *change.resource != PODS {
-            return Vec::new();
+            return places.released(meta(&change.object, "name"));
         }
         let (pod, key) = (&change.object, Key::of(&change.object));
         let ended = change.gone || matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
         if !ended && waits(pod) {
-            places.waiting.insert(key.clone());
+            places.parked.remove(&key);
             return vec![key];
         }
-        places.waiting.remove(&key);
-        let node = text(pod, "/spec/nodeName");
+        places.parked.remove(&key);
         if ended {
-            places.take(&key);
             // Its room may be what another waits for.
-            let freed = !node.is_empty();
-            return if freed { places.waiting.iter().cloned().collect() } else { Vec::new() };
+            let node = places.take(&key);
+            return node.map(|node| places.released(&node)).unwrap_or_default();
         }
+        let node = text(pod, "/spec/nodeName");
         if !node.is_empty() {
             places.put(key, node, needs(pod));
         }
@@ -151,9 +200,12 @@ impl Loop for Scheduler {
             };
             let chosen = {
                 let mut places = self.places.lock();
-                let chosen = choose(&pod, &places);
-                if let Ok(node) = &chosen {
-                    places.put(key.clone(), node, needs(&pod));
+                let ask = Ask::of(&pod);
+                let chosen = choose(&ask, &places);
+                match &chosen {
+                    Ok(node) => places.put(key.clone(), node, ask.needs),
+                    // With the choice, so that no change comes in between.
+                    Err(_) => drop(places.parked.insert(key.clone(), ask)),
                 }
                 chosen
             };
@@ -164,10 +216,13 @@ impl Loop for Scheduler {
                         self.places.lock().take(key);
                     }
                     bound?;
+                    Ok(Next::Change)
                 }
-                Err(why) => tell(cx, key, &pod, &why).await?,
+                Err(why) => {
+                    tell(cx, key, &pod, &why).await?;
+                    Ok(Next::After(AGAIN))
+                }
             }
-            Ok(Next::Change)
         })
     }
 }
@@ -186,15 +241,14 @@ async fn tell(cx: &Context, key: &Key, pod: &Value, why: &str) -> Result<(), Fau
 }
 
 /// The node for a pod, or why there is none.
-fn choose(pod: &Value, places: &Places) -> Result<String, String> {
-    let needs = needs(pod);
+fn choose(ask: &Ask, places: &Places) -> Result<Arc<str>, String> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for (_, name) in &places.order {
         let place = places.nodes.get(name).and_then(|p| Some((p.node.as_ref()?, p)));
         let Some((node, place)) = place else { continue };
-        match misfit(pod, &needs, node, place) {
+        match misfit(&ask.pod, &ask.needs, node, place) {
             Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
-            None => return Ok(name.clone()),
+            None => return Ok(Arc::clone(name)),
         }
     }
     if places.order.is_empty() {
@@ -206,7 +260,7 @@ fn choose(pod: &Value, places: &Places) -> Result<String, String> {
 }
 
 /// Why a pod cannot be on a node; nothing where it can.
-fn misfit(pod: &Value, needs: &Amounts, node: &Value, place: &Place) -> Option<Vec<String>> {
+fn misfit(pod: &Value, needs: &Needs, node: &Value, place: &Place) -> Option<Vec<String>> {
     let one = |text: &str| Some(vec![text.to_owned()]);
     if node["spec"]["unschedulable"] == true
         && !tolerates(
@@ -229,10 +283,10 @@ fn misfit(pod: &Value, needs: &Amounts, node: &Value, place: &Place) -> Option<V
     if place.room.get("pods").is_some_and(|q| place.pods >= q.value()) {
         short.push("Too many pods".to_owned());
     }
-    for (name, q) in needs {
-        let taken = place.taken.get(name).copied().unwrap_or(0);
-        let has = place.room.get(name).map_or(0, Quantity::millis);
-        if q.millis() > 0 && taken + q.millis() > has {
+    for (name, amount) in needs {
+        let taken = place.taken.get(&**name).copied().unwrap_or(0);
+        let has = place.room.get(&**name).map_or(0, Quantity::millis);
+        if *amount > 0 && taken + amount > has {
             short.push(format!("Insufficient {name}"));
         }
     }
@@ -294,6 +348,10 @@ mod tests {
             "status": {"allocatable": {"cpu": cpu, "pods": "2"}}}))
     }
 
+    fn choice(pod: &Value, places: &Places) -> Result<String, String> {
+        choose(&Ask::of(pod), places).map(|name| name.to_string())
+    }
+
     fn pod(cpu: &str) -> Value {
         json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
     }
@@ -305,23 +363,59 @@ mod tests {
         places.node(&node("b", "1"), false);
         for (n, expected) in ["a", "b", "a", "b"].iter().enumerate() {
             let p = pod("400m");
-            let chosen = choose(&p, &places).unwrap();
+            let chosen = choice(&p, &places).unwrap();
             assert_eq!(chosen, *expected);
             places.put(Key::new("n", n.to_string()), &chosen, needs(&p));
         }
-        let why = choose(&pod("400m"), &places).unwrap_err();
+        let why = choice(&pod("400m"), &places).unwrap_err();
         assert_eq!(why, "0/2 nodes are available: 2 Insufficient cpu, 2 Too many pods.");
         places.take(&Key::new("n", "0"));
-        assert_eq!(choose(&pod("400m"), &places).unwrap(), "a");
+        assert_eq!(choice(&pod("400m"), &places).unwrap(), "a");
         places.node(&node("b", "1"), true);
-        let why = choose(&pod("900m"), &places).unwrap_err();
+        let why = choice(&pod("900m"), &places).unwrap_err();
         assert_eq!(why, "0/1 nodes are available: 1 Insufficient cpu.");
         places.node(&node("a", "1"), true);
-        let why = choose(&pod("0"), &places).unwrap_err();
+        let why = choice(&pod("0"), &places).unwrap_err();
         assert_eq!(why, "no nodes available to schedule pods");
         assert_eq!(places.pods.len(), 3, "what is on a node that may come back still counts");
         places.node(&node("a", "2"), false);
-        assert_eq!(choose(&pod("1"), &places).unwrap(), "a");
+        assert_eq!(choice(&pod("1"), &places).unwrap(), "a");
+    }
+
+    #[test]
+    fn pods_that_wait_are_woken_by_room_for_them_and_by_nothing_else() {
+        let scheduler = Scheduler::default();
+        let told = |resource, object: Object, gone| {
+            let change = Change { resource: Arc::new(resource), object, stored: None, gone };
+            let keys = scheduler.wake(&World::default(), &change, &Before::default());
+            keys.into_iter().map(|k| k.name).collect::<Vec<String>>()
+        };
+        let named = |name: &str, cpu: &str, node: &str| {
+            let mut pod = pod(cpu);
+            pod["metadata"] = json!({"name": name, "namespace": "n"});
+            pod["spec"]["nodeName"] = json!(node);
+            pod["spec"]["schedulerName"] = json!("default-scheduler");
+            Arc::new(pod)
+        };
+        let park = |name: &str, cpu: &str| {
+            assert_eq!(told(PODS, named(name, cpu, ""), false), [name]);
+            let mut places = scheduler.places.lock();
+            let ask = Ask::of(&pod(cpu));
+            assert!(choose(&ask, &places).is_err());
+            places.parked.insert(Key::new("n", name), ask);
+        };
+        assert!(told(NODES, node("a", "1"), false).is_empty());
+        assert!(told(PODS, named("big", "800m", "a"), false).is_empty());
+        park("small", "500m");
+        park("huge", "3");
+        assert!(told(NODES, node("b", "100m"), false).is_empty(), "it has no room for any");
+        assert_eq!(told(NODES, node("c", "1"), false), ["small"]);
+        assert!(told(NODES, node("c", "1"), false).is_empty(), "it is told once");
+        scheduler.places.lock().put(Key::new("n", "small"), "c", needs(&pod("500m")));
+        park("other", "900m");
+        assert_eq!(told(PODS, named("big", "800m", "a"), true), ["other"]);
+        assert_eq!(told(NODES, node("c", "4"), false), ["huge"]);
+        assert!(scheduler.places.lock().parked.is_empty());
     }
 
     #[test]
@@ -332,12 +426,12 @@ mod tests {
         places.node(&Arc::new(tainted), false);
         let mut p = pod("1");
         assert_eq!(
-            choose(&p, &places).unwrap_err(),
+            choice(&p, &places).unwrap_err(),
             "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}."
         );
         p["spec"]["tolerations"] = json!([{"key": "k", "operator": "Equal", "value": "v"}]);
-        assert_eq!(choose(&p, &places).unwrap(), "a");
+        assert_eq!(choice(&p, &places).unwrap(), "a");
         p["spec"]["nodeSelector"] = json!({"disk": "hdd"});
-        assert!(choose(&p, &places).unwrap_err().contains("node affinity/selector"));
+        assert!(choice(&p, &places).unwrap_err().contains("node affinity/selector"));
     }
 }
