@@ -31,17 +31,53 @@ pub struct Scheduler {
 struct Places {
     pods: HashMap<Key, (Arc<str>, Needs)>,
     nodes: HashMap<Arc<str>, Place>,
-    /// Nodes that are there by the number of their pods: the first that fits is the one to take, so that
-    /// not all of them are looked at for each pod.
-    order: BTreeSet<(i64, Arc<str>)>,
+    /// Nodes that are there, by what keeps pods away from them.
+    groups: BTreeMap<String, Group>,
     /// Pods that no node had room for when they were last looked at.
     parked: BTreeMap<Key, Ask>,
 }
 
-/// A node: itself if it is there, what it has, and what of that is taken.
+/// Nodes that the same keeps pods away from: that is looked at once for all of them, however many have yet to be ready.
+#[derive(Default)]
+struct Group {
+    unschedulable: bool,
+    taints: Vec<Value>,
+    /// By the number of their pods: the first that fits is the one to take, so that not all of them are looked at for
+    /// each pod.
+    nodes: BTreeSet<(i64, Arc<str>)>,
+}
+
+impl Group {
+    /// The group that a node belongs to, and its name.
+    fn of(node: &Value) -> (String, Group) {
+        let taints = node["spec"]["taints"].as_array().into_iter().flatten();
+        let hard = taints.filter(|t| t["effect"] != "PreferNoSchedule");
+        // Since when makes no difference.
+        let taints: Vec<Value> = hard
+            .map(|t| json!({"key": t["key"], "value": t["value"], "effect": t["effect"]}))
+            .collect();
+        let unschedulable = node["spec"]["unschedulable"] == true;
+        let name = json!([unschedulable, taints]).to_string();
+        (name, Group { unschedulable, taints, nodes: BTreeSet::new() })
+    }
+
+    /// Why a pod may be on none of these nodes; nothing where it may.
+    fn bars(&self, pod: &Value) -> Option<String> {
+        let cordoned = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
+        if self.unschedulable && !tolerates(pod, &cordoned) {
+            return Some("node(s) were unschedulable".to_owned());
+        }
+        let t = self.taints.iter().find(|t| !tolerates(pod, t))?;
+        let (key, value) = (text(t, "/key"), text(t, "/value"));
+        Some(format!("node(s) had untolerated taint {{{key}: {value}}}"))
+    }
+}
+
+/// A node: itself if it is there, its group then, what it has, and what of that is taken.
 #[derive(Default)]
 struct Place {
     node: Option<Object>,
+    group: String,
     room: Amounts,
     pods: i64,
     /// In thousandths.
@@ -89,8 +125,10 @@ impl Places {
     fn count(&mut self, name: &str, pods: i64, needs: &Needs) -> Arc<str> {
         let name = self.name(name);
         let place = self.nodes.entry(Arc::clone(&name)).or_default();
-        if self.order.remove(&(place.pods, Arc::clone(&name))) {
-            self.order.insert((place.pods + pods, Arc::clone(&name)));
+        if let Some(group) = self.groups.get_mut(&place.group)
+            && group.nodes.remove(&(place.pods, Arc::clone(&name)))
+        {
+            group.nodes.insert((place.pods + pods, Arc::clone(&name)));
         }
         place.pods += pods;
         for (resource, amount) in needs {
@@ -115,15 +153,22 @@ impl Places {
         let name = self.name(meta(node, "name"));
         let place = self.nodes.entry(Arc::clone(&name)).or_default();
         let entry = (place.pods, Arc::clone(&name));
+        if let Some(old) = self.groups.get_mut(&place.group) {
+            old.nodes.remove(&entry);
+            if old.nodes.is_empty() {
+                self.groups.remove(&place.group);
+            }
+        }
         if gone {
-            self.order.remove(&entry);
             place.node = None;
             if place.pods == 0 {
                 self.nodes.remove(&name);
             }
             return;
         }
-        self.order.insert(entry);
+        let (group, empty) = Group::of(node);
+        self.groups.entry(group.clone()).or_insert(empty).nodes.insert(entry);
+        place.group = group;
         place.room = amounts(&node["status"]["allocatable"]);
         place.node = Some(Arc::clone(node));
     }
@@ -134,7 +179,11 @@ impl Places {
         else {
             return Vec::new();
         };
-        let fits = |ask: &Ask| misfit(&ask.pod, &ask.needs, node, place).is_none();
+        let group = self.groups.get(&place.group);
+        let fits = |ask: &Ask| {
+            group.is_some_and(|g| g.bars(&ask.pod).is_none())
+                && misfit(&ask.pod, &ask.needs, node, place).is_none()
+        };
         let parked = self.parked.extract_if(.., |_, ask| fits(ask));
         parked.map(|(key, _)| key).collect()
     }
@@ -243,41 +292,40 @@ async fn tell(cx: &Context, key: &Key, pod: &Value, why: &str) -> Result<(), Fau
 /// The node for a pod, or why there is none.
 fn choose(ask: &Ask, places: &Places) -> Result<Arc<str>, String> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, name) in &places.order {
-        let place = places.nodes.get(name).and_then(|p| Some((p.node.as_ref()?, p)));
-        let Some((node, place)) = place else { continue };
-        match misfit(&ask.pod, &ask.needs, node, place) {
-            Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
-            None => return Ok(Arc::clone(name)),
+    let mut best: Option<&(i64, Arc<str>)> = None;
+    for group in places.groups.values() {
+        if let Some(why) = group.bars(&ask.pod) {
+            *reasons.entry(why).or_default() += group.nodes.len();
+            continue;
+        }
+        for entry in &group.nodes {
+            if best.is_some_and(|b| b < entry) {
+                break;
+            }
+            let place = places.nodes.get(&entry.1).and_then(|p| Some((p.node.as_ref()?, p)));
+            let Some((node, place)) = place else { continue };
+            match misfit(&ask.pod, &ask.needs, node, place) {
+                Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
+                None => best = Some(entry),
+            }
         }
     }
-    if places.order.is_empty() {
+    if let Some((_, name)) = best {
+        return Ok(Arc::clone(name));
+    }
+    let nodes: usize = places.groups.values().map(|g| g.nodes.len()).sum();
+    if nodes == 0 {
         return Err("no nodes available to schedule pods".to_owned());
     }
     let mut parts: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
     parts.sort();
-    Err(format!("0/{} nodes are available: {}.", places.order.len(), parts.join(", ")))
+    Err(format!("0/{} nodes are available: {}.", nodes, parts.join(", ")))
 }
 
-/// Why a pod cannot be on a node; nothing where it can.
+/// Why a pod cannot be on a node that nothing keeps it away from; nothing where it can.
 fn misfit(pod: &Value, needs: &Needs, node: &Value, place: &Place) -> Option<Vec<String>> {
-    let one = |text: &str| Some(vec![text.to_owned()]);
-    if node["spec"]["unschedulable"] == true
-        && !tolerates(
-            pod,
-            &json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}),
-        )
-    {
-        return one("node(s) were unschedulable");
-    }
-    let taints = node["spec"]["taints"].as_array().into_iter().flatten();
-    let bad = taints.filter(|t| t["effect"] != "PreferNoSchedule").find(|t| !tolerates(pod, t));
-    if let Some(t) = bad {
-        let (key, value) = (text(t, "/key"), text(t, "/value"));
-        return one(&format!("node(s) had untolerated taint {{{key}: {value}}}"));
-    }
     if !is_selected(pod, node) {
-        return one("node(s) didn't match Pod's node affinity/selector");
+        return Some(vec!["node(s) didn't match Pod's node affinity/selector".to_owned()]);
     }
     let mut short = Vec::new();
     if place.room.get("pods").is_some_and(|q| place.pods >= q.value()) {
@@ -380,6 +428,40 @@ mod tests {
         assert_eq!(places.pods.len(), 3, "what is on a node that may come back still counts");
         places.node(&node("a", "2"), false);
         assert_eq!(choice(&pod("1"), &places).unwrap(), "a");
+    }
+
+    #[test]
+    fn a_node_changes_its_group_with_its_taints() {
+        let mut places = Places::default();
+        let tainted = |since: &str| {
+            let mut node = (*node("a", "1")).clone();
+            node["spec"]["taints"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "timeAdded": since},
+                {"key": "soft", "effect": "PreferNoSchedule"}]);
+            Arc::new(node)
+        };
+        places.node(&tainted("1"), false);
+        places.node(&tainted("2"), false);
+        let mut other = (*tainted("3")).clone();
+        other["metadata"]["name"] = json!("b");
+        places.node(&Arc::new(other), false);
+        assert_eq!(places.groups.len(), 1, "when it was tainted makes no difference");
+        assert_eq!(
+            choice(&pod("1"), &places).unwrap_err(),
+            "0/2 nodes are available: 2 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."
+        );
+        places.put(Key::new("n", "p"), "a", needs(&pod("100m")));
+        places.node(&node("a", "1"), false);
+        assert_eq!(choice(&pod("1m"), &places).unwrap(), "a");
+        let mut tolerant = pod("1m");
+        tolerant["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+        assert_eq!(
+            choice(&tolerant, &places).unwrap(),
+            "b",
+            "of all groups, the one with fewest pods"
+        );
+        places.node(&node("b", "1"), true);
+        places.node(&node("a", "1"), true);
+        assert!(places.groups.is_empty());
     }
 
     #[test]
