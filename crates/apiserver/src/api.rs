@@ -141,7 +141,11 @@ impl Api {
     /// An object that must be there.
     pub async fn get(&self, call: &Call<'_>, name: &str) -> Result<Kv, Fault> {
         self.check_version(call).await?;
-        let kv = self.read(&call.key(name)).await?;
+        let mut range = Range::new(KeyRange::key(call.key(name)));
+        // Revision 0 is whatever is at hand.
+        range.local = call.query.resource_version == "0";
+        let reply = self.store.range(range).await.map_err(|e| fault(&e))?;
+        let kv = reply.kvs.into_iter().next();
         kv.ok_or_else(|| Fault::not_found(call.about(), name))
     }
 

@@ -7,12 +7,14 @@ pub use node::node_of;
 use crate::api::{Api, fault};
 use crate::request::Target;
 use crate::stored;
+use crate::tail::{News, Tail};
 use crate::user::{MASTERS, User};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::Mutex as AsyncMutex;
 use wharf_base::sync::Mutex;
-use wharf_etcd::{KeyRange, Range, Revision};
+use wharf_etcd::{EventKind, Kv, Revision};
 use wharf_kube::status::{About, Fault};
 
 /// What a request wants to do.
@@ -91,16 +93,23 @@ pub enum Decision {
     Deny(String),
 }
 
-/// Decides by the roles in the store, of which it keeps a picture.
-#[derive(Default)]
+/// Decides by the roles in the store, of which it keeps a picture, and by what the pods of nodes name.
 pub struct Authorizer {
+    /// The roles, and up to which revision they are known to be these.
     kept: Mutex<(Revision, Arc<Picture>)>,
+    stored: AsyncMutex<Stored>,
+    nodes: node::Nodes,
+}
+
+/// The roles and bindings of the store.
+struct Stored {
+    tail: Tail,
+    objects: BTreeMap<Vec<u8>, Kv>,
 }
 
 /// Roles and bindings as of a revision.
 #[derive(Debug, Default)]
 struct Picture {
-    read: Revision,
     cluster_roles: BTreeMap<String, Vec<Rule>>,
     roles: BTreeMap<(String, String), Vec<Rule>>,
     bindings: Vec<Binding>,
@@ -126,6 +135,14 @@ struct Binding {
 
 const PREFIX: &str = "/registry/rbac.authorization.k8s.io/";
 
+impl Default for Authorizer {
+    fn default() -> Authorizer {
+        let stored = Stored { tail: Tail::new(PREFIX), objects: BTreeMap::new() };
+        let (kept, nodes) = (Mutex::default(), node::Nodes::default());
+        Authorizer { kept, stored: AsyncMutex::new(stored), nodes }
+    }
+}
+
 impl Authorizer {
     /// Decides. When roles cannot be read, only those decide who need none.
     pub async fn decide(&self, api: &Api, user: &User, a: &Attributes<'_>) -> Decision {
@@ -147,7 +164,7 @@ impl Authorizer {
         let picture = self.picture(api).await?;
         let mut why = String::new();
         if let Some(name) = node_of(user) {
-            match node::decide(api, name, a).await? {
+            match self.nodes.decide(api, name, a).await? {
                 node::Rule::Decided(Decision::Deny(reason)) => why = reason,
                 node::Rule::Decided(allow) => return Ok(allow),
                 node::Rule::Role => {
@@ -221,29 +238,48 @@ impl Authorizer {
         self.picture(api).await.map(Judge)
     }
 
-    /// Reads the roles again if any of them changed.
+    /// The roles as they are now; they are read again where any of them changed.
     async fn picture(&self, api: &Api) -> Result<Arc<Picture>, Fault> {
         let now = api.store.revision().await.map_err(|e| fault(&e))?;
-        let (seen, kept) = self.kept.lock().clone();
-        if seen >= now {
-            return Ok(kept);
+        let kept = || Some(self.kept.lock().clone()).filter(|(seen, _)| *seen >= now);
+        if let Some((_, picture)) = kept() {
+            return Ok(picture);
         }
-        let range = Range::new(KeyRange::prefix(PREFIX));
-        let newest = api.store.range(range.clone().keys_only()).await.map_err(|e| fault(&e))?;
-        let latest = newest.kvs.iter().map(wharf_etcd::Kv::mod_revision).max().unwrap_or_default();
-        let same = kept.read >= latest && newest.kvs.len() == kept.len() && kept.read > Revision(0);
-        let (seen, picture) = if same {
-            // Nothing of ours changed; remember that until something else does.
-            (newest.revision, kept)
-        } else {
-            let reply = api.store.range(range).await.map_err(|e| fault(&e))?;
-            (reply.revision, Arc::new(Picture::read(reply.revision, &reply.kvs)))
-        };
+        let mut stored = self.stored.lock().await;
+        // Somebody else may have looked meanwhile.
+        if let Some((_, picture)) = kept() {
+            return Ok(picture);
+        }
+        let news = stored.tail.news(&*api.store, now).await.map_err(|e| fault(&e))?;
+        let changed = stored.take(news);
         let mut kept = self.kept.lock();
-        if kept.0 < seen {
-            *kept = (seen, Arc::clone(&picture));
+        kept.0 = stored.tail.seen();
+        if changed {
+            kept.1 = Arc::new(Picture::read(stored.objects.values()));
         }
-        Ok(picture)
+        Ok(Arc::clone(&kept.1))
+    }
+}
+
+impl Stored {
+    /// Takes changes in; says whether there were any.
+    fn take(&mut self, news: News) -> bool {
+        match news {
+            News::All(kvs) => {
+                self.objects = kvs.into_iter().map(|kv| (kv.key().to_vec(), kv)).collect();
+                true
+            }
+            News::Changes(events) => {
+                let changed = !events.is_empty();
+                for e in events {
+                    match e.kind {
+                        EventKind::Put => self.objects.insert(e.kv.key().to_vec(), e.kv),
+                        EventKind::Delete => self.objects.remove(e.kv.key()),
+                    };
+                }
+                changed
+            }
+        }
     }
 }
 
@@ -258,12 +294,8 @@ impl Judge {
 }
 
 impl Picture {
-    fn len(&self) -> usize {
-        self.cluster_roles.len() + self.roles.len() + self.bindings.len()
-    }
-
-    fn read(read: Revision, kvs: &[wharf_etcd::Kv]) -> Picture {
-        let mut out = Picture { read, ..Picture::default() };
+    fn read<'a>(kvs: impl Iterator<Item = &'a Kv>) -> Picture {
+        let mut out = Picture::default();
         for kv in kvs {
             let o = stored::decode(kv);
             let name = crate::api::meta(&o, "name").to_owned();
@@ -330,7 +362,7 @@ impl Binding {
             "Group" => user.is_in(name),
             "ServiceAccount" => {
                 let ns = if ns.is_empty() { &self.namespace } else { ns };
-                user.name == format!("system:serviceaccount:{ns}:{name}")
+                user.account() == Some((ns.as_str(), name.as_str()))
             }
             _ => false,
         })

@@ -41,6 +41,7 @@ pub mod stored;
 pub mod strategy;
 mod streams;
 pub mod subresource;
+mod tail;
 pub mod tokens;
 pub mod user;
 pub mod virtuals;

@@ -74,6 +74,8 @@ impl Api {
         mut at: Option<Revision>,
     ) -> Result<Listed, Fault> {
         let limit = call.query.limit;
+        // Revision 0 is whatever is at hand.
+        let any = call.query.resource_version == "0" && call.query.continue_token.is_empty();
         let end = successor(prefix);
         let mut items: Vec<Kv> = Vec::new();
         loop {
@@ -85,6 +87,9 @@ impl Api {
             let keys = KeyRange::span(from.clone().into_bytes(), end.clone());
             let mut range = Range::new(keys).limit(page);
             range.revision = at;
+            // How many follow is said only of what is not selected from.
+            range.uncounted = !selection.is_empty();
+            range.local = any;
             let reply =
                 self.store.range(range).await.map_err(|e| history(&e, call, prefix, &from))?;
             let shown = *at.get_or_insert(reply.revision);

@@ -12,12 +12,13 @@ use crate::{authn, delete, stored, subresource};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Limited};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use wharf_base::sync::Mutex;
 use wharf_client::{
-    At, Change, Changes, Cluster, Deletion, Item, Object, Propagation, Question, Resource, Write,
+    At, Change, Changes, Cluster, Deletion, Item, Object, Propagation, Question, Resource, Stored,
+    Write,
 };
 use wharf_etcd::{EventKind, KeyRange, Kv, Range, Watch, WatchItem, WatchRequest};
 use wharf_kube::resources::GroupVersion;
@@ -347,41 +348,27 @@ impl Stream {
 
     fn change(&self, kv: &Kv) -> Option<Change> {
         let resource = self.resource(kv.key())?;
-        Some(Change { resource, object: Arc::new(lean(stored::decode(kv))), gone: false })
+        let object = Arc::new(stored::lean(kv, kv.mod_revision()));
+        Some(Change { resource, object, stored: Some(Arc::new(InStore(kv.clone()))), gone: false })
     }
 
     fn deletion(&self, kv: &Kv, previous: Option<&Kv>) -> Option<Change> {
         let resource = self.resource(kv.key())?;
         let object = match previous {
-            Some(previous) => lean(stored::decode_at(previous, kv.mod_revision())),
+            Some(previous) => stored::lean(previous, kv.mod_revision()),
             None => bare(kv.key()),
         };
-        Some(Change { resource, object: Arc::new(object), gone: true })
+        Some(Change { resource, object: Arc::new(object), stored: None, gone: true })
     }
 }
 
-/// An object as loops keep it: without the record of who owns which field, which none of them reads and which a write
-/// without it leaves alone, and in maps that are no larger than they need be.
-fn lean(mut object: Value) -> Value {
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("managedFields");
-    }
-    fitted(object)
-}
+/// An object that loops do not keep: a pointer to what the store has.
+#[derive(Debug)]
+struct InStore(Kv);
 
-fn fitted(v: Value) -> Value {
-    match v {
-        Value::Object(m) => {
-            let mut out = Map::with_capacity(m.len());
-            out.extend(m.into_iter().map(|(k, v)| (k, fitted(v))));
-            Value::Object(out)
-        }
-        Value::Array(list) => {
-            let mut out = Vec::with_capacity(list.len());
-            out.extend(list.into_iter().map(fitted));
-            Value::Array(out)
-        }
-        v => v,
+impl Stored for InStore {
+    fn object(&self) -> Object {
+        Arc::new(stored::lean(&self.0, self.0.mod_revision()))
     }
 }
 

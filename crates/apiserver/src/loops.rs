@@ -8,13 +8,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wharf_etcd::{KeyRange, Revision, WatchItem, WatchRequest};
 
-/// How often it is looked whether history is to be forgotten.
+/// How often it is looked whether history is to be forgotten, and how often while very much is written.
 const LOOK: Duration = Duration::from_secs(10);
+const LOOK_BUSY: Duration = Duration::from_secs(1);
 /// How far history reaches back (as the reference server's), and how far at least where it is long.
 const HISTORY: Duration = Duration::from_secs(300);
 const SHORTEST: Duration = Duration::from_secs(30);
 /// Changes that make history long: they are in memory, each with the object as it was.
 const LONG: i64 = 50_000;
+/// Changes that are kept at most, however young (the reference keeps as many for the watchers of a kind).
+const MOST: i64 = 100_000;
+
+/// Changes in a second that are very much.
+const MUCH: i64 = 1_000;
 
 /// Starts all of it. It ends when the set is dropped. `address` is where this server is reached.
 pub fn start(api: &Api, address: SocketAddr) -> JoinSet<()> {
@@ -58,9 +64,13 @@ async fn own_service(api: Api, address: SocketAddr) {
 /// Forgets what was superseded long ago; nothing happens while nothing is written.
 async fn forget(api: Api) {
     let mut seen = VecDeque::new();
+    let (mut last, mut pause) = (Revision(0), LOOK);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
         let Ok(now) = api.store.revision().await else { continue };
+        let second = (now.0 - last.0) / i64::try_from(pause.as_secs()).unwrap_or(1);
+        pause = if second > MUCH { LOOK_BUSY } else { LOOK };
+        last = now;
         let time = api.clock.instant();
         if let Some(before) = horizon(&mut seen, time, now)
             && let Err(e) = api.store.compact(before).await
@@ -81,7 +91,8 @@ fn horizon(
     }
     let old = |(at, revision): &(Instant, Revision)| {
         let age = time.duration_since(*at);
-        age >= HISTORY || age >= SHORTEST && now.0 - revision.0 > LONG
+        let behind = now.0 - revision.0;
+        age >= HISTORY || age >= SHORTEST && behind > LONG || behind > MOST
     };
     let many = seen.iter().take_while(|s| old(s)).count();
     // What nothing followed is no history.
@@ -146,5 +157,7 @@ mod tests {
         check(busy, &[(30, 0), (40, 20_000)]);
         // Much at once, and then nothing.
         check([0, 100_000, 100_000, 100_000, 100_000], &[(30, 0)]);
+        // More than is kept however young it is.
+        check([0, 70_000, 140_000, 210_000], &[(20, 0), (30, 70_000)]);
     }
 }

@@ -1,11 +1,12 @@
 //! Which objects of a collection a client wants: labels, and the fields that each kind can be asked by.
 
-use crate::api::{Api, Call, meta};
+use crate::api::{Api, Call};
 use crate::kinds::Kind;
 use crate::objects::Objects;
 use serde_json::{Map, Value};
 use wharf_etcd::Kv;
 use wharf_kube::jsonpath::Path;
+use wharf_kube::pick;
 use wharf_kube::selector::{Fields, Labels};
 use wharf_kube::status::Fault;
 
@@ -14,7 +15,12 @@ use wharf_kube::status::Fault;
 pub struct Selection {
     labels: Labels,
     fields: Fields,
+    /// Where what it asks for lies in a stored object: labels, then each field.
+    places: Vec<&'static str>,
 }
+
+/// Where labels lie.
+const LABELS: &str = "/metadata/labels";
 
 /// The fields that a kind can be selected by, besides name and namespace: label, then path.
 fn selectable(kind: &Kind) -> &'static [(&'static str, &'static str)] {
@@ -95,11 +101,13 @@ impl Selection {
                 return Err(Fault::bad_request(format!("field label not supported: {name}")));
             }
         }
-        let mut selection = Selection { labels, fields };
-        if let Some(name) = call.name {
-            selection.fields = Fields::parse(&format!("metadata.name={name}")).unwrap_or_default();
-        }
-        Ok(selection)
+        let fields = match call.name {
+            Some(name) => Fields::parse(&format!("metadata.name={name}")).unwrap_or_default(),
+            None => fields,
+        };
+        let places = fields.names().map(|label| place(call.kind, label));
+        let places = std::iter::once(LABELS).chain(places).collect();
+        Ok(Selection { labels, fields, places })
     }
 
     /// Whether everything is selected.
@@ -119,10 +127,24 @@ impl Selection {
         self.is_empty() || self.matches_object(kind, &objects.tree(kv))
     }
 
+    /// The same, where many are looked at and few are asked for again: no tree is made, and none is kept. For what
+    /// [`Selection::reads`] no fields of definitions.
+    fn picks(&self, kv: &Kv) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        let skip = usize::from(self.labels.is_empty());
+        let mut found = pick::fields(kv.value(), &self.places[skip..]).into_iter();
+        let labels = if skip == 0 { found.next().flatten() } else { None };
+        if !self.labels.matches(labels.as_ref().and_then(Value::as_object)) {
+            return false;
+        }
+        self.fields.matches(|label| shown(label, found.next().flatten().as_ref()))
+    }
+
     /// Whether an object, in its stored form, is selected.
     pub fn matches_object(&self, kind: &Kind, object: &Value) -> bool {
-        let labels: Option<&Map<String, Value>> =
-            object.pointer("/metadata/labels").and_then(Value::as_object);
+        let labels: Option<&Map<String, Value>> = object.pointer(LABELS).and_then(Value::as_object);
         self.labels.matches(labels) && self.fields.matches(|label| field(kind, object, label))
     }
 }
@@ -145,7 +167,7 @@ impl Api {
         kvs: &[Kv],
     ) -> Result<Vec<bool>, Fault> {
         if !selection.reads(kind) {
-            return Ok(kvs.iter().map(|kv| selection.matches(&self.objects, kind, kv)).collect());
+            return Ok(kvs.iter().map(|kv| selection.picks(kv)).collect());
         }
         let all = self.seen_all(kind, kvs).await?;
         Ok(all.iter().map(|o| selection.matches_object(kind, o)).collect())
@@ -157,21 +179,25 @@ fn custom(kind: &Kind) -> &[(String, Path)] {
     kind.custom.as_ref().map_or(&[], |c| &c.selectable)
 }
 
-fn field(kind: &Kind, object: &Value, label: &str) -> String {
+/// Where a field of a built-in kind lies in a stored object.
+fn place(kind: &Kind, label: &str) -> &'static str {
     match label {
-        "metadata.name" => return meta(object, "name").to_owned(),
-        "metadata.namespace" => return meta(object, "namespace").to_owned(),
-        _ => {}
+        "metadata.name" => "/metadata/name",
+        "metadata.namespace" => "/metadata/namespace",
+        _ => selectable(kind).iter().find(|(l, _)| *l == label).map_or("", |(_, path)| *path),
     }
-    if let Some((_, path)) = custom(kind).iter().find(|(l, _)| l == label) {
-        return match path.find(object).first() {
-            Some(Value::String(s)) => s.clone(),
-            Some(Value::Null) | None => String::new(),
-            Some(v) => v.to_string(),
-        };
+}
+
+fn field(kind: &Kind, object: &Value, label: &str) -> String {
+    match custom(kind).iter().find(|(l, _)| l == label) {
+        Some((_, path)) => shown("", path.find(object).first().copied()),
+        None => shown(label, object.pointer(place(kind, label))),
     }
-    let path = selectable(kind).iter().find(|(l, _)| *l == label).map_or("", |(_, p)| *p);
-    match object.pointer(path) {
+}
+
+/// What a field says that has this value.
+fn shown(label: &str, value: Option<&Value>) -> String {
+    match value {
         Some(Value::String(s)) => s.clone(),
         Some(Value::Null) | None => unset(label).to_owned(),
         Some(v) => v.to_string(),

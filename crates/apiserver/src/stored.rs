@@ -54,6 +54,16 @@ pub fn decode_at(kv: &Kv, revision: Revision) -> Value {
     v
 }
 
+/// The object with a revision, as loops keep it: without the record of who owns which field, which none of them reads
+/// and which a write without it leaves alone.
+pub fn lean(kv: &Kv, revision: Revision) -> Value {
+    let mut v = wharf_kube::pick::without(kv.value(), &["metadata", "managedFields"]);
+    if let Some(slot) = v.pointer_mut("/metadata/resourceVersion") {
+        *slot = json!(revision.to_string());
+    }
+    v
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

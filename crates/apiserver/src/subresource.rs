@@ -8,6 +8,7 @@ use crate::media::{self, Accept, Notation, View};
 use crate::respond::Answer;
 use crate::server::{Incoming, PATCHES_OF_CUSTOM, Server, check_manager};
 use crate::stored;
+use crate::strategy;
 use crate::streams;
 use crate::write::{Change, ordered};
 use http::StatusCode;
@@ -16,6 +17,7 @@ use wharf_kube::patch;
 use wharf_kube::resources::GroupVersion;
 use wharf_kube::selector::Labels;
 use wharf_kube::status::{Cause, Details, Fault, Problem};
+use wharf_kube::validate;
 
 /// Answers a request on what is below an object.
 pub async fn serve(
@@ -266,36 +268,63 @@ pub async fn bind(
         return Err(Fault::invalid("", "Binding", name, &problems));
     }
     let pods = server.api.kinds.core("pods").ok_or_else(Fault::no_route)?;
-    let one = on_pod(call, name, &pods);
-    let pod = stored::decode(&server.api.get(&one, name).await?);
-    let about = pods.about();
-    if crate::api::is_deleting(&pod) {
-        return Err(Fault::conflict(
-            about,
-            name,
-            &format!("pod {name} is being deleted, cannot be assigned to a host"),
-        ));
+    // What changes beside the pod itself (its node, and that it has one) is of the status's kind: no quota counts it.
+    let mut one = on_pod(call, name, &pods);
+    one.subresource = Some("status");
+    for _ in 0..TRIES {
+        let kv = server.api.get(&one, name).await?;
+        let pod = stored::decode(&kv);
+        unbound(&one, &pod)?;
+        let bound = bound(server, &one, &pod, &binding)?;
+        if let Some(written) = server.api.replace(&one, &kv, bound, &pod).await? {
+            return Ok(written.object);
+        }
     }
-    let current = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-    if !current.is_empty() {
-        let why = format!("pod {name} is already assigned to node {current:?}");
-        return Err(Fault::conflict(about, name, &why));
+    Err(Fault::stale(pods.about(), name))
+}
+
+/// Times that a pod is read again because it changed meanwhile.
+const TRIES: usize = 10;
+
+/// Refuses to put a pod on a node that cannot be put on one now.
+fn unbound(call: &Call<'_>, pod: &Value) -> Result<(), Fault> {
+    let (name, current) = (meta(pod, "name"), pod["spec"]["nodeName"].as_str().unwrap_or_default());
+    let why = if crate::api::is_deleting(pod) {
+        format!("pod {name} is being deleted, cannot be assigned to a host")
+    } else if !current.is_empty() {
+        format!("pod {name} is already assigned to node {current:?}")
+    } else if pod["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
+        format!("pod {name} has non-empty .spec.schedulingGates")
+    } else {
+        return Ok(());
+    };
+    Err(Fault::conflict(call.about(), name, &why))
+}
+
+/// A pod on the node of a binding, and saying so: one change, as the reference makes it.
+fn bound(server: &Server, call: &Call<'_>, pod: &Value, binding: &Value) -> Result<Value, Fault> {
+    let mut bound = pod.clone();
+    bound["spec"]["nodeName"] = binding["target"]["name"].clone();
+    if let Some(more) = binding.pointer("/metadata/annotations").and_then(Value::as_object) {
+        let all = more.iter().map(|(k, v)| (k.clone(), v.clone()));
+        let mut annotations =
+            pod["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+        annotations.extend(all);
+        set_meta(&mut bound, "annotations", annotations);
     }
-    if pod["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
-        let why = format!("pod {name} has non-empty .spec.schedulingGates");
-        return Err(Fault::conflict(about, name, &why));
+    strategy::prepare_update(call.kind, None, &mut bound, pod);
+    let problems = validate::metadata(&bound, true, |_| None);
+    if !problems.is_empty() {
+        return Err(Fault::invalid("", "Pod", meta(pod, "name"), &problems));
     }
-    let mut patch = json!({"metadata": {"resourceVersion": meta(&pod, "resourceVersion")}, "spec": {"nodeName": node}});
-    if let Some(a) = binding.pointer("/metadata/annotations") {
-        patch["metadata"]["annotations"] = a.clone();
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": server.api.now()});
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
+        Some(c) => *c = scheduled,
+        None => conditions.push(scheduled),
     }
-    server.api.change(&one, &Change::MergePatch(&patch)).await?;
-    let now = server.api.now();
-    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    let status = json!({"status": {"conditions": [scheduled]}});
-    let mut two = on_pod(call, name, &pods);
-    two.subresource = Some("status");
-    Ok(server.api.change(&two, &Change::StrategicPatch(&status)).await?.object)
+    bound["status"]["conditions"] = Value::Array(conditions);
+    Ok(call.kind.ordered_hub(bound))
 }
 
 /// Deletes a pod as far as its disruption budgets allow.

@@ -51,6 +51,11 @@ impl User {
         }
     }
 
+    /// The namespace and name of the service account that the user is, if it is one.
+    pub fn account(&self) -> Option<(&str, &str)> {
+        self.name.strip_prefix("system:serviceaccount:")?.split_once(':')
+    }
+
     /// Whether the user belongs to a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)

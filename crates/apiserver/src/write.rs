@@ -436,7 +436,7 @@ impl Api {
     }
 
     /// Stores a changed object, unless nothing changed, or nothing keeps it from being gone.
-    async fn replace(
+    pub(crate) async fn replace(
         &self,
         call: &Call<'_>,
         kv: &Kv,

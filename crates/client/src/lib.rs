@@ -96,6 +96,13 @@ pub struct Question<'a> {
     pub subresource: &'a str,
 }
 
+/// An object as it lies in the cluster's store. To keep this costs next to nothing where the store is in this process;
+/// to look at the object costs the reading of its text.
+pub trait Stored: std::fmt::Debug + Send + Sync {
+    /// The object.
+    fn object(&self) -> Object;
+}
+
 /// One change.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -103,6 +110,8 @@ pub struct Change {
     pub resource: Arc<Resource>,
     /// The object; where it is gone, its last state.
     pub object: Object,
+    /// The same as it is stored, where it is.
+    pub stored: Option<Arc<dyn Stored>>,
     /// Whether it is gone.
     pub gone: bool,
 }

@@ -211,7 +211,7 @@ mod tests {
                 object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
             }
             let resource = Arc::new(CONFIGMAPS);
-            g.apply(&Change { resource, object: Arc::new(object), gone: false });
+            g.apply(&Change { resource, object: Arc::new(object), stored: None, gone: false });
         }
         g
     }
@@ -274,7 +274,7 @@ mod tests {
     fn an_owner_of_a_kind_that_went_with_it_is_gone_all_the_same() {
         let mut g = graph(&[("far", &[], None), ("d", &[("far", true)], None)]);
         let object = Arc::new(json!({"metadata": {"name": "far", "namespace": "n", "uid": "far"}}));
-        g.apply(&Change { resource: Arc::new(CONFIGMAPS), object, gone: true });
+        g.apply(&Change { resource: Arc::new(CONFIGMAPS), object, stored: None, gone: true });
         let d = g.get("d").unwrap();
         assert_eq!(plan(&g, d, &|_| None), Some(Step::Delete(Some(Propagation::Background))));
     }
@@ -285,7 +285,7 @@ mod tests {
         let object = json!({"metadata": {"name": "w", "uid": "w", "ownerReferences": [
             {"apiVersion": "v1", "kind": "ConfigMap", "uid": "o"}, {"apiVersion": "v1", "kind": "ConfigMap", "uid": "x"}]}});
         let resource = Arc::new(wharf_client::resources::NODES);
-        g.apply(&Change { resource, object: Arc::new(object), gone: false });
+        g.apply(&Change { resource, object: Arc::new(object), stored: None, gone: false });
         assert_eq!(plan(&g, g.get("w").unwrap(), &|_| Some(true)), None);
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let mut g = graph(&[("o", &[], None)]);
         let object = Arc::new(json!({"metadata": {"name": "o", "namespace": "n", "uid": "o"}}));
         let resource = Arc::new(wharf_client::Resource::new("v2", "configmaps"));
-        g.apply(&Change { resource, object, gone: false });
+        g.apply(&Change { resource, object, stored: None, gone: false });
         assert_eq!(g.inside("n").len(), 1);
     }
 
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(g.inside("n").len(), 2);
         let object = json!({"metadata": {"name": "d", "namespace": "n", "uid": "d"}});
         let resource = Arc::new(CONFIGMAPS);
-        let change = Change { resource, object: Arc::new(object), gone: false };
+        let change = Change { resource, object: Arc::new(object), stored: None, gone: false };
         assert_eq!(g.apply(&change).unwrap().owners.len(), 1);
         assert_eq!(g.dependents("o").count(), 0);
         g.apply(&Change { gone: true, ..change });

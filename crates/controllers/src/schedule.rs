@@ -7,9 +7,10 @@ use crate::object::{is_deleting, meta, text};
 use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use wharf_base::sync::Mutex;
 use wharf_client::resources::{NODES, PODS};
 use wharf_client::{At, Change, Object, Write};
@@ -24,75 +25,173 @@ pub struct Scheduler {
     places: Mutex<Places>,
 }
 
-/// Where pods are, or are about to be, and what there is for them.
+/// Where pods are, or are about to be, and what there is for them. Every change of a pod or a node moves a little of it,
+/// so that a choice looks at as few nodes as it can, and at no pod but its own.
 #[derive(Default)]
 struct Places {
-    pods: HashMap<Key, (String, Amounts)>,
-    nodes: HashMap<String, Place>,
-    /// Nodes that are there by the number of their pods: the first that fits is the one to take, so that
-    /// not all of them are looked at for each pod.
-    order: BTreeSet<(i64, String)>,
-    /// Pods that wait for a node.
-    waiting: BTreeSet<Key>,
+    pods: HashMap<Key, (Arc<str>, Needs)>,
+    nodes: HashMap<Arc<str>, Place>,
+    /// Nodes that are there, by what keeps pods away from them.
+    groups: BTreeMap<String, Group>,
+    /// Pods that no node had room for when they were last looked at.
+    parked: BTreeMap<Key, Ask>,
 }
 
-/// A node: itself if it is there, what it has, and what of that is taken.
+/// Nodes that the same keeps pods away from: that is looked at once for all of them, however many have yet to be ready.
+#[derive(Default)]
+struct Group {
+    unschedulable: bool,
+    taints: Vec<Value>,
+    /// By the number of their pods: the first that fits is the one to take, so that not all of them are looked at for
+    /// each pod.
+    nodes: BTreeSet<(i64, Arc<str>)>,
+}
+
+impl Group {
+    /// The group that a node belongs to, and its name.
+    fn of(node: &Value) -> (String, Group) {
+        let taints = node["spec"]["taints"].as_array().into_iter().flatten();
+        let hard = taints.filter(|t| t["effect"] != "PreferNoSchedule");
+        // Since when makes no difference.
+        let taints: Vec<Value> = hard
+            .map(|t| json!({"key": t["key"], "value": t["value"], "effect": t["effect"]}))
+            .collect();
+        let unschedulable = node["spec"]["unschedulable"] == true;
+        let name = json!([unschedulable, taints]).to_string();
+        (name, Group { unschedulable, taints, nodes: BTreeSet::new() })
+    }
+
+    /// Why a pod may be on none of these nodes; nothing where it may.
+    fn bars(&self, pod: &Value) -> Option<String> {
+        let cordoned = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
+        if self.unschedulable && !tolerates(pod, &cordoned) {
+            return Some("node(s) were unschedulable".to_owned());
+        }
+        let t = self.taints.iter().find(|t| !tolerates(pod, t))?;
+        let (key, value) = (text(t, "/key"), text(t, "/value"));
+        Some(format!("node(s) had untolerated taint {{{key}: {value}}}"))
+    }
+}
+
+/// A node: itself if it is there, its group then, what it has, and what of that is taken.
 #[derive(Default)]
 struct Place {
     node: Option<Object>,
+    group: String,
     room: Amounts,
     pods: i64,
     /// In thousandths.
     taken: HashMap<String, i64>,
 }
 
-impl Places {
-    fn put(&mut self, key: Key, node: &str, needs: Amounts) {
-        self.take(&key);
-        self.count(node, 1, &needs);
-        self.pods.insert(key, (node.to_owned(), needs));
-    }
+/// What a pod asks for, in thousandths.
+type Needs = Box<[(Box<str>, i64)]>;
 
-    fn take(&mut self, key: &Key) {
-        if let Some((node, needs)) = self.pods.remove(key) {
-            self.count(&node, -1, &needs);
-        }
-    }
+/// What a choice depends on: a pod with only those parts of its spec.
+struct Ask {
+    pod: Value,
+    needs: Needs,
+}
 
-    fn count(&mut self, name: &str, pods: i64, needs: &Amounts) {
-        let place = self.nodes.entry(name.to_owned()).or_default();
-        if self.order.remove(&(place.pods, name.to_owned())) {
-            self.order.insert((place.pods + pods, name.to_owned()));
-        }
-        place.pods += pods;
-        for (name, q) in needs {
-            *place.taken.entry(name.clone()).or_default() += pods * q.millis();
-        }
-        if place.node.is_none() && place.pods == 0 {
-            self.nodes.remove(name);
-        }
-    }
-
-    fn node(&mut self, node: &Object, gone: bool) {
-        let name = meta(node, "name");
-        let place = self.nodes.entry(name.to_owned()).or_default();
-        let entry = (place.pods, name.to_owned());
-        if gone {
-            self.order.remove(&entry);
-            place.node = None;
-            if place.pods == 0 {
-                self.nodes.remove(name);
+impl Ask {
+    fn of(pod: &Value) -> Ask {
+        let mut spec = Map::new();
+        for part in ["tolerations", "nodeSelector", "affinity"] {
+            if let Some(v) = pod["spec"].get(part) {
+                spec.insert(part.to_owned(), v.clone());
             }
-            return;
         }
-        self.order.insert(entry);
-        place.room = amounts(&node["status"]["allocatable"]);
-        place.node = Some(Arc::clone(node));
+        Ask { pod: json!({"spec": spec}), needs: needs(pod) }
     }
 }
 
-fn needs(pod: &Value) -> Amounts {
-    pod_total(pod, "requests")
+/// Pods that nothing made room for are looked at again after this time, as the reference does it: what is said of them
+/// may be out of date.
+const AGAIN: Duration = Duration::from_secs(300);
+
+impl Places {
+    fn put(&mut self, key: Key, node: &str, needs: Needs) {
+        self.take(&key);
+        let name = self.count(node, 1, &needs);
+        self.pods.insert(key, (name, needs));
+    }
+
+    /// Takes a pod away; gives the node that it was on.
+    fn take(&mut self, key: &Key) -> Option<Arc<str>> {
+        let (node, needs) = self.pods.remove(key)?;
+        Some(self.count(&node, -1, &needs))
+    }
+
+    fn count(&mut self, name: &str, pods: i64, needs: &Needs) -> Arc<str> {
+        let name = self.name(name);
+        let place = self.nodes.entry(Arc::clone(&name)).or_default();
+        if let Some(group) = self.groups.get_mut(&place.group)
+            && group.nodes.remove(&(place.pods, Arc::clone(&name)))
+        {
+            group.nodes.insert((place.pods + pods, Arc::clone(&name)));
+        }
+        place.pods += pods;
+        for (resource, amount) in needs {
+            match place.taken.get_mut(&**resource) {
+                Some(taken) => *taken += pods * amount,
+                None => drop(place.taken.insert(resource.to_string(), pods * amount)),
+            }
+        }
+        if place.node.is_none() && place.pods == 0 {
+            self.nodes.remove(&name);
+        }
+        name
+    }
+
+    /// A node's name, which all its pods share.
+    fn name(&self, name: &str) -> Arc<str> {
+        let known = self.nodes.get_key_value(name);
+        known.map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
+    }
+
+    fn node(&mut self, node: &Object, gone: bool) {
+        let name = self.name(meta(node, "name"));
+        let place = self.nodes.entry(Arc::clone(&name)).or_default();
+        let entry = (place.pods, Arc::clone(&name));
+        if let Some(old) = self.groups.get_mut(&place.group) {
+            old.nodes.remove(&entry);
+            if old.nodes.is_empty() {
+                self.groups.remove(&place.group);
+            }
+        }
+        if gone {
+            place.node = None;
+            if place.pods == 0 {
+                self.nodes.remove(&name);
+            }
+            return;
+        }
+        let (group, empty) = Group::of(node);
+        self.groups.entry(group.clone()).or_insert(empty).nodes.insert(entry);
+        place.group = group;
+        place.room = amounts(&node["status"]["allocatable"]);
+        place.node = Some(Arc::clone(node));
+    }
+
+    /// The pods that wait and would fit on a node now; they wait no more.
+    fn released(&mut self, name: &str) -> Vec<Key> {
+        let Some((node, place)) = self.nodes.get(name).and_then(|p| Some((p.node.as_ref()?, p)))
+        else {
+            return Vec::new();
+        };
+        let group = self.groups.get(&place.group);
+        let fits = |ask: &Ask| {
+            group.is_some_and(|g| g.bars(&ask.pod).is_none())
+                && misfit(&ask.pod, &ask.needs, node, place).is_none()
+        };
+        let parked = self.parked.extract_if(.., |_, ask| fits(ask));
+        parked.map(|(key, _)| key).collect()
+    }
+}
+
+fn needs(pod: &Value) -> Needs {
+    let total = pod_total(pod, "requests");
+    total.into_iter().map(|(name, q)| (name.into_boxed_str(), q.millis())).collect()
 }
 
 fn waits(pod: &Value) -> bool {
@@ -116,28 +215,27 @@ impl Loop for Scheduler {
     }
 
     fn wake(&self, _: &World, change: &Change, _: &Before) -> Vec<Key> {
+        if *change.resource != NODES && *change.resource != PODS {
+            return Vec::new();
+        }
         let mut places = self.places.lock();
         if *change.resource == NODES {
             places.node(&change.object, change.gone);
-            return places.waiting.iter().cloned().collect();
-        }
-        if *change.resource != PODS {
-            return Vec::new();
+            return places.released(meta(&change.object, "name"));
         }
         let (pod, key) = (&change.object, Key::of(&change.object));
         let ended = change.gone || matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
         if !ended && waits(pod) {
-            places.waiting.insert(key.clone());
+            places.parked.remove(&key);
             return vec![key];
         }
-        places.waiting.remove(&key);
-        let node = text(pod, "/spec/nodeName");
+        places.parked.remove(&key);
         if ended {
-            places.take(&key);
             // Its room may be what another waits for.
-            let freed = !node.is_empty();
-            return if freed { places.waiting.iter().cloned().collect() } else { Vec::new() };
+            let node = places.take(&key);
+            return node.map(|node| places.released(&node)).unwrap_or_default();
         }
+        let node = text(pod, "/spec/nodeName");
         if !node.is_empty() {
             places.put(key, node, needs(pod));
         }
@@ -151,9 +249,12 @@ impl Loop for Scheduler {
             };
             let chosen = {
                 let mut places = self.places.lock();
-                let chosen = choose(&pod, &places);
-                if let Ok(node) = &chosen {
-                    places.put(key.clone(), node, needs(&pod));
+                let ask = Ask::of(&pod);
+                let chosen = choose(&ask, &places);
+                match &chosen {
+                    Ok(node) => places.put(key.clone(), node, ask.needs),
+                    // With the choice, so that no change comes in between.
+                    Err(_) => drop(places.parked.insert(key.clone(), ask)),
                 }
                 chosen
             };
@@ -164,10 +265,13 @@ impl Loop for Scheduler {
                         self.places.lock().take(key);
                     }
                     bound?;
+                    Ok(Next::Change)
                 }
-                Err(why) => tell(cx, key, &pod, &why).await?,
+                Err(why) => {
+                    tell(cx, key, &pod, &why).await?;
+                    Ok(Next::After(AGAIN))
+                }
             }
-            Ok(Next::Change)
         })
     }
 }
@@ -186,53 +290,51 @@ async fn tell(cx: &Context, key: &Key, pod: &Value, why: &str) -> Result<(), Fau
 }
 
 /// The node for a pod, or why there is none.
-fn choose(pod: &Value, places: &Places) -> Result<String, String> {
-    let needs = needs(pod);
+fn choose(ask: &Ask, places: &Places) -> Result<Arc<str>, String> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, name) in &places.order {
-        let place = places.nodes.get(name).and_then(|p| Some((p.node.as_ref()?, p)));
-        let Some((node, place)) = place else { continue };
-        match misfit(pod, &needs, node, place) {
-            Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
-            None => return Ok(name.clone()),
+    let mut best: Option<&(i64, Arc<str>)> = None;
+    for group in places.groups.values() {
+        if let Some(why) = group.bars(&ask.pod) {
+            *reasons.entry(why).or_default() += group.nodes.len();
+            continue;
+        }
+        for entry in &group.nodes {
+            if best.is_some_and(|b| b < entry) {
+                break;
+            }
+            let place = places.nodes.get(&entry.1).and_then(|p| Some((p.node.as_ref()?, p)));
+            let Some((node, place)) = place else { continue };
+            match misfit(&ask.pod, &ask.needs, node, place) {
+                Some(list) => list.into_iter().for_each(|r| *reasons.entry(r).or_default() += 1),
+                None => best = Some(entry),
+            }
         }
     }
-    if places.order.is_empty() {
+    if let Some((_, name)) = best {
+        return Ok(Arc::clone(name));
+    }
+    let nodes: usize = places.groups.values().map(|g| g.nodes.len()).sum();
+    if nodes == 0 {
         return Err("no nodes available to schedule pods".to_owned());
     }
     let mut parts: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
     parts.sort();
-    Err(format!("0/{} nodes are available: {}.", places.order.len(), parts.join(", ")))
+    Err(format!("0/{} nodes are available: {}.", nodes, parts.join(", ")))
 }
 
-/// Why a pod cannot be on a node; nothing where it can.
-fn misfit(pod: &Value, needs: &Amounts, node: &Value, place: &Place) -> Option<Vec<String>> {
-    let one = |text: &str| Some(vec![text.to_owned()]);
-    if node["spec"]["unschedulable"] == true
-        && !tolerates(
-            pod,
-            &json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}),
-        )
-    {
-        return one("node(s) were unschedulable");
-    }
-    let taints = node["spec"]["taints"].as_array().into_iter().flatten();
-    let bad = taints.filter(|t| t["effect"] != "PreferNoSchedule").find(|t| !tolerates(pod, t));
-    if let Some(t) = bad {
-        let (key, value) = (text(t, "/key"), text(t, "/value"));
-        return one(&format!("node(s) had untolerated taint {{{key}: {value}}}"));
-    }
+/// Why a pod cannot be on a node that nothing keeps it away from; nothing where it can.
+fn misfit(pod: &Value, needs: &Needs, node: &Value, place: &Place) -> Option<Vec<String>> {
     if !is_selected(pod, node) {
-        return one("node(s) didn't match Pod's node affinity/selector");
+        return Some(vec!["node(s) didn't match Pod's node affinity/selector".to_owned()]);
     }
     let mut short = Vec::new();
     if place.room.get("pods").is_some_and(|q| place.pods >= q.value()) {
         short.push("Too many pods".to_owned());
     }
-    for (name, q) in needs {
-        let taken = place.taken.get(name).copied().unwrap_or(0);
-        let has = place.room.get(name).map_or(0, Quantity::millis);
-        if q.millis() > 0 && taken + q.millis() > has {
+    for (name, amount) in needs {
+        let taken = place.taken.get(&**name).copied().unwrap_or(0);
+        let has = place.room.get(&**name).map_or(0, Quantity::millis);
+        if *amount > 0 && taken + amount > has {
             short.push(format!("Insufficient {name}"));
         }
     }
@@ -294,6 +396,10 @@ mod tests {
             "status": {"allocatable": {"cpu": cpu, "pods": "2"}}}))
     }
 
+    fn choice(pod: &Value, places: &Places) -> Result<String, String> {
+        choose(&Ask::of(pod), places).map(|name| name.to_string())
+    }
+
     fn pod(cpu: &str) -> Value {
         json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
     }
@@ -305,23 +411,93 @@ mod tests {
         places.node(&node("b", "1"), false);
         for (n, expected) in ["a", "b", "a", "b"].iter().enumerate() {
             let p = pod("400m");
-            let chosen = choose(&p, &places).unwrap();
+            let chosen = choice(&p, &places).unwrap();
             assert_eq!(chosen, *expected);
             places.put(Key::new("n", n.to_string()), &chosen, needs(&p));
         }
-        let why = choose(&pod("400m"), &places).unwrap_err();
+        let why = choice(&pod("400m"), &places).unwrap_err();
         assert_eq!(why, "0/2 nodes are available: 2 Insufficient cpu, 2 Too many pods.");
         places.take(&Key::new("n", "0"));
-        assert_eq!(choose(&pod("400m"), &places).unwrap(), "a");
+        assert_eq!(choice(&pod("400m"), &places).unwrap(), "a");
         places.node(&node("b", "1"), true);
-        let why = choose(&pod("900m"), &places).unwrap_err();
+        let why = choice(&pod("900m"), &places).unwrap_err();
         assert_eq!(why, "0/1 nodes are available: 1 Insufficient cpu.");
         places.node(&node("a", "1"), true);
-        let why = choose(&pod("0"), &places).unwrap_err();
+        let why = choice(&pod("0"), &places).unwrap_err();
         assert_eq!(why, "no nodes available to schedule pods");
         assert_eq!(places.pods.len(), 3, "what is on a node that may come back still counts");
         places.node(&node("a", "2"), false);
-        assert_eq!(choose(&pod("1"), &places).unwrap(), "a");
+        assert_eq!(choice(&pod("1"), &places).unwrap(), "a");
+    }
+
+    #[test]
+    fn a_node_changes_its_group_with_its_taints() {
+        let mut places = Places::default();
+        let tainted = |since: &str| {
+            let mut node = (*node("a", "1")).clone();
+            node["spec"]["taints"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "timeAdded": since},
+                {"key": "soft", "effect": "PreferNoSchedule"}]);
+            Arc::new(node)
+        };
+        places.node(&tainted("1"), false);
+        places.node(&tainted("2"), false);
+        let mut other = (*tainted("3")).clone();
+        other["metadata"]["name"] = json!("b");
+        places.node(&Arc::new(other), false);
+        assert_eq!(places.groups.len(), 1, "when it was tainted makes no difference");
+        assert_eq!(
+            choice(&pod("1"), &places).unwrap_err(),
+            "0/2 nodes are available: 2 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."
+        );
+        places.put(Key::new("n", "p"), "a", needs(&pod("100m")));
+        places.node(&node("a", "1"), false);
+        assert_eq!(choice(&pod("1m"), &places).unwrap(), "a");
+        let mut tolerant = pod("1m");
+        tolerant["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+        assert_eq!(
+            choice(&tolerant, &places).unwrap(),
+            "b",
+            "of all groups, the one with fewest pods"
+        );
+        places.node(&node("b", "1"), true);
+        places.node(&node("a", "1"), true);
+        assert!(places.groups.is_empty());
+    }
+
+    #[test]
+    fn pods_that_wait_are_woken_by_room_for_them_and_by_nothing_else() {
+        let scheduler = Scheduler::default();
+        let told = |resource, object: Object, gone| {
+            let change = Change { resource: Arc::new(resource), object, stored: None, gone };
+            let keys = scheduler.wake(&World::default(), &change, &Before::default());
+            keys.into_iter().map(|k| k.name).collect::<Vec<String>>()
+        };
+        let named = |name: &str, cpu: &str, node: &str| {
+            let mut pod = pod(cpu);
+            pod["metadata"] = json!({"name": name, "namespace": "n"});
+            pod["spec"]["nodeName"] = json!(node);
+            pod["spec"]["schedulerName"] = json!("default-scheduler");
+            Arc::new(pod)
+        };
+        let park = |name: &str, cpu: &str| {
+            assert_eq!(told(PODS, named(name, cpu, ""), false), [name]);
+            let mut places = scheduler.places.lock();
+            let ask = Ask::of(&pod(cpu));
+            assert!(choose(&ask, &places).is_err());
+            places.parked.insert(Key::new("n", name), ask);
+        };
+        assert!(told(NODES, node("a", "1"), false).is_empty());
+        assert!(told(PODS, named("big", "800m", "a"), false).is_empty());
+        park("small", "500m");
+        park("huge", "3");
+        assert!(told(NODES, node("b", "100m"), false).is_empty(), "it has no room for any");
+        assert_eq!(told(NODES, node("c", "1"), false), ["small"]);
+        assert!(told(NODES, node("c", "1"), false).is_empty(), "it is told once");
+        scheduler.places.lock().put(Key::new("n", "small"), "c", needs(&pod("500m")));
+        park("other", "900m");
+        assert_eq!(told(PODS, named("big", "800m", "a"), true), ["other"]);
+        assert_eq!(told(NODES, node("c", "4"), false), ["huge"]);
+        assert!(scheduler.places.lock().parked.is_empty());
     }
 
     #[test]
@@ -332,12 +508,12 @@ mod tests {
         places.node(&Arc::new(tainted), false);
         let mut p = pod("1");
         assert_eq!(
-            choose(&p, &places).unwrap_err(),
+            choice(&p, &places).unwrap_err(),
             "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}."
         );
         p["spec"]["tolerations"] = json!([{"key": "k", "operator": "Equal", "value": "v"}]);
-        assert_eq!(choose(&p, &places).unwrap(), "a");
+        assert_eq!(choice(&p, &places).unwrap(), "a");
         p["spec"]["nodeSelector"] = json!({"disk": "hdd"});
-        assert!(choose(&p, &places).unwrap_err().contains("node affinity/selector"));
+        assert!(choice(&p, &places).unwrap_err().contains("node affinity/selector"));
     }
 }

@@ -5,10 +5,10 @@ use crate::object::{manager, meta, revision, text};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use tokio::sync::watch;
-use wharf_base::sync::RwLock;
+use tokio::sync::oneshot;
+use wharf_base::sync::{Mutex, RwLock};
 use wharf_client::resources as r;
-use wharf_client::{Change, Object, Resource};
+use wharf_client::{Change, Object, Resource, Stored};
 
 /// An object's place in its collection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,9 +32,17 @@ impl Key {
 }
 
 /// The objects, which one task changes and everybody reads.
+#[derive(Default)]
 pub struct World {
     state: RwLock<State>,
-    at: watch::Sender<i64>,
+    seen: Mutex<Seen>,
+}
+
+/// How far the world is, and who waits for more. Each is woken by what it waits for and by nothing before.
+#[derive(Default)]
+struct Seen {
+    at: i64,
+    waiting: BTreeMap<i64, Vec<oneshot::Sender<()>>>,
 }
 
 /// What a change found.
@@ -65,21 +73,22 @@ struct State {
 /// An object as it lies here.
 #[derive(Debug, Clone)]
 enum Kept {
-    Tree(Object),
-    /// Its JSON.
-    Text(Arc<[u8]>),
+    /// As a tree, and how it could be had again without.
+    Tree(Object, Option<Arc<dyn Stored>>),
+    /// As the store has it.
+    Stored(Arc<dyn Stored>),
 }
 
 impl Kept {
     fn object(&self) -> Object {
         match self {
-            Kept::Tree(object) => Arc::clone(object),
-            Kept::Text(text) => Arc::new(serde_json::from_slice(text).unwrap_or_default()),
+            Kept::Tree(object, _) => Arc::clone(object),
+            Kept::Stored(stored) => stored.object(),
         }
     }
 }
 
-/// Text is read without holding up whoever writes.
+/// What is stored is read without holding up whoever writes.
 fn objects(kept: Vec<Kept>) -> Vec<Object> {
     kept.iter().map(Kept::object).collect()
 }
@@ -128,12 +137,6 @@ fn is_kept(resource: &Resource, object: &Value) -> bool {
         return meta(object, "namespace") == "kube-node-lease";
     }
     KINDS.contains(resource)
-}
-
-impl Default for World {
-    fn default() -> World {
-        World { state: RwLock::default(), at: watch::Sender::new(0) }
-    }
 }
 
 impl World {
@@ -189,8 +192,17 @@ impl World {
 
     /// Waits until everything up to `revision` is seen.
     pub async fn reached(&self, revision: i64) {
-        // The sender lives as long as this world, so the wait ends by itself.
-        drop(self.at.subscribe().wait_for(|at| *at >= revision).await);
+        let wait = {
+            let mut seen = self.seen.lock();
+            if seen.at >= revision {
+                return;
+            }
+            let (ring, wait) = oneshot::channel();
+            seen.waiting.entry(revision).or_default().push(ring);
+            wait
+        };
+        // Whoever rings lives as long as this world.
+        wait.await.ok();
     }
 
     /// Looks at who owns whom.
@@ -209,11 +221,14 @@ impl World {
 
     /// Everything up to `revision` is seen.
     pub(crate) fn advance(&self, revision: i64) {
-        self.at.send_if_modified(|at| {
-            let newer = revision > *at;
-            *at = revision.max(*at);
-            newer
-        });
+        let mut seen = self.seen.lock();
+        seen.at = revision.max(seen.at);
+        let first = seen.at.saturating_add(1);
+        let later = seen.waiting.split_off(&first);
+        let due = std::mem::replace(&mut seen.waiting, later);
+        drop(seen);
+        // Those who wait no more do not want to know.
+        due.into_values().flatten().for_each(|ring| ring.send(()).unwrap_or_default());
     }
 
     /// What is here but not in `seen`, which a stream that began again told: it is gone.
@@ -227,7 +242,7 @@ impl World {
                 json!({"metadata": {"namespace": n.key.namespace, "name": n.key.name, "uid": n.uid}})
             };
             let object = kept.unwrap_or_else(|| Arc::new(metadata()));
-            Change { resource: Arc::clone(&n.resource), object, gone: true }
+            Change { resource: Arc::clone(&n.resource), object, stored: None, gone: true }
         })
         .collect()
     }
@@ -258,7 +273,8 @@ impl State {
         let before = if change.gone {
             kind.remove(&key)
         } else {
-            kind.insert(key.clone(), Kept::Tree(Arc::clone(&change.object)))
+            let kept = Kept::Tree(Arc::clone(&change.object), change.stored.clone());
+            kind.insert(key.clone(), kept)
         };
         let before = before.map(|kept| kept.object());
         if *resource == r::PODS {
@@ -308,17 +324,17 @@ impl State {
         }
     }
 
-    /// Keeps as text the pods that have not changed for the longest time, where there are many.
+    /// Leaves to the store the pods that have not changed for the longest time, where there are many.
     fn settle(&mut self) {
         let Some(pods) = self.kinds.get_mut(&r::PODS) else { return };
         while self.recent.len() > TREES
             && let Some((key, seen)) = self.recent.pop_front()
         {
             let Some(kept) = pods.get_mut(&key) else { continue };
-            if let Kept::Tree(object) = &*kept
+            if let Kept::Tree(object, Some(stored)) = &*kept
                 && revision(object) == seen
             {
-                *kept = Kept::Text(object.to_string().into_bytes().into());
+                *kept = Kept::Stored(Arc::clone(stored));
             }
         }
     }
@@ -342,12 +358,22 @@ mod tests {
         Arc::new(pod)
     }
 
+    #[derive(Debug)]
+    struct Text(String);
+
+    impl Stored for Text {
+        fn object(&self) -> Object {
+            Arc::new(serde_json::from_str(&self.0).unwrap())
+        }
+    }
+
     fn told(object: &Object, gone: bool) -> Change {
-        Change { resource: Arc::new(r::PODS), object: Arc::clone(object), gone }
+        let stored = Some(Arc::new(Text(object.to_string())) as Arc<dyn Stored>);
+        Change { resource: Arc::new(r::PODS), object: Arc::clone(object), stored, gone }
     }
 
     #[test]
-    fn pods_that_rest_are_kept_as_text_and_read_as_they_were() {
+    fn pods_that_rest_are_left_to_the_store_and_read_as_they_were() {
         let world = World::default();
         let count = TREES + 100;
         let all: Vec<Object> =
@@ -355,11 +381,11 @@ mod tests {
         for p in &all {
             assert!(world.apply(&told(p, false)).object.is_none());
         }
-        let texts = || {
+        let left = || {
             let state = world.state.read();
-            state.kinds[&r::PODS].values().filter(|k| matches!(k, Kept::Text(_))).count()
+            state.kinds[&r::PODS].values().filter(|k| matches!(k, Kept::Stored(_))).count()
         };
-        assert_eq!(texts(), 100);
+        assert_eq!(left(), 100);
         assert_eq!(world.get(&r::PODS, &Key::of(&all[0])).unwrap(), all[0]);
         assert_eq!(world.all(&r::PODS).len(), count);
         assert_eq!(world.managed(&r::PODS, "o").len(), count.div_ceil(3));
@@ -370,7 +396,7 @@ mod tests {
         let changed = pod(0, count + 1, None);
         assert_eq!(world.apply(&told(&changed, false)).object.unwrap(), all[0]);
         assert_eq!(world.get(&r::PODS, &Key::of(&changed)).unwrap(), changed);
-        assert_eq!(texts(), 100);
+        assert_eq!(left(), 100);
         assert_eq!(world.managed(&r::PODS, "o").len(), count.div_ceil(3) - 1);
         assert_eq!(world.placed("n0").len(), 0, "none has a node");
         let mut placed = (*changed).clone();
@@ -380,6 +406,6 @@ mod tests {
         assert_eq!(meta(&world.placed("n0")[0], "name"), "p0");
         assert_eq!(world.apply(&told(&all[1], true)).object.unwrap(), all[1]);
         assert!(world.get(&r::PODS, &Key::of(&all[1])).is_none());
-        assert_eq!(texts(), 100);
+        assert_eq!(left(), 100);
     }
 }

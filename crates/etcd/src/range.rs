@@ -76,6 +76,30 @@ impl KeyRange {
         }
     }
 
+    /// Whether every key of another range is in this one.
+    pub(crate) fn covers(&self, other: &KeyRange) -> bool {
+        match (self, other) {
+            (_, KeyRange::Key(key)) => self.contains(key),
+            (KeyRange::Key(_), _) => false,
+            (KeyRange::From(own), KeyRange::Span { start, .. } | KeyRange::From(start)) => {
+                start >= own
+            }
+            (KeyRange::Span { .. }, KeyRange::From(_)) => false,
+            (KeyRange::Span { start: own, end }, KeyRange::Span { start, end: last }) => {
+                start >= own && last <= end
+            }
+        }
+    }
+
+    /// The part of it that begins with a key.
+    pub(crate) fn starting_at(&self, start: Vec<u8>) -> KeyRange {
+        match self {
+            KeyRange::Key(_) => self.clone(),
+            KeyRange::Span { end, .. } => KeyRange::span(start, end.clone()),
+            KeyRange::From(_) => KeyRange::From(start.into()),
+        }
+    }
+
     /// The first key that could be in it.
     pub fn start(&self) -> &[u8] {
         match self {
@@ -135,6 +159,31 @@ mod tests {
         check(KeyRange::span("b", "d"), &["b", "c", "czz"], &["a", "d"]);
         check(KeyRange::all(), &["", "a"], &[]);
         check(KeyRange::From("b".into()), &["b", "c"], &["a", ""]);
+    }
+
+    #[test]
+    fn ranges_cover_what_lies_inside() {
+        let prefix = KeyRange::prefix("b/");
+        for inside in [
+            KeyRange::key("b/x"),
+            KeyRange::prefix("b/x"),
+            prefix.clone(),
+            KeyRange::span("b/", "b/z"),
+        ] {
+            assert!(prefix.covers(&inside) && KeyRange::all().covers(&inside), "{inside:?}");
+        }
+        for outside in [
+            KeyRange::key("b"),
+            KeyRange::prefix("b"),
+            KeyRange::all(),
+            KeyRange::span("b/x", "c"),
+            KeyRange::From("b/x".into()),
+        ] {
+            assert!(!prefix.covers(&outside), "{outside:?}");
+        }
+        assert!(KeyRange::From("b".into()).covers(&KeyRange::From("c".into())));
+        assert!(!KeyRange::From("b".into()).covers(&KeyRange::all()));
+        assert_eq!(prefix.starting_at(b"b/m".to_vec()), KeyRange::span("b/m", "b0"));
     }
 
     #[test]

@@ -83,12 +83,24 @@ pub struct Range {
     pub keys_only: bool,
     /// Leave out keys as well: only the number of them.
     pub count_only: bool,
+    /// A limit may end the counting as well: the number of keys is then only known to be larger than the limit.
+    pub uncounted: bool,
+    /// The answer may be older than the last write, as far as the store knows without asking anybody.
+    pub local: bool,
 }
 
 impl Range {
     /// All of `keys` as they are now.
     pub fn new(keys: KeyRange) -> Range {
-        Range { keys, revision: None, limit: 0, keys_only: false, count_only: false }
+        Range {
+            keys,
+            revision: None,
+            limit: 0,
+            keys_only: false,
+            count_only: false,
+            uncounted: false,
+            local: false,
+        }
     }
 
     /// The same as of `revision`.
@@ -110,6 +122,16 @@ impl Range {
     pub fn count_only(self) -> Range {
         Range { count_only: true, ..self }
     }
+
+    /// The same, counted no further than the limit.
+    pub fn uncounted(self) -> Range {
+        Range { uncounted: true, ..self }
+    }
+
+    /// The same from what is at hand.
+    pub fn local(self) -> Range {
+        Range { local: true, ..self }
+    }
 }
 
 /// Keys in ascending order.
@@ -119,7 +141,7 @@ pub struct RangeReply {
     pub revision: Revision,
     /// The keys asked for, up to the limit.
     pub kvs: Vec<Kv>,
-    /// How many keys the range holds, whatever the limit.
+    /// How many keys the range holds, whatever the limit; not exactly where the request did without.
     pub count: u64,
 }
 

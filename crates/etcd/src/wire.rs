@@ -139,6 +139,7 @@ pub(crate) fn range_out(range: &Range) -> pb::RangeRequest {
         revision: range.revision.map_or(0, |r| r.0),
         keys_only: range.keys_only,
         count_only: range.count_only,
+        serializable: range.local,
         ..pb::RangeRequest::default()
     }
 }

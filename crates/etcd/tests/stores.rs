@@ -6,8 +6,8 @@ mod suite;
 
 use std::time::Duration;
 use wharf_etcd::{
-    Cluster, Door, Embedded, KeyRange, LogError, Member, Put, Remote, Revision, Settings,
-    Store as _, StoreError, WatchItem, WatchRequest,
+    Cluster, Delete, Door, Embedded, EventKind, KeyRange, LogError, Member, Mirror, Put, Range,
+    Remote, Revision, Settings, Store as _, StoreError, WatchItem, WatchRequest,
 };
 
 #[tokio::test]
@@ -32,8 +32,8 @@ async fn the_store_on_disk_passes_the_suite_twice() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_store_behind_its_own_door_passes_the_suite() {
+/// A door of its own for a store, and a way to it.
+async fn behind_a_door(store: Embedded) -> (Remote, tokio::task::JoinHandle<()>) {
     let member = Member {
         name: "default".to_owned(),
         token: "etcd-cluster".to_owned(),
@@ -41,12 +41,97 @@ async fn the_store_behind_its_own_door_passes_the_suite() {
         peer_urls: Vec::new(),
         progress: Duration::from_secs(600),
     };
-    let mut door = Door::new(Embedded::in_memory(&Settings::default()).unwrap(), member);
+    let mut door = Door::new(store, member);
     let address = door.listen("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
-    let server = tokio::spawn(door.serve(std::future::pending()));
+    let server = tokio::spawn(async move { drop(door.serve(std::future::pending()).await) });
     let endpoints = vec![format!("http://{address}")];
-    let remote = Remote::connect(Cluster { endpoints, ..Cluster::default() }).await.unwrap();
+    (Remote::connect(Cluster { endpoints, ..Cluster::default() }).await.unwrap(), server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_store_behind_its_own_door_passes_the_suite() {
+    let (remote, server) = behind_a_door(Embedded::in_memory(&Settings::default()).unwrap()).await;
     suite::check(&remote).await;
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_copy_of_a_remote_store_passes_the_suite() {
+    let (remote, server) = behind_a_door(Embedded::in_memory(&Settings::default()).unwrap()).await;
+    // Of everything, and of nothing that the suite looks at.
+    for prefix in ["", "none/"] {
+        let (store, server) = match prefix {
+            "" => (remote.clone(), None),
+            _ => {
+                let (r, s) =
+                    behind_a_door(Embedded::in_memory(&Settings::default()).unwrap()).await;
+                (r, Some(s))
+            }
+        };
+        suite::check(&Mirror::open(store, prefix).await.unwrap()).await;
+        server.into_iter().for_each(|s| s.abort());
+    }
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_shows_what_others_did_and_goes_back_before_it_began() {
+    let store = Embedded::in_memory(&Settings::default()).unwrap();
+    let (remote, server) = behind_a_door(store.clone()).await;
+    let mut revisions = Vec::new();
+    for n in 0..20 {
+        let key = ["k/a", "k/b", "other"][n % 3];
+        revisions.push(store.put(Put::new(key, n.to_string())).await.unwrap().revision);
+    }
+    let mirror = Mirror::open(remote, "k/").await.unwrap();
+    let keys = || KeyRange::prefix("k/");
+    let early = WatchRequest::new(keys()).from(revisions[3]);
+    let (mut past, mut silent) = (
+        mirror.watch(early).await.unwrap(),
+        mirror.watch(WatchRequest::new(KeyRange::key("k/none")).from(revisions[3])).await.unwrap(),
+    );
+    for n in 20..400 {
+        let key = ["k/a", "k/b", "other"][n % 3];
+        let done = store.put(Put::new(key, n.to_string())).await.unwrap().revision;
+        revisions.push(done);
+        // Written by others, behind its back, and with keys between that it does not copy.
+        let found = mirror.range(Range::new(keys())).await.unwrap();
+        assert!(
+            found.revision >= done
+                && found.kvs == store.range(Range::new(keys())).await.unwrap().kvs
+        );
+        let local = mirror.range(Range::new(KeyRange::key("other")).local()).await.unwrap();
+        assert_eq!(local.kvs, store.range(Range::new(KeyRange::key("other"))).await.unwrap().kvs);
+    }
+    for at in [0, 5, 19, 20, 300] {
+        let old = Range::new(keys()).at(revisions[at]);
+        assert_eq!(
+            mirror.range(old.clone()).await.unwrap().kvs,
+            store.range(old).await.unwrap().kvs
+        );
+    }
+    let gone = store.delete(Delete::new(KeyRange::key("k/a"))).await.unwrap().revision;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&gone) {
+        if let WatchItem::Events { events, .. } = past.next().await.unwrap() {
+            for e in events.iter() {
+                let last = e.kv.mod_revision() == gone;
+                assert_eq!(last, e.kind == EventKind::Delete);
+                seen.push(e.kv.mod_revision());
+            }
+        }
+    }
+    let expected: Vec<Revision> =
+        (3..400).filter(|n| n % 3 < 2).map(|n| revisions[n]).chain([gone]).collect();
+    assert_eq!(seen, expected, "each once, in order");
+    silent.request_progress();
+    loop {
+        match silent.next().await.unwrap() {
+            WatchItem::Progress(through) if through >= gone => break,
+            WatchItem::Progress(_) => silent.request_progress(),
+            other => panic!("{other:?}"),
+        }
+    }
     server.abort();
 }
 

@@ -13,6 +13,7 @@ pub mod jsonpath;
 pub mod managed;
 pub mod names;
 pub mod patch;
+pub mod pick;
 pub mod printer;
 pub mod proto;
 pub mod quantity;

@@ -362,7 +362,7 @@ impl Fields {
         self.0.iter().find(|(k, equal, _)| k == "metadata.name" && *equal).map(|t| t.2.as_str())
     }
 
-    /// Whether an object, asked field by field, holds every requirement.
+    /// Whether an object, asked field by field in the order of [`Fields::names`], holds every requirement.
     pub fn matches(&self, mut field: impl FnMut(&str) -> String) -> bool {
         self.0.iter().all(|(k, equal, v)| (field(k) == *v) == *equal)
     }

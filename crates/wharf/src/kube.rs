@@ -25,7 +25,7 @@ use wharf_base::clock::Clock;
 use wharf_base::fs::{Durability, write_atomic};
 use wharf_client::Cluster;
 use wharf_controllers::Choice;
-use wharf_etcd::{Embedded, Remote, Settings, Store};
+use wharf_etcd::{Embedded, Mirror, Remote, Settings, Store};
 
 /// The Kubernetes API.
 #[derive(Parser)]
@@ -49,6 +49,9 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Prefixes of what is not worth a disk: heartbeats and events.
 const VOLATILE: &[&str] = &["/registry/events/", "/registry/coordination.k8s.io/leases/"];
+
+/// The prefix of everything that is kept in an etcd cluster.
+const OBJECTS: &str = "/registry/";
 
 /// Runs the verb that follows `kube`.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -153,7 +156,8 @@ async fn open_store(args: &Serve, clock: &Clock) -> Result<Arc<dyn Store>> {
         identity,
         user: None,
     };
-    let store = Remote::connect(cluster).await.context("cannot reach the etcd cluster")?;
+    let remote = Remote::connect(cluster).await.context("cannot reach the etcd cluster")?;
+    let store = Mirror::open(remote, OBJECTS).await.context("cannot copy the etcd cluster")?;
     Ok(Arc::new(store))
 }
 

@@ -3,10 +3,15 @@
 use crate::golden;
 use crate::member::{Member, free_port, scratch};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use wharf_etcd::{Cluster, Remote, Store as _};
+use std::time::Duration;
+use wharf_etcd::{
+    Cluster, KeyRange, Mirror, Put, Range, Remote, Store as _, WatchItem, WatchRequest,
+};
 use wharf_test::eventually;
+use wharf_test::http::exchange;
 
 /// Debian's etcd in so many members that talk to each other.
 fn members(dir: &Path, count: usize) -> Vec<Member> {
@@ -37,7 +42,9 @@ fn recorded_exchanges_come_out_the_same_over_etcd() {
         let dir = scratch(&format!("golden-{count}"));
         let members = members(&dir, count);
         crate::block_on(async {
+            // As `wharf kube serve --etcd` has it: reads and watches come from a copy.
             let store = ready(endpoints(&members)).await;
+            let store = Mirror::open(store, "/registry/").await.unwrap();
             golden::play(&golden::server_on(Arc::new(store)).await).await;
         });
         drop(members);
@@ -68,6 +75,67 @@ fn kubectl_works_while_members_die() {
     k.check("create namespace n", 0, "created");
     k.until("get serviceaccount default -n n -o name", "serviceaccount/default");
     k.check("delete namespace n --timeout=60s", 0, "deleted");
+    drop(members);
+}
+
+/// What a member says of itself under a name, summed over its labels.
+fn metric(member: &Member, name: &str) -> f64 {
+    let mut stream = TcpStream::connect(("127.0.0.1", member.port)).unwrap();
+    let headers = [("Connection", "close")];
+    let answer = exchange(&mut stream, "GET", "/metrics", &headers, b"").unwrap();
+    let text = answer.text();
+    let lines = text.lines().filter(|l| l.starts_with(name));
+    lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[test]
+fn watchers_and_readers_of_a_copy_cost_the_cluster_nothing() {
+    const WATCHERS: usize = 200;
+    const WRITES: usize = 100;
+    let dir = scratch("copy");
+    let mut members = members(&dir, 3);
+    crate::block_on(async {
+        let remote = ready(endpoints(&members)).await;
+        let mirror = Mirror::open(remote.clone(), "/registry/").await.unwrap();
+        let keys = || KeyRange::prefix("/registry/pods/");
+        let mut watches = Vec::new();
+        for _ in 0..WATCHERS {
+            watches.push(mirror.watch(WatchRequest::new(keys())).await.unwrap());
+        }
+        let watchers: f64 =
+            members.iter().map(|m| metric(m, "etcd_debugging_mvcc_watcher_total")).sum();
+        assert!(watchers <= 1.0, "{watchers} watchers in etcd");
+        let mut last = None;
+        for n in 0..WRITES {
+            // Half of them by somebody else, and the stream changes its member on the way.
+            let store: &dyn wharf_etcd::Store = if n % 2 == 0 { &mirror } else { &remote };
+            if n == WRITES / 2 {
+                members[0].kill();
+            }
+            let put = Put::new(format!("/registry/pods/n/{n}"), n.to_string());
+            // A write whose fate is unknown is written again: the last one counts.
+            let done = loop {
+                match store.put(put.clone()).await {
+                    Ok(done) => break done,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            };
+            last = Some(done.revision);
+            let all = mirror.range(Range::new(keys())).await.unwrap();
+            assert!(all.revision >= done.revision);
+            assert_eq!(all.kvs.len(), n + 1);
+        }
+        for watch in &mut watches {
+            let mut seen = Vec::new();
+            while seen.last() != last.as_ref() {
+                if let WatchItem::Events { events, .. } = watch.next().await.unwrap() {
+                    seen.extend(events.iter().map(|e| e.kv.mod_revision()));
+                }
+            }
+            let ordered = seen.windows(2).all(|w| w[0] < w[1]);
+            assert!(ordered && seen.len() >= WRITES, "{seen:?}");
+        }
+    });
     drop(members);
 }
 

@@ -46,6 +46,7 @@ const PARTS: &[Part] = &[
     ("network", network::measure),
     ("etcd", etcd::measure),
     ("kube", kube::measure),
+    ("scale", kube::scale),
     ("ship", ship::measure),
     ("build", build::measure),
     // Last, because it has to build the runtime's examples.

@@ -341,6 +341,24 @@ impl Core {
         self.keep(kv);
     }
 
+    /// Takes over what another store shows at a revision; before that there is no history.
+    pub(crate) fn copy(&mut self, kvs: Vec<Kv>, at: Revision) {
+        for kv in kvs {
+            self.weight += kv.weight();
+            self.index.push(kv);
+        }
+        self.compacted = at;
+        self.arrive(at);
+    }
+
+    /// Takes over what another store did up to a revision; gives the changes that readers see from now on.
+    pub(crate) fn take_over(&mut self, versions: Vec<Kv>, through: Revision) -> Vec<Event> {
+        let since = self.visible;
+        versions.into_iter().for_each(|kv| self.keep(kv));
+        self.arrive(through);
+        self.events(since.next(), |_| true, usize::MAX).0
+    }
+
     /// Takes over a batch that was read back from the log.
     pub(crate) fn replay(&mut self, batch: &[u8], now: Instant) -> Result<(), Unreadable> {
         for record in record::read(batch)? {
@@ -434,6 +452,8 @@ impl Core {
             count += 1;
             if kvs.len() < limit {
                 kvs.push(kv.clone());
+            } else if range.uncounted {
+                break;
             }
         }
         if range.keys_only {

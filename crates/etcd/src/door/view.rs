@@ -63,6 +63,8 @@ pub(super) fn range_in(request: RangeRequest) -> Result<(Range, View), Status> {
         limit: if whole { 0 } else { view.limit },
         keys_only: request.keys_only && target != SortTarget::Value,
         count_only: request.count_only,
+        uncounted: false,
+        local: request.serializable,
     };
     Ok((range, view))
 }

@@ -28,7 +28,7 @@ use crate::core::{Batch, Core, Rules, check_shape, writes};
 use crate::disk::{Disk, Folder};
 use crate::error::StoreError;
 use crate::hub::Hub;
-use crate::kv::{LeaseId, Revision};
+use crate::kv::{Kv, LeaseId, Revision};
 use crate::log::{LogError, io_error};
 use crate::recover;
 use crate::store::{
@@ -149,6 +149,22 @@ impl Embedded {
         let rules =
             Rules { volatile: settings.volatile.clone(), quota: settings.quota, diskless: true };
         Embedded::start(Core::new(rules), None, settings)
+    }
+
+    /// A store in memory that begins with what another one shows at a revision.
+    pub(crate) fn copied(kvs: Vec<Kv>, at: Revision) -> io::Result<Embedded> {
+        let mut core = Core::new(Rules { diskless: true, ..Rules::default() });
+        core.copy(kvs, at);
+        Embedded::start(core, None, &Settings::default())
+    }
+
+    /// Takes over what the other store did up to a revision.
+    pub(crate) fn take_over(&self, versions: Vec<Kv>, through: Revision) {
+        let mut state = self.shared.state.write();
+        let events = state.core.take_over(versions, through);
+        let mut hub = self.shared.hub.lock();
+        drop(state);
+        hub.hand_out(&events, through);
     }
 
     /// Opens the store in `dir`, making it if need be. Blocks while it is read back.

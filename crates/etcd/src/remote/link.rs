@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
@@ -11,11 +12,12 @@ use wharf_base::sync::Mutex;
 
 use super::{Cluster, is_lost};
 use crate::error::StoreError;
-use crate::proto::etcdserverpb::AuthenticateRequest;
 use crate::proto::etcdserverpb::auth_client::AuthClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::lease_client::LeaseClient;
+use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::etcdserverpb::watch_client::WatchClient;
+use crate::proto::etcdserverpb::{AuthenticateRequest, StatusRequest};
 use crate::wire;
 
 /// How long a member may take to let somebody in.
@@ -23,6 +25,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// How long a member may take to answer. Etcd itself gives up after seven seconds.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long the members' versions are remembered.
+const VERSIONS: Duration = Duration::from_secs(60);
 
 /// How long a silent connection is believed in.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -36,6 +41,8 @@ struct Shared {
     current: AtomicUsize,
     user: Option<(String, String)>,
     token: Mutex<Option<String>>,
+    /// What was found out of the members' progress, and when.
+    progress: Mutex<Option<(Instant, bool)>>,
 }
 
 /// A connection to one member, as whoever is signed in.
@@ -58,7 +65,26 @@ impl Links {
             current: AtomicUsize::new(0),
             user: cluster.user,
             token: Mutex::new(None),
+            progress: Mutex::new(None),
         })))
+    }
+
+    /// Whether every member tells its progress only behind what it has delivered. Before 3.4.25 and 3.5.8 they did
+    /// not (etcd's issue 15220); a member that does not answer may be of those.
+    pub(super) async fn tells_progress(&self) -> bool {
+        if let Some((when, told)) = *self.0.progress.lock()
+            && when.elapsed() < VERSIONS
+        {
+            return told;
+        }
+        let mut told = true;
+        for channel in &self.0.channels {
+            let mut member = MaintenanceClient::new(channel.clone());
+            let status = member.status(timed(StatusRequest {})).await;
+            told &= status.is_ok_and(|s| is_orderly(&s.get_ref().version));
+        }
+        *self.0.progress.lock() = Some((Instant::now(), told));
+        told
     }
 
     /// Fetches a token, if there is a user.
@@ -175,6 +201,17 @@ impl Link {
     }
 }
 
+/// Whether a member of this version delivers before it tells its progress.
+fn is_orderly(version: &str) -> bool {
+    let numbers: Vec<u64> = version.split(['.', '-', '+']).map_while(|n| n.parse().ok()).collect();
+    match numbers[..] {
+        [3, 4, patch, ..] => patch >= 25,
+        [3, 5, patch, ..] => patch >= 8,
+        [major, minor, ..] => (major, minor) > (3, 5),
+        _ => false,
+    }
+}
+
 fn timed<M>(message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(ANSWER);
@@ -205,4 +242,20 @@ fn channel(url: &str, cluster: &Cluster) -> Result<Channel, StoreError> {
         endpoint = endpoint.tls_config(tls).map_err(refused)?;
     }
     Ok(endpoint.connect_lazy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_members_are_known_by_their_versions() {
+        let check = |version: &str| is_orderly(version);
+        for orderly in ["3.4.25", "3.5.8", "3.5.30", "3.6.0-rc.1", "3.10.0", "4.0.0"] {
+            assert!(check(orderly), "{orderly}");
+        }
+        for other in ["3.4.23", "3.4.23+dfsg", "3.5.7", "3.3.27", "2.3.8", "", "new"] {
+            assert!(!check(other), "{other}");
+        }
+    }
 }

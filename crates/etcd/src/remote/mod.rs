@@ -50,6 +50,11 @@ impl Remote {
         Ok(Remote { links })
     }
 
+    /// Whether a watch's progress can be believed.
+    pub(crate) async fn tells_progress(&self) -> bool {
+        self.links.tells_progress().await
+    }
+
     async fn ask_range(&self, range: Range) -> Result<RangeReply, StoreError> {
         let request = wire::range_out(&range);
         let reply = self
