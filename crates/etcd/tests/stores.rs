@@ -7,7 +7,7 @@ mod suite;
 use std::time::Duration;
 use wharf_etcd::{
     Cluster, Door, Embedded, KeyRange, LogError, Member, Put, Remote, Revision, Settings,
-    Store as _, StoreError, WatchItem, WatchRequest,
+    Store as _, StoreError, Users, WatchItem, WatchRequest,
 };
 
 #[tokio::test]
@@ -41,7 +41,8 @@ async fn the_store_behind_its_own_door_passes_the_suite() {
         peer_urls: Vec::new(),
         progress: Duration::from_secs(600),
     };
-    let mut door = Door::new(Embedded::in_memory(&Settings::default()).unwrap(), member);
+    let mut door =
+        Door::new(Embedded::in_memory(&Settings::default()).unwrap(), member, Users::default());
     let address = door.listen("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
     let server = tokio::spawn(door.serve(std::future::pending()));
     let endpoints = vec![format!("http://{address}")];

@@ -15,6 +15,7 @@ mod member;
 #[path = "../../../crates/etcd/tests/suite/mod.rs"]
 mod suite;
 mod tour;
+mod users;
 
 /// Threads and timers for a test that talks to stores.
 fn block_on<T>(work: impl Future<Output = T>) -> T {

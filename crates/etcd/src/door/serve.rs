@@ -16,7 +16,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Host, MAX_REQUEST, Member, VERSION};
+use super::{Host, MAX_REQUEST, Member, Users, VERSION};
 use crate::embedded::{Embedded, Status};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -66,8 +66,8 @@ pub enum ServeError {
 
 impl Door {
     /// A door without sockets.
-    pub fn new(store: Embedded, member: Member) -> Door {
-        Door { host: Host::new(store, member), sockets: Vec::new() }
+    pub fn new(store: Embedded, member: Member, users: Users) -> Door {
+        Door { host: Host::new(store, member, users), sockets: Vec::new() }
     }
 
     /// Listens on `address`; gives the one that it got, should the port be 0.
@@ -164,9 +164,9 @@ impl<S> Layer<S> for Probes {
     }
 }
 
-impl<S, B> Service<http::Request<B>> for Probed<S>
+impl<S> Service<http::Request<Body>> for Probed<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -178,7 +178,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         match plain(&self.host, request.uri().path()) {
             Some(answer) => Box::pin(std::future::ready(Ok(answer))),
             None => {
