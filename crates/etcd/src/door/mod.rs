@@ -5,9 +5,12 @@
 mod auth;
 mod caller;
 mod cluster;
+mod election;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod queue;
 mod serve;
 mod view;
 mod watch;

@@ -24,6 +24,8 @@ use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 
 /// What a message may have beyond the request in it.
 const OVERHEAD: usize = 512 << 10;
@@ -144,6 +146,8 @@ fn routes(host: &Host) -> Routes {
         .add_service(ClusterServer::new(host.clone()))
         .add_service(MaintenanceServer::new(host.clone()))
         .add_service(AuthServer::new(host.clone()))
+        .add_service(LockServer::new(host.clone()))
+        .add_service(ElectionServer::new(host.clone()))
 }
 
 /// Answers `/health` and `/version` in plain HTTP, as etcd does on the same port.
