@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod gateway;
 #[path = "../../../crates/apiserver/tests/golden.rs"]
 mod golden;
 mod history;

@@ -6,6 +6,7 @@ mod auth;
 mod caller;
 mod cluster;
 mod election;
+mod gateway;
 mod kv;
 mod lease;
 mod lock;

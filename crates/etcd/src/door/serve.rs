@@ -16,6 +16,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::gateway;
 use super::{Host, MAX_REQUEST, Member, Users, VERSION};
 use crate::embedded::{Embedded, Status};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -150,13 +151,15 @@ fn routes(host: &Host) -> Routes {
         .add_service(ElectionServer::new(host.clone()))
 }
 
-/// Answers `/health` and `/version` in plain HTTP, as etcd does on the same port.
+/// Answers plain HTTP beside gRPC, as etcd does on the same port: `/health`, `/version`, `/metrics`, and the API
+/// in JSON.
 #[derive(Clone)]
 struct Probes(Host);
 
 #[derive(Clone)]
 struct Probed<S> {
     host: Host,
+    routes: Routes,
     inner: S,
 }
 
@@ -164,7 +167,7 @@ impl<S> Layer<S> for Probes {
     type Service = Probed<S>;
 
     fn layer(&self, inner: S) -> Probed<S> {
-        Probed { host: self.0.clone(), inner }
+        Probed { host: self.0.clone(), routes: routes(&self.0), inner }
     }
 }
 
@@ -183,6 +186,10 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if gateway::path(request.uri().path()).is_some() {
+            let (host, routes) = (self.host.clone(), self.routes.clone());
+            return Box::pin(async move { Ok(gateway::answer(&host, routes, request).await) });
+        }
         match plain(&self.host, request.uri().path()) {
             Some(answer) => Box::pin(std::future::ready(Ok(answer))),
             None => {
