@@ -127,7 +127,7 @@ impl Maintenance for Host {
         self.admin(&r)?;
         // The leader may stay where it is, and be nowhere else.
         match r.get_ref().target_id == self.member_id {
-            true => Ok(Response::new(MoveLeaderResponse { header: self.header_now() })),
+            true => Ok(Response::new(MoveLeaderResponse { header: None })),
             false => Err(Status::failed_precondition("etcdserver: bad leader transferee")),
         }
     }
