@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tower_service::Service as _;
-use wharf_etcd::{Door, Embedded, Member, Settings, Store as _};
+use wharf_etcd::{Door, Embedded, Member, Settings, Store as _, Users};
 
 const METHODS: &[&str] = &[
     "KV/Range",
@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
         peer_urls: Vec::new(),
         progress: Duration::from_secs(600),
     };
-    let mut service = Door::new(store.clone(), member).service();
+    let mut service = Door::new(store.clone(), member, Users::default()).service();
     let method = METHODS[usize::from(*first) % METHODS.len()];
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let frame = [&[0], &length[..], message].concat();

@@ -26,11 +26,18 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// The crate that reads its definitions as it runs, to tell JSON from them, and the file that has them.
+const DESCRIBED: (&str, &str) = ("etcd", "descriptors.bin");
+
 /// The code of one crate, by file name.
-fn generate(name: &str) -> Result<BTreeMap<OsString, String>> {
+fn generate(name: &str) -> Result<BTreeMap<OsString, Vec<u8>>> {
     let from = root().join("crates").join(name).join("proto");
     let definitions = files(&from)?;
-    let set = protox::compile(&definitions, [&from]).context("compile the definitions")?;
+    let mut compiler = protox::Compiler::new([&from]).context("read the definitions")?;
+    compiler.include_imports(true);
+    compiler.open_files(&definitions).context("compile the definitions")?;
+    let described = compiler.encode_file_descriptor_set();
+    let set = compiler.include_source_info(true).file_descriptor_set();
     let scratch = root().join("target/protos").join(format!("{name}-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     tonic_prost_build::configure()
@@ -39,16 +46,19 @@ fn generate(name: &str) -> Result<BTreeMap<OsString, String>> {
         .out_dir(&scratch)
         .compile_fds(set)
         .context("generate code")?;
-    let written = read(&scratch);
+    let mut written = read(&scratch)?;
     fs::remove_dir_all(&scratch)?;
-    written
+    if name == DESCRIBED.0 {
+        written.insert(DESCRIBED.1.into(), described);
+    }
+    Ok(written)
 }
 
-/// The files of a folder by name, with their text.
-fn read(dir: &Path) -> Result<BTreeMap<OsString, String>> {
+/// The files of a folder by name, with their content.
+fn read(dir: &Path) -> Result<BTreeMap<OsString, Vec<u8>>> {
     let mut found = BTreeMap::new();
     for path in files(dir)? {
-        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         found.insert(path.file_name().unwrap_or_default().to_owned(), text);
     }
     Ok(found)

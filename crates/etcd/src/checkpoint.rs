@@ -1,16 +1,20 @@
 //! A whole state in one file: the start of the log's replay, and etcd's snapshot.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Instant;
 
+use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::auth::{Auth, Row};
 use crate::bolt::{self, Bolt, BoltError, Bucket, Rows};
 use crate::core::{Core, Outline};
 use crate::disk::{Disk, DiskFile};
 use crate::kv::{Kv, LeaseId, Revision};
 use crate::log::{LogError, io_error};
 use crate::pair;
+use crate::proto::authpb;
 
 /// Bytes of the checksum behind the database.
 pub(crate) const TRAILER: usize = 32;
@@ -19,8 +23,11 @@ pub(crate) const TRAILER: usize = 32;
 const CHUNK: usize = 1 << 20;
 
 /// Etcd's buckets that this store has no use for; etcd expects them to exist.
-const EMPTY: [&str; 7] =
-    ["alarm", "auth", "authRoles", "authUsers", "cluster", "members", "members_removed"];
+const EMPTY: [&str; 4] = ["alarm", "cluster", "members", "members_removed"];
+
+/// Etcd's keys of whether users are asked for, and of how often they changed.
+const AUTH_ENABLED: &[u8] = b"authEnabled";
+const AUTH_REVISION: &[u8] = b"authRevision";
 
 /// What etcd does not know.
 const OWN: &str = "wharf";
@@ -53,8 +60,12 @@ pub(crate) fn write(outline: &Outline, versions: &[Kv], to: &mut dyn Write) -> i
         (b"alarm".to_vec(), vec![u8::from(outline.alarm)]),
         (b"head".to_vec(), outline.head.0.to_be_bytes().to_vec()),
     ]);
+    let [auth, roles, users] = auth_rows(&outline.auth);
     let (keys, leases, none) = (Versions(versions), Pairs(leases), Pairs(Vec::new()));
     let mut buckets: Vec<_> = EMPTY.iter().map(|name| Bucket { name, rows: &none }).collect();
+    buckets.push(Bucket { name: "auth", rows: &auth });
+    buckets.push(Bucket { name: "authRoles", rows: &roles });
+    buckets.push(Bucket { name: "authUsers", rows: &users });
     buckets.push(Bucket { name: "key", rows: &keys });
     buckets.push(Bucket { name: "lease", rows: &leases });
     buckets.push(Bucket { name: "meta", rows: &meta });
@@ -63,6 +74,17 @@ pub(crate) fn write(outline: &Outline, versions: &[Kv], to: &mut dyn Write) -> i
     bolt::write(&buckets, &mut to)?;
     let sum = to.sum.finalize();
     to.to.write_all(&sum)
+}
+
+/// Users and roles as etcd's buckets have them.
+fn auth_rows(auth: &Auth) -> [Pairs; 3] {
+    let state = vec![
+        (AUTH_ENABLED.to_vec(), vec![u8::from(auth.is_enabled())]),
+        (AUTH_REVISION.to_vec(), auth.revision().to_be_bytes().to_vec()),
+    ];
+    let roles = auth.roles().map(|(name, is)| (name.clone().into_bytes(), is.encode_to_vec()));
+    let users = auth.users().map(|(name, is)| (name.clone().into_bytes(), is.encode_to_vec()));
+    [Pairs(state), Pairs(roles.collect()), Pairs(users.collect())]
 }
 
 /// Writes the checkpoint before segment `number`; it is durable when this returns.
@@ -114,7 +136,11 @@ pub(crate) fn load_into(
         }
     };
     let bolt = Bolt::open(file).map_err(failed)?;
-    core.restore(&outline(&bolt).map_err(failed)?, now);
+    let mut outline = outline(&bolt).map_err(failed)?;
+    let damaged = |what| LogError::Damaged { file: name.to_owned(), at: 0, what };
+    let auth = auth_of(&bolt).map_err(failed)?;
+    outline.auth = Arc::new(auth.ok_or(damaged("a user or a role cannot be read"))?);
+    core.restore(&outline, now);
     let mut unreadable = false;
     let found = bolt.each("key", &mut |key, value| match pair::version(key, value) {
         Some(kv) => core.adopt(kv),
@@ -125,7 +151,35 @@ pub(crate) fn load_into(
         (true, true) => "a version of a key cannot be read",
         (false, _) => "there is no bucket of keys",
     };
-    Err(LogError::Damaged { file: name.to_owned(), at: 0, what })
+    Err(damaged(what))
+}
+
+/// Users and roles; nothing if one cannot be read.
+fn auth_of(bolt: &Bolt<'_>) -> Result<Option<Auth>, BoltError> {
+    let mut auth = Auth::default();
+    let mut readable = true;
+    let mut take = |row: Option<Row>| match row {
+        Some(row) => auth.apply(row),
+        None => readable = false,
+    };
+    let name = |key: &[u8]| String::from_utf8(key.to_vec()).ok();
+    bolt.each("authRoles", &mut |key, value| {
+        let role = name(key).zip(authpb::Role::decode(value).ok());
+        take(role.map(|(name, is)| Row::Role { name, is: Some(is) }));
+    })?;
+    bolt.each("authUsers", &mut |key, value| {
+        let user = name(key).zip(authpb::User::decode(value).ok());
+        take(user.map(|(name, is)| Row::User { name, is: Some(is) }));
+    })?;
+    // Etcd counts from 1; what has no count has no users.
+    let (mut enabled, mut revision) = (false, 1);
+    bolt.each("auth", &mut |key, value| match key {
+        AUTH_ENABLED => enabled = value == [1],
+        AUTH_REVISION => revision = number_of(value).map_or(1, i64::cast_unsigned).max(1),
+        _ => (),
+    })?;
+    take(Some(Row::State { enabled, revision }));
+    Ok(readable.then_some(auth))
 }
 
 fn outline(bolt: &Bolt<'_>) -> Result<Outline, BoltError> {

@@ -1,5 +1,6 @@
 //! Why a store refuses a request.
 
+use crate::auth::AuthError;
 use crate::kv::Revision;
 
 /// What can be wrong with a request, or with the store.
@@ -53,6 +54,9 @@ pub enum StoreError {
     /// The store has reached its size limit; delete, compact and disarm the alarm.
     #[error("database space exceeded")]
     NoSpace,
+    /// The user may not do this, or nobody knows who asks.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The disk refused a write. Whether this request happened shows when it takes writes again.
     #[error("the store's disk does not take writes: {reason}")]
     Disk {

@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod auth;
 mod autocompact;
 mod bolt;
 mod checkpoint;
@@ -38,8 +39,9 @@ mod trials;
 mod watch;
 mod wire;
 
+pub use auth::AuthError;
 pub use autocompact::{Retention, run as compact_by_itself};
-pub use door::{Door, Member, ServeError, Tls, VERSION};
+pub use door::{Door, Member, ServeError, Tls, Users, VERSION};
 pub use embedded::{Embedded, Hash, Settings, Status};
 pub use error::StoreError;
 pub use kv::{Kv, LeaseId, Revision};

@@ -24,3 +24,9 @@ pub(crate) mod mvccpb {
 pub(crate) mod etcdserverpb {
     include!("proto/etcdserverpb.rs");
 }
+pub(crate) mod v3electionpb {
+    include!("proto/v3electionpb.rs");
+}
+pub(crate) mod v3lockpb {
+    include!("proto/v3lockpb.rs");
+}

@@ -3,12 +3,13 @@
 #![cfg(test)]
 #![allow(clippy::panic_in_result_fn, reason = "tests: an error is the crash that they provoke")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use wharf_base::clock::Clock;
 
+use crate::auth::{Caller, Change};
 use crate::checkpoint;
 use crate::core::{Core, Rules};
 use crate::kv::{LeaseId, Revision};
@@ -52,6 +53,18 @@ enum Step {
     Compact {
         back: i64,
     },
+    /// A user comes or goes.
+    User {
+        user: u8,
+    },
+    /// A role comes or goes, from its users too.
+    Role {
+        role: u8,
+    },
+    GrantRole {
+        user: u8,
+        role: u8,
+    },
     /// Everything staged so far goes to the disk.
     Commit,
     /// The log is left behind a checkpoint.
@@ -71,6 +84,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..3u8).prop_map(|lease| Step::Revoke { lease }),
         1 => (1..8u64).prop_map(|seconds| Step::Wait { seconds }),
         1 => (0..6i64).prop_map(|back| Step::Compact { back }),
+        1 => (0..3u8).prop_map(|user| Step::User { user }),
+        1 => (0..3u8).prop_map(|role| Step::Role { role }),
+        1 => (0..3u8, 0..3u8).prop_map(|(user, role)| Step::GrantRole { user, role }),
         4 => Just(Step::Commit),
         1 => Just(Step::Checkpoint),
     ];
@@ -86,6 +102,11 @@ struct Model {
     states: BTreeMap<i64, BTreeMap<Vec<u8>, Cell>>,
     leases: BTreeMap<LeaseId, (i64, Instant)>,
     compacted: i64,
+    /// The roles of each user.
+    users: BTreeMap<u8, BTreeSet<u8>>,
+    roles: BTreeSet<u8>,
+    /// Changes of them.
+    changes: u64,
 }
 
 impl Model {
@@ -213,10 +234,57 @@ impl Trial {
                 }
                 while self.core.prune(2) {}
             }
+            Step::User { .. } | Step::Role { .. } | Step::GrantRole { .. } => self.manage(step),
             Step::Commit => return self.commit(),
             Step::Checkpoint => return self.checkpoint(),
         }
         Ok(())
+    }
+
+    /// A step that changes users or roles.
+    fn manage(&mut self, step: &Step) {
+        match step {
+            Step::User { user } => {
+                let gone = self.model.users.remove(user).is_some();
+                if !gone {
+                    self.model.users.insert(*user, BTreeSet::new());
+                }
+                let (name, password) = (format!("u{user}"), "hash".into());
+                self.account(match gone {
+                    true => Change::DeleteUser { name },
+                    false => Change::AddUser { name, password, no_password: false },
+                });
+            }
+            Step::Role { role } => {
+                let gone = self.model.roles.remove(role);
+                if !gone {
+                    self.model.roles.insert(*role);
+                }
+                self.model.users.values_mut().for_each(|held| {
+                    held.remove(role);
+                });
+                let name = format!("r{role}");
+                self.account(match gone {
+                    true => Change::DeleteRole { name },
+                    false => Change::AddRole { name },
+                });
+            }
+            Step::GrantRole { user, role } => {
+                let known = self.model.roles.contains(role);
+                if let Some(held) = self.model.users.get_mut(user).filter(|_| known)
+                    && held.insert(*role)
+                {
+                    let (user, role) = (format!("u{user}"), format!("r{role}"));
+                    self.account(Change::GrantRole { user, role });
+                }
+            }
+            _ => (),
+        }
+    }
+
+    fn account(&mut self, change: Change) {
+        self.model.changes += 1;
+        self.core.change_auth(&Caller::Owner, change).unwrap();
     }
 
     fn txn(&mut self, txn: Txn) {
@@ -319,6 +387,15 @@ fn matches(core: &Core, model: &Model) -> Result<(), String> {
     let expected: Vec<_> = model.leases.iter().map(|(id, l)| (*id, l.0)).collect();
     if leases != expected {
         return Err(format!("leases {leases:?} in place of {expected:?}"));
+    }
+    let auth = core.auth();
+    let users: BTreeMap<String, Vec<String>> =
+        auth.users().map(|(name, user)| (name.clone(), user.roles.clone())).collect();
+    let roles: Vec<String> = auth.roles().map(|(name, _)| name.clone()).collect();
+    let names = |roles: &BTreeSet<u8>| roles.iter().map(|r| format!("r{r}")).collect();
+    let expected = model.users.iter().map(|(n, held)| (format!("u{n}"), names(held))).collect();
+    if (&users, &roles, auth.revision()) != (&expected, &names(&model.roles), model.changes + 1) {
+        return Err(format!("{users:?} and {roles:?} in place of {expected:?}"));
     }
     watched(core, model)
 }

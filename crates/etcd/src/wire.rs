@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use tonic::{Code, Status};
 
+use crate::auth::AuthError;
 use crate::error::StoreError;
 use crate::kv::{Kv, LeaseId, Revision, Stamp};
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -53,11 +54,41 @@ const TEXTS: &[(StoreError, Code, &str)] = &[
 
 /// The status that etcd answers with.
 pub(crate) fn status(error: &StoreError) -> Status {
+    if let StoreError::Auth(e) = error {
+        return auth_status(*e);
+    }
     let kind = std::mem::discriminant(error);
     match TEXTS.iter().find(|(e, ..)| std::mem::discriminant(e) == kind) {
         Some((_, code, text)) => Status::new(*code, *text),
         None => Status::unavailable(format!("etcdserver: {error}")),
     }
+}
+
+/// The same for what has to do with users.
+pub(crate) fn auth_status(error: AuthError) -> Status {
+    use AuthError as E;
+    let code = match error {
+        E::NoRootUser
+        | E::NoRootRole
+        | E::UserExists
+        | E::UserNotFound
+        | E::RoleExists
+        | E::RoleNotFound
+        | E::RoleNotGranted
+        | E::PermissionNotGranted
+        | E::NotEnabled => Code::FailedPrecondition,
+        E::UserEmpty
+        | E::RoleEmpty
+        | E::Failed
+        | E::PermissionNotGiven
+        | E::InvalidManagement
+        | E::OldRevision => Code::InvalidArgument,
+        E::Denied => Code::PermissionDenied,
+        E::InvalidToken => Code::Unauthenticated,
+        // Etcd has no code for it.
+        E::NoPassword => return Status::unknown(format!("auth: {error}")),
+    };
+    Status::new(code, format!("etcdserver: {error}"))
 }
 
 /// The error behind a status.

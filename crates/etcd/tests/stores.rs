@@ -7,7 +7,7 @@ mod suite;
 use std::time::Duration;
 use wharf_etcd::{
     Cluster, Delete, Door, Embedded, EventKind, KeyRange, LogError, Member, Mirror, Put, Range,
-    Remote, Revision, Settings, Store as _, StoreError, WatchItem, WatchRequest,
+    Remote, Revision, Settings, Store as _, StoreError, Users, WatchItem, WatchRequest,
 };
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn behind_a_door(store: Embedded) -> (Remote, tokio::task::JoinHandle<()>)
         peer_urls: Vec::new(),
         progress: Duration::from_secs(600),
     };
-    let mut door = Door::new(store, member);
+    let mut door = Door::new(store, member, Users::default());
     let address = door.listen("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
     let server = tokio::spawn(async move { drop(door.serve(std::future::pending()).await) });
     let endpoints = vec![format!("http://{address}")];

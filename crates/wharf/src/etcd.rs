@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
-use wharf_etcd::{Door, Embedded, Member, Retention, Settings, Tls};
+use wharf_etcd::{Door, Embedded, Member, Retention, Settings, Tls, Users};
 
 /// The cluster's store: etcd's v3 API over one member.
 #[derive(Debug, Parser)]
@@ -72,6 +72,14 @@ struct Serve {
     /// URLs that clients are told [default: those of --listen-client-urls]
     #[arg(long, env = "ETCD_ADVERTISE_CLIENT_URLS", value_delimiter = ',')]
     advertise_client_urls: Vec<String>,
+    /// URLs that other members would be told; there are none, but clients ask
+    #[arg(
+        long,
+        env = "ETCD_INITIAL_ADVERTISE_PEER_URLS",
+        value_delimiter = ',',
+        default_value = "http://localhost:2380"
+    )]
+    initial_advertise_peer_urls: Vec<String>,
     /// A name that all members of a cluster share
     #[arg(long, env = "ETCD_INITIAL_CLUSTER_TOKEN", default_value = "etcd-cluster")]
     initial_cluster_token: String,
@@ -121,6 +129,15 @@ struct Serve {
     /// History that is kept: hours or a duration such as 30m, or a number of revisions; 0 keeps everything
     #[arg(long, env = "ETCD_AUTO_COMPACTION_RETENTION", default_value = "0")]
     auto_compaction_retention: String,
+    /// What signing in gives: simple tokens, which end with the member
+    #[arg(long, env = "ETCD_AUTH_TOKEN", value_parser = ["simple"], default_value = "simple")]
+    auth_token: String,
+    /// Seconds that a token is good for after its last use
+    #[arg(long, env = "ETCD_AUTH_TOKEN_TTL", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    auth_token_ttl: u64,
+    /// How much work a password's hash is, as a power of two
+    #[arg(long, env = "ETCD_BCRYPT_COST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=31))]
+    bcrypt_cost: u32,
     /// What to log: debug, info, warn, error
     #[arg(long, env = "ETCD_LOG_LEVEL", default_value = "info")]
     log_level: LevelFilter,
@@ -223,7 +240,9 @@ async fn serve(flags: &Serve) -> Result<()> {
     if let Some(retention) = retention {
         tasks.spawn(wharf_etcd::compact_by_itself(store.clone(), retention));
     }
-    let mut door = Door::new(store, member(flags));
+    let token_ttl = Duration::from_secs(flags.auth_token_ttl);
+    let users = Users { token_ttl, bcrypt_cost: flags.bcrypt_cost };
+    let mut door = Door::new(store, member(flags), users);
     for url in listen {
         let tls = match (url.secure, &tls) {
             (false, _) => None,
@@ -278,7 +297,7 @@ fn member(flags: &Serve) -> Member {
         name: flags.name.clone(),
         token: flags.initial_cluster_token.clone(),
         client_urls,
-        peer_urls: Vec::new(),
+        peer_urls: flags.initial_advertise_peer_urls.clone(),
         progress: flags.experimental_watch_progress_notify_interval,
     }
 }
@@ -363,6 +382,11 @@ mod tests {
         let flags = Flags::try_parse_from(line.split_whitespace()).unwrap().serve;
         assert!(flags.client_cert_auth);
         assert_eq!(flags.listen_client_urls.len(), 2);
+        for wrong in ["--auth-token=jwt,sign-method=RS256", "--bcrypt-cost=3", "--auth-token-ttl=0"]
+        {
+            let refused = Flags::try_parse_from(["etcd", wrong]).unwrap_err().to_string();
+            assert!(refused.contains(wrong.split('=').next().unwrap()), "{refused}");
+        }
         let refused = Flags::try_parse_from(["etcd", "--enable-v2"]).unwrap_err().to_string();
         assert!(refused.contains("--enable-v2"), "{refused}");
     }

@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod gateway;
 #[path = "../../../crates/apiserver/tests/golden.rs"]
 mod golden;
 mod history;
@@ -15,6 +16,7 @@ mod member;
 #[path = "../../../crates/etcd/tests/suite/mod.rs"]
 mod suite;
 mod tour;
+mod users;
 
 /// Threads and timers for a test that talks to stores.
 fn block_on<T>(work: impl Future<Output = T>) -> T {

@@ -85,9 +85,7 @@ fn etcdctl_looks_after_a_member() {
     // What there is not is refused by its name.
     for (words, named) in [
         (&["member", "add", "two", "--peer-urls=http://127.0.0.1:1"][..], "member add"),
-        (&["user", "add", "u:p"], "user add"),
-        (&["role", "list"], "role list"),
-        (&["auth", "enable"], "auth enable"),
+        (&["move-leader", "1"], "bad leader transferee"),
     ] {
         let refused = m.ctl(words);
         assert!(refused.code != 0 && refused.stderr.contains(named), "{}", refused.stderr);
@@ -158,6 +156,25 @@ fn certificates_keep_strangers_out() {
         let range = wharf_etcd::Range::new(wharf_etcd::KeyRange::key("a"));
         assert_eq!(wharf_etcd::Store::range(&store, range).await.unwrap().count, 1);
     });
+    // Once users are asked for, the name in the certificate is one.
+    let ctl = |line: &str| {
+        let mut command = Command::new(tools::path("etcdctl"));
+        command.env("ETCDCTL_API", "3").args([&endpoints, &authority, &cert, &key]);
+        Output::of(command.args(line.split(' ')), b"")
+    };
+    for line in [
+        "user add root:pw",
+        "user add client --no-password",
+        "role add r",
+        "role grant-permission r readwrite a",
+        "user grant-role client r",
+        "auth enable",
+    ] {
+        ctl(line).ok();
+    }
+    assert_eq!(ctl("put a 2").ok(), "OK");
+    assert!(ctl("put b 2").stderr.contains("permission denied"));
+    assert_eq!(ctl("put b 2 --user root:pw").ok(), "OK", "a password goes before a certificate");
     m.stop();
 }
 
@@ -175,7 +192,8 @@ impl Pki {
         let authority = Issuer::new(params, key);
         for name in ["server", "client"] {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
             write(&format!("{name}.crt"), params.signed_by(&key, &authority).unwrap().pem());
             write(&format!("{name}.key"), key.serialize_pem());
         }

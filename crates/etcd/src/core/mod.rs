@@ -5,14 +5,17 @@
 
 mod index;
 mod lease;
+mod permit;
 mod record;
 mod txn;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::auth::Auth;
 use crate::error::StoreError;
 use crate::kv::{Kv, LeaseId, Revision, Stamp};
 use crate::store::{Lease, LeaseRequest, Range, RangeReply};
@@ -36,6 +39,8 @@ pub(crate) struct Core {
     /// Every version from the compacted revision on, in the order of time.
     history: VecDeque<Kv>,
     leases: Leases,
+    /// Users and roles; shared with whoever looks at them.
+    auth: Arc<Auth>,
     /// The latest revision given out.
     head: Revision,
     /// The latest revision that readers see.
@@ -81,12 +86,13 @@ struct Mark {
 }
 
 /// The parts of a state that are no versions of keys, for a checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Outline {
     pub(crate) head: Revision,
     pub(crate) compacted: Revision,
     pub(crate) alarm: bool,
     pub(crate) leases: Vec<(LeaseId, i64)>,
+    pub(crate) auth: Arc<Auth>,
 }
 
 impl Core {
@@ -98,6 +104,7 @@ impl Core {
             index: Index::default(),
             history: VecDeque::new(),
             leases: Leases::default(),
+            auth: Arc::default(),
             head: one,
             visible: one,
             compacted: Revision(0),
@@ -322,7 +329,8 @@ impl Core {
         let mut leases: Vec<_> = self.leases.iter().map(|(id, held)| (id, held.ttl)).collect();
         leases.sort_unstable();
         let head = self.head.max(self.reserved);
-        Outline { head, compacted: self.compacted, alarm: self.alarm, leases }
+        let auth = Arc::clone(&self.auth);
+        Outline { head, compacted: self.compacted, alarm: self.alarm, leases, auth }
     }
 
     /// Takes over the outline of a copied state; its versions follow.
@@ -332,6 +340,7 @@ impl Core {
         }
         self.compacted = outline.compacted;
         self.alarm = outline.alarm;
+        self.auth = Arc::clone(&outline.auth);
         self.arrive(outline.head);
     }
 
@@ -372,6 +381,7 @@ impl Core {
                 Record::Compact { revision } => self.compacted = revision,
                 Record::Reserve { revision } => self.arrive(revision),
                 Record::Alarm { on } => self.alarm = on,
+                Record::Auth(row) => Arc::make_mut(&mut self.auth).apply(row),
             }
         }
         Ok(())

@@ -3,10 +3,13 @@
 //! Outcomes, because keys that are kept in memory only are left out, and compares against them would
 //! come out differently when read again.
 
+use prost::Message;
+
+use crate::auth::Row;
 use crate::kv::{LeaseId, Revision};
 
 /// Changes of one transaction, or a change of the store itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Record<'a> {
     Changes {
         revision: Revision,
@@ -31,6 +34,8 @@ pub(crate) enum Record<'a> {
     Alarm {
         on: bool,
     },
+    /// A part of users and roles.
+    Auth(Row),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +57,9 @@ const REVOKE: u8 = 3;
 const COMPACT: u8 = 4;
 const RESERVE: u8 = 5;
 const ALARM: u8 = 6;
+const AUTH: u8 = 7;
+const USER: u8 = 8;
+const ROLE: u8 = 9;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 
@@ -71,6 +79,12 @@ impl Record<'_> {
             Record::Compact { revision } => start(to, COMPACT, revision.0),
             Record::Reserve { revision } => start(to, RESERVE, revision.0),
             Record::Alarm { on } => start(to, ALARM, i64::from(*on)),
+            Record::Auth(Row::State { enabled, revision }) => {
+                start(to, AUTH, i64::from(*enabled));
+                number(to, *revision);
+            }
+            Record::Auth(Row::User { name, is }) => named(to, USER, name, is.as_ref()),
+            Record::Auth(Row::Role { name, is }) => named(to, ROLE, name, is.as_ref()),
         }
     }
 }
@@ -108,6 +122,15 @@ pub(crate) fn read(batch: &[u8]) -> Result<Vec<Record<'_>>, Unreadable> {
 fn start(to: &mut Vec<u8>, tag: u8, first: i64) {
     to.push(tag);
     number(to, first.cast_unsigned());
+}
+
+/// What is under a name from now on, as etcd stores it.
+fn named(to: &mut Vec<u8>, tag: u8, name: &str, is: Option<&impl Message>) {
+    start(to, tag, i64::from(is.is_some()));
+    slice(to, name.as_bytes());
+    if let Some(is) = is {
+        slice(to, &is.encode_to_vec());
+    }
 }
 
 /// Seven bits a byte, low ones first, as protobuf does.
@@ -152,8 +175,25 @@ impl<'a> Reader<'a> {
             COMPACT => Record::Compact { revision: Revision(first) },
             RESERVE => Record::Reserve { revision: Revision(first) },
             ALARM if first <= 1 => Record::Alarm { on: first == 1 },
+            AUTH if first <= 1 => {
+                Record::Auth(Row::State { enabled: first == 1, revision: self.number()? })
+            }
+            USER if first <= 1 => {
+                let (name, is) = self.named(first == 1)?;
+                Record::Auth(Row::User { name, is })
+            }
+            ROLE if first <= 1 => {
+                let (name, is) = self.named(first == 1)?;
+                Record::Auth(Row::Role { name, is })
+            }
             _ => return None,
         })
+    }
+
+    fn named<M: Message + Default>(&mut self, is: bool) -> Option<(String, Option<M>)> {
+        let name = String::from_utf8(self.slice()?.to_vec()).ok()?;
+        let is = if is { Some(M::decode(self.slice()?).ok()?) } else { None };
+        Some((name, is))
     }
 
     fn change(&mut self) -> Option<Change<'a>> {
@@ -204,10 +244,13 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::authpb::{Permission, Role, User};
 
     #[test]
     fn records_are_read_as_written() {
         let lease = LeaseId::from_wire(i64::MIN + 3);
+        let user = User { name: "u".into(), roles: vec!["r".to_owned()], ..User::default() };
+        let role = Role { name: "r".into(), key_permission: vec![Permission::default()] };
         let records = [
             Record::Changes {
                 revision: Revision(i64::MAX),
@@ -222,6 +265,11 @@ mod tests {
             Record::Compact { revision: Revision(77) },
             Record::Reserve { revision: Revision(78) },
             Record::Alarm { on: true },
+            Record::Auth(Row::State { enabled: true, revision: u64::MAX }),
+            Record::Auth(Row::User { name: "u".to_owned(), is: Some(user) }),
+            Record::Auth(Row::User { name: "u".to_owned(), is: None }),
+            Record::Auth(Row::Role { name: "r".to_owned(), is: Some(role) }),
+            Record::Auth(Row::Role { name: "r".to_owned(), is: None }),
         ];
         let mut bytes = Vec::new();
         records.iter().for_each(|r| r.write(&mut bytes));

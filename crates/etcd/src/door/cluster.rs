@@ -14,29 +14,33 @@ use crate::proto::etcdserverpb::{
 impl Cluster for Host {
     async fn member_add(
         &self,
-        _: Request<MemberAddRequest>,
+        r: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
+        self.admin(&r)?;
         Err(alone("member add"))
     }
 
     async fn member_remove(
         &self,
-        _: Request<MemberRemoveRequest>,
+        r: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.admin(&r)?;
         Err(alone("member remove"))
     }
 
     async fn member_update(
         &self,
-        _: Request<MemberUpdateRequest>,
+        r: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.admin(&r)?;
         Err(alone("member update"))
     }
 
     async fn member_list(
         &self,
-        _: Request<MemberListRequest>,
+        r: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
+        self.known(&r)?;
         let member = Member {
             id: self.member_id,
             name: self.member.name.clone(),
@@ -50,8 +54,9 @@ impl Cluster for Host {
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        r: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
+        self.admin(&r)?;
         Err(alone("member promote"))
     }
 }

@@ -4,6 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::view::{View, range_in};
 use super::{Host, MAX_REQUEST};
+use crate::auth::Caller;
 use crate::error::StoreError;
 use crate::kv::Revision;
 use crate::proto::etcdserverpb::kv_server::Kv;
@@ -11,7 +12,8 @@ use crate::proto::etcdserverpb::request_op::Request as Part;
 use crate::proto::etcdserverpb::response_op::Response as Answer;
 use crate::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+    PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
+    TxnResponse,
 };
 use crate::store::{Deleted, Op, OpReply, Store as _, Txn, TxnReply};
 use crate::wire::{self, status};
@@ -19,15 +21,16 @@ use crate::wire::{self, status};
 #[tonic::async_trait]
 impl Kv for Host {
     async fn range(&self, r: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let (range, view) = range_in(r.into_inner())?;
-        let reply = self.store.range(range).await.map_err(|e| status(&e))?;
+        let (caller, r) = self.asked(r)?;
+        let (range, view) = range_in(r)?;
+        let reply = self.store.range_for(&caller, range).map_err(|e| status(&e))?;
         let header = self.header(reply.revision);
         Ok(Response::new(RangeResponse { header, ..view.show(reply) }))
     }
 
     async fn put(&self, r: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = sized(r.into_inner())?;
-        let mut reply = self.store.put(wire::put_in(request)).await.map_err(|e| status(&e))?;
+        let (caller, r) = self.asked(r)?;
+        let mut reply = self.write(&caller, Op::Put(wire::put_in(sized(r)?))).await?;
         let prev_kv = match reply.replies.pop() {
             Some(OpReply::Put(before)) => before.as_ref().map(wire::kv_out),
             _ => None,
@@ -39,8 +42,8 @@ impl Kv for Host {
         &self,
         r: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = wire::delete_in(r.into_inner());
-        let mut reply = self.store.delete(request).await.map_err(|e| status(&e))?;
+        let (caller, r) = self.asked(r)?;
+        let mut reply = self.write(&caller, Op::Delete(wire::delete_in(r))).await?;
         let deleted = match reply.replies.pop() {
             Some(OpReply::Delete(deleted)) => deleted,
             _ => Deleted::default(),
@@ -50,8 +53,9 @@ impl Kv for Host {
     }
 
     async fn txn(&self, r: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let (txn, shape) = txn_in(sized(r.into_inner())?)?;
-        let reply = self.store.txn(txn).await.map_err(|e| status(&e))?;
+        let (caller, r) = self.asked(r)?;
+        let (txn, shape) = txn_in(sized(r)?)?;
+        let reply = self.store.txn_for(&caller, &txn).await.map_err(|e| status(&e))?;
         Ok(Response::new(self.show(reply, shape)))
     }
 
@@ -59,6 +63,7 @@ impl Kv for Host {
         &self,
         r: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
+        self.admin(&r)?;
         let request = r.into_inner();
         self.store.compact(Revision(request.revision)).await.map_err(|e| status(&e))?;
         if request.physical {
@@ -115,15 +120,23 @@ fn ops_in(ops: Vec<RequestOp>) -> Result<(Vec<Op>, Vec<Shape>), Status> {
 }
 
 impl Host {
+    async fn write(&self, caller: &Caller, op: Op) -> Result<TxnReply, Status> {
+        let txn = Txn { then: vec![op], ..Txn::default() };
+        self.store.txn_for(caller, &txn).await.map_err(|e| status(&e))
+    }
+
     fn show(&self, reply: TxnReply, shape: TxnShape) -> TxnResponse {
         let header = self.header(reply.revision);
         let shapes = if reply.succeeded { shape.then } else { shape.otherwise };
         let pairs = reply.replies.into_iter().zip(shapes);
-        let responses = pairs.map(|(reply, shape)| self.show_part(reply, shape)).collect();
+        // A part that writes tells the revision and nothing of the cluster, as etcd's do.
+        let part = ResponseHeader { revision: reply.revision.0, ..ResponseHeader::default() };
+        let responses = pairs.map(|(reply, shape)| self.show_part(reply, shape, part)).collect();
         TxnResponse { header, succeeded: reply.succeeded, responses }
     }
 
-    fn show_part(&self, reply: OpReply, shape: Shape) -> ResponseOp {
+    fn show_part(&self, reply: OpReply, shape: Shape, part: ResponseHeader) -> ResponseOp {
+        let part = Some(part);
         let response = match (reply, shape) {
             (OpReply::Range(range), Shape::Range(view)) => {
                 let header = self.header(range.revision);
@@ -131,10 +144,11 @@ impl Host {
             }
             (OpReply::Put(before), Shape::Put) => {
                 let prev_kv = before.as_ref().map(wire::kv_out);
-                Some(Answer::ResponsePut(PutResponse { header: None, prev_kv }))
+                Some(Answer::ResponsePut(PutResponse { header: part, prev_kv }))
             }
             (OpReply::Delete(deleted), Shape::Delete) => {
-                Some(Answer::ResponseDeleteRange(wire::deleted_out(&deleted)))
+                let deleted = wire::deleted_out(&deleted);
+                Some(Answer::ResponseDeleteRange(DeleteRangeResponse { header: part, ..deleted }))
             }
             (OpReply::Txn(txn), Shape::Txn(shape)) => {
                 Some(Answer::ResponseTxn(self.show(txn, shape)))

@@ -1,12 +1,15 @@
 //! The Lease service.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Host;
+use super::caller::Credentials;
+use crate::auth::Caller;
 use crate::error::StoreError;
 use crate::kv::LeaseId;
 use crate::proto::etcdserverpb::lease_server::Lease;
@@ -24,6 +27,7 @@ impl Lease for Host {
         &self,
         r: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
+        self.known(&r)?;
         let request = r.into_inner();
         let request = LeaseRequest { id: LeaseId::from_wire(request.id), ttl: request.ttl };
         let lease = self.store.grant(request).await.map_err(|e| status(&e))?;
@@ -39,8 +43,9 @@ impl Lease for Host {
         &self,
         r: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        let id = named(r.into_inner().id)?;
-        let revision = self.store.revoke(id).await.map_err(|e| status(&e))?;
+        let (caller, r) = (self.known(&r)?, r.into_inner());
+        let revision = self.store.revoke_for(&caller, named(r.id)?).await;
+        let revision = revision.map_err(|e| status(&e))?;
         Ok(Response::new(LeaseRevokeResponse { header: self.header(revision) }))
     }
 
@@ -52,9 +57,10 @@ impl Lease for Host {
         r: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let host = self.clone();
+        let credentials = Arc::new(Credentials::of(&r));
         let answers = r.into_inner().then(move |request| {
-            let host = host.clone();
-            async move { host.renew(request?.id).await }
+            let (host, credentials) = (host.clone(), Arc::clone(&credentials));
+            async move { host.renew(&host.caller(&credentials)?, request?.id).await }
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -63,9 +69,9 @@ impl Lease for Host {
         &self,
         r: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        let request = r.into_inner();
+        let (caller, request) = (self.known(&r)?, r.into_inner());
         let found = match LeaseId::from_wire(request.id) {
-            Some(id) => self.store.lease(id, request.keys).await,
+            Some(id) => self.store.lease_for(&caller, id, request.keys).await,
             None => Err(StoreError::LeaseNotFound),
         };
         let mut answer = LeaseTimeToLiveResponse {
@@ -88,9 +94,10 @@ impl Lease for Host {
 
     async fn lease_leases(
         &self,
-        _: Request<LeaseLeasesRequest>,
+        r: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
-        let mut leases = self.store.leases().await.map_err(|e| status(&e))?;
+        let caller = self.known(&r)?;
+        let mut leases = self.store.leases_for(&caller).await.map_err(|e| status(&e))?;
         leases.sort_unstable();
         let leases = leases.into_iter().map(|id| LeaseStatus { id: id.0.get() }).collect();
         Ok(Response::new(LeaseLeasesResponse { header: self.header_now(), leases }))
@@ -98,9 +105,9 @@ impl Lease for Host {
 }
 
 impl Host {
-    async fn renew(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    async fn renew(&self, caller: &Caller, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
         let renewed = match LeaseId::from_wire(id) {
-            Some(id) => self.store.keep_alive(id).await,
+            Some(id) => self.store.keep_alive_for(caller, id).await,
             None => Err(StoreError::LeaseNotFound),
         };
         let ttl = match renewed {

@@ -3,14 +3,20 @@
 //! Handlers decode, call the store once and encode. One member answers as the leader of a cluster of one.
 
 mod auth;
+mod caller;
 mod cluster;
+mod election;
+mod gateway;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod queue;
 mod serve;
 mod view;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -18,7 +24,9 @@ use sha2::{Digest as _, Sha256};
 use crate::embedded::Embedded;
 use crate::kv::Revision;
 use crate::proto::etcdserverpb::ResponseHeader;
+use caller::Tokens;
 
+pub use caller::Users;
 pub use serve::{Door, ServeError, Tls};
 
 /// The version of etcd whose API this is. Clients ask for it before they use newer calls.
@@ -49,13 +57,16 @@ struct Host {
     member: Member,
     cluster_id: u64,
     member_id: u64,
+    users: Users,
+    tokens: Arc<Tokens>,
 }
 
 impl Host {
-    fn new(store: Embedded, member: Member) -> Host {
+    fn new(store: Embedded, member: Member, users: Users) -> Host {
         let cluster_id = id(&["cluster", &member.token]);
         let member_id = id(&["member", &member.token, &member.name]);
-        Host { store, member, cluster_id, member_id }
+        let tokens = Arc::new(Tokens::new(users.token_ttl));
+        Host { store, member, cluster_id, member_id, users, tokens }
     }
 
     /// The header of an answer at `revision`.

@@ -16,7 +16,8 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Host, MAX_REQUEST, Member, VERSION};
+use super::gateway;
+use super::{Host, MAX_REQUEST, Member, Users, VERSION};
 use crate::embedded::{Embedded, Status};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -24,6 +25,8 @@ use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 
 /// What a message may have beyond the request in it.
 const OVERHEAD: usize = 512 << 10;
@@ -66,8 +69,8 @@ pub enum ServeError {
 
 impl Door {
     /// A door without sockets.
-    pub fn new(store: Embedded, member: Member) -> Door {
-        Door { host: Host::new(store, member), sockets: Vec::new() }
+    pub fn new(store: Embedded, member: Member, users: Users) -> Door {
+        Door { host: Host::new(store, member, users), sockets: Vec::new() }
     }
 
     /// Listens on `address`; gives the one that it got, should the port be 0.
@@ -144,15 +147,19 @@ fn routes(host: &Host) -> Routes {
         .add_service(ClusterServer::new(host.clone()))
         .add_service(MaintenanceServer::new(host.clone()))
         .add_service(AuthServer::new(host.clone()))
+        .add_service(LockServer::new(host.clone()))
+        .add_service(ElectionServer::new(host.clone()))
 }
 
-/// Answers `/health` and `/version` in plain HTTP, as etcd does on the same port.
+/// Answers plain HTTP beside gRPC, as etcd does on the same port: `/health`, `/version`, `/metrics`, and the API
+/// in JSON.
 #[derive(Clone)]
 struct Probes(Host);
 
 #[derive(Clone)]
 struct Probed<S> {
     host: Host,
+    routes: Routes,
     inner: S,
 }
 
@@ -160,13 +167,13 @@ impl<S> Layer<S> for Probes {
     type Service = Probed<S>;
 
     fn layer(&self, inner: S) -> Probed<S> {
-        Probed { host: self.0.clone(), inner }
+        Probed { host: self.0.clone(), routes: routes(&self.0), inner }
     }
 }
 
-impl<S, B> Service<http::Request<B>> for Probed<S>
+impl<S> Service<http::Request<Body>> for Probed<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -178,7 +185,11 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if gateway::path(request.uri().path()).is_some() {
+            let (host, routes) = (self.host.clone(), self.routes.clone());
+            return Box::pin(async move { Ok(gateway::answer(&host, routes, request).await) });
+        }
         match plain(&self.host, request.uri().path()) {
             Some(answer) => Box::pin(std::future::ready(Ok(answer))),
             None => {

@@ -4,15 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use prost::Message as _;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::caller::Credentials;
 use super::{Host, MAX_REQUEST};
+use crate::auth::Access;
 use crate::error::StoreError;
 use crate::kv::Revision;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
@@ -43,7 +46,7 @@ impl Watch for Host {
         r: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (send, receive) = mpsc::channel(QUEUE);
-        let stream = WatchStream::new(self.clone(), send);
+        let stream = WatchStream::new(self.clone(), Credentials::of(&r), send);
         // Ends when the client hangs up: then sending fails, or its requests end.
         drop(tokio::spawn(stream.run(r.into_inner())));
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
@@ -53,6 +56,7 @@ impl Watch for Host {
 /// The watches of one stream.
 struct WatchStream {
     host: Host,
+    credentials: Credentials,
     send: mpsc::Sender<Answer>,
     watches: HashMap<i64, Handle>,
     tasks: JoinSet<i64>,
@@ -73,10 +77,11 @@ struct Handle {
 struct Gone;
 
 impl WatchStream {
-    fn new(host: Host, send: mpsc::Sender<Answer>) -> WatchStream {
+    fn new(host: Host, credentials: Credentials, send: mpsc::Sender<Answer>) -> WatchStream {
         let (tell, told) = mpsc::unbounded_channel();
         WatchStream {
             host,
+            credentials,
             send,
             watches: HashMap::new(),
             tasks: JoinSet::new(),
@@ -89,12 +94,18 @@ impl WatchStream {
     }
 
     async fn run(mut self, mut requests: Streaming<WatchRequest>) {
+        let mut asking = true;
         loop {
-            // All three are channels or sets that lose nothing when another branch is taken.
+            // All of them are channels or sets that lose nothing when another branch is taken.
             let done = tokio::select! {
-                request = requests.message() => match request {
+                request = requests.message(), if asking => match request {
                     Ok(Some(request)) => self.request(request).await,
-                    Ok(None) | Err(_) => Err(Gone),
+                    // Who has asked for everything may still listen, as requests in JSON do.
+                    Ok(None) => {
+                        asking = false;
+                        Ok(())
+                    }
+                    Err(_) => Err(Gone),
                 },
                 Some((id, revision)) = self.told.recv() => self.tell_progress(id, revision).await,
                 Some(ended) = self.tasks.join_next() => self.ended(ended.ok()).await,
@@ -115,18 +126,17 @@ impl WatchStream {
         }
     }
 
-    async fn create(&mut self, create: WatchCreateRequest) -> Result<(), Gone> {
+    async fn create(&mut self, mut create: WatchCreateRequest) -> Result<(), Gone> {
+        if create.key.is_empty() {
+            // The least of all keys.
+            create.key = Bytes::from_static(&[0]);
+        }
         let keys = KeyRange::from_wire(create.key.clone(), create.range_end.clone());
+        if let Err(status) = self.permit(&keys) {
+            return self.refuse(status.message(), Some(status.code())).await;
+        }
         if let Some(reason) = refusal(&keys, &create, &self.watches) {
-            let refused = WatchResponse {
-                header: self.host.header_now(),
-                watch_id: WHOLE_STREAM,
-                created: true,
-                canceled: true,
-                cancel_reason: reason.to_owned(),
-                ..WatchResponse::default()
-            };
-            return self.answer(refused).await;
+            return self.refuse(reason, None).await;
         }
         let id = match create.watch_id {
             0 => self.free_id(),
@@ -161,6 +171,28 @@ impl WatchStream {
         let abort = self.tasks.spawn(teller.run(watch));
         self.watches.insert(id, Handle { abort, ask });
         Ok(())
+    }
+
+    fn permit(&self, keys: &KeyRange) -> Result<(), Status> {
+        let caller = self.host.caller(&self.credentials)?;
+        self.host.store.auth().may(&caller, Access::Read, keys).map_err(wire::auth_status)
+    }
+
+    /// Says that a watch is not made; a code is told in the words of gRPC in Go, which clients match on.
+    async fn refuse(&self, reason: &str, code: Option<Code>) -> Result<(), Gone> {
+        let cancel_reason = match code {
+            Some(code) => format!("rpc error: code = {code:?} desc = {reason}"),
+            None => reason.to_owned(),
+        };
+        self.answer(WatchResponse {
+            header: self.host.header_now(),
+            watch_id: WHOLE_STREAM,
+            created: true,
+            canceled: true,
+            cancel_reason,
+            ..WatchResponse::default()
+        })
+        .await
     }
 
     async fn cancel(&mut self, id: i64) -> Result<(), Gone> {

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use wharf_base::clock::Clock;
 use wharf_base::sync::{Bell, Mutex, RwLock, RwLockWriteGuard};
 
+use crate::auth::{Access, Auth, Caller, Change};
 use crate::checkpoint;
 use crate::core::{Batch, Core, Rules, check_shape, writes};
 use crate::disk::{Disk, Folder};
@@ -215,6 +216,118 @@ impl Embedded {
         Ok(outline.head)
     }
 
+    /// Users and roles as they are.
+    pub(crate) fn auth(&self) -> Arc<Auth> {
+        Arc::clone(self.shared.state.read().core.auth())
+    }
+
+    /// The same, once what it shows is durable.
+    pub(crate) fn settled_auth(&self) -> BoxFuture<'static, Result<Arc<Auth>, StoreError>> {
+        self.shared.write(|core, _| Ok(Arc::clone(core.auth())))
+    }
+
+    /// Changes users or roles.
+    pub(crate) fn change_auth(
+        &self,
+        caller: &Caller,
+        change: Change,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.shared.write(|core, _| core.change_auth(caller, change))
+    }
+
+    /// The time of the store's clock.
+    pub(crate) fn now(&self) -> Instant {
+        self.shared.clock.instant()
+    }
+
+    /// [`Store::range`] for somebody.
+    pub(crate) fn range_for(
+        &self,
+        caller: &Caller,
+        range: Range,
+    ) -> Result<RangeReply, StoreError> {
+        let txn = Txn { then: vec![Op::Range(range)], ..Txn::default() };
+        let mut reply = self.shared.look(caller, &txn)?;
+        match reply.replies.pop() {
+            Some(OpReply::Range(range)) => Ok(range),
+            _ => Ok(RangeReply::default()),
+        }
+    }
+
+    /// [`Store::txn`] for somebody.
+    pub(crate) fn txn_for(
+        &self,
+        caller: &Caller,
+        txn: &Txn,
+    ) -> BoxFuture<'static, Result<TxnReply, StoreError>> {
+        if !writes(txn) {
+            return Box::pin(ready(self.shared.look(caller, txn)));
+        }
+        if let Err(e) = check_shape(txn, self.shared.max_ops) {
+            return Box::pin(ready(Err(e)));
+        }
+        self.shared.write(|core, _| {
+            core.permit(caller, txn)?;
+            core.txn(txn)
+        })
+    }
+
+    /// [`Store::keep_alive`] for somebody.
+    pub(crate) fn keep_alive_for(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+    ) -> BoxFuture<'static, Result<Lease, StoreError>> {
+        self.shared.write(|core, now| {
+            core.permit_lease(caller, Access::Write, id)?;
+            core.keep_alive(id, now)
+        })
+    }
+
+    /// [`Store::revoke`] for somebody.
+    pub(crate) fn revoke_for(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+    ) -> BoxFuture<'static, Result<Revision, StoreError>> {
+        self.shared.write(|core, _| {
+            core.permit_lease(caller, Access::Write, id)?;
+            core.revoke(id)
+        })
+    }
+
+    /// [`Store::lease`] for somebody.
+    pub(crate) fn lease_for(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+        keys: bool,
+    ) -> BoxFuture<'static, Result<Lease, StoreError>> {
+        // By the way of writes, because a lease that is not durable yet must not be seen.
+        self.shared.write(|core, now| {
+            core.auth().known(caller)?;
+            if keys {
+                core.permit_lease(caller, Access::Read, id)?;
+            }
+            core.lease(id, keys, now)
+        })
+    }
+
+    /// [`Store::leases`] for somebody, who must be able to read all their keys.
+    pub(crate) fn leases_for(
+        &self,
+        caller: &Caller,
+    ) -> BoxFuture<'static, Result<Vec<LeaseId>, StoreError>> {
+        self.shared.write(|core, _| {
+            let leases = core.leases();
+            core.auth().known(caller)?;
+            if core.auth().admin(caller).is_err() {
+                leases.iter().try_for_each(|id| core.permit_lease(caller, Access::Read, *id))?;
+            }
+            Ok(leases)
+        })
+    }
+
     pub(crate) fn open_on(disk: Arc<dyn Disk>, settings: &Settings) -> Result<Embedded, LogError> {
         let rules =
             Rules { volatile: settings.volatile.clone(), quota: settings.quota, diskless: false };
@@ -267,22 +380,11 @@ impl Store for Embedded {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply, StoreError>> {
-        let txn = Txn { then: vec![Op::Range(range)], ..Txn::default() };
-        let reply = self.shared.look(&txn);
-        Box::pin(ready(reply.map(|mut reply| match reply.replies.pop() {
-            Some(OpReply::Range(range)) => range,
-            _ => RangeReply::default(),
-        })))
+        Box::pin(ready(self.range_for(&Caller::Owner, range)))
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnReply, StoreError>> {
-        if !writes(&txn) {
-            return Box::pin(ready(self.shared.look(&txn)));
-        }
-        if let Err(e) = check_shape(&txn, self.shared.max_ops) {
-            return Box::pin(ready(Err(e)));
-        }
-        self.shared.write(|core, _| core.txn(&txn))
+        self.txn_for(&Caller::Owner, &txn)
     }
 
     fn watch(&self, watch: WatchRequest) -> BoxFuture<'_, Result<Watch, StoreError>> {
@@ -302,20 +404,19 @@ impl Store for Embedded {
     }
 
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Lease, StoreError>> {
-        self.shared.write(|core, now| core.keep_alive(id, now))
+        self.keep_alive_for(&Caller::Owner, id)
     }
 
     fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        self.shared.write(|core, _| core.revoke(id))
+        self.revoke_for(&Caller::Owner, id)
     }
 
     fn lease(&self, id: LeaseId, keys: bool) -> BoxFuture<'_, Result<Lease, StoreError>> {
-        // By the way of writes, because a lease that is not durable yet must not be seen.
-        self.shared.write(|core, now| core.lease(id, keys, now))
+        self.lease_for(&Caller::Owner, id, keys)
     }
 
     fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseId>, StoreError>> {
-        self.shared.write(|core, _| Ok(core.leases()))
+        self.leases_for(&Caller::Owner)
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -326,9 +427,11 @@ impl Store for Embedded {
 }
 
 impl Shared {
-    fn look(&self, txn: &Txn) -> Result<TxnReply, StoreError> {
+    fn look(&self, caller: &Caller, txn: &Txn) -> Result<TxnReply, StoreError> {
         check_shape(txn, self.max_ops)?;
-        self.state.read().core.read_txn(txn)
+        let state = self.state.read();
+        state.core.permit(caller, txn)?;
+        state.core.read_txn(txn)
     }
 
     /// Stages a write; the future waits until everything that its answer rests on is durable.

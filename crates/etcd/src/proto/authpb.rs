@@ -5,6 +5,17 @@ pub struct UserAddOptions {
     pub no_password: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct User {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub password: ::prost::bytes::Bytes,
+    #[prost(string, repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "4")]
+    pub options: ::core::option::Option<UserAddOptions>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Permission {
     #[prost(enumeration = "permission::Type", tag = "1")]
     pub perm_type: i32,
@@ -54,4 +65,11 @@ pub mod permission {
             }
         }
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Role {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "2")]
+    pub key_permission: ::prost::alloc::vec::Vec<Permission>,
 }
