@@ -285,17 +285,17 @@ pub async fn bind(
         let why = format!("pod {name} has non-empty .spec.schedulingGates");
         return Err(Fault::conflict(about, name, &why));
     }
-    let mut patch = json!({"metadata": {"resourceVersion": meta(&pod, "resourceVersion")}, "spec": {"nodeName": node}});
+    let now = server.api.now();
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
+        "observedGeneration": pod["metadata"]["generation"]});
+    let mut patch = json!({"metadata": {"resourceVersion": meta(&pod, "resourceVersion")},
+        "spec": {"nodeName": node}, "status": {"conditions": [scheduled]}});
     if let Some(a) = binding.pointer("/metadata/annotations") {
         patch["metadata"]["annotations"] = a.clone();
     }
-    server.api.change(&one, &Change::MergePatch(&patch)).await?;
-    let now = server.api.now();
-    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    let status = json!({"status": {"conditions": [scheduled]}});
-    let mut two = on_pod(call, name, &pods);
-    two.subresource = Some("status");
-    Ok(server.api.change(&two, &Change::StrategicPatch(&status)).await?.object)
+    let mut one = one;
+    one.subresource = Some("binding");
+    Ok(server.api.change(&one, &Change::StrategicPatch(&patch)).await?.object)
 }
 
 /// Deletes a pod as far as its disruption budgets allow.

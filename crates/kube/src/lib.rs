@@ -15,6 +15,7 @@ pub mod names;
 pub mod patch;
 pub mod printer;
 pub mod proto;
+pub mod qos;
 pub mod quantity;
 pub mod quota;
 pub mod resources;
