@@ -172,8 +172,15 @@ fn field(kind: &Kind, object: &Value, label: &str) -> String {
     }
     let path = selectable(kind).iter().find(|(l, _)| *l == label).map_or("", |(_, p)| *p);
     match object.pointer(path) {
+        // An event of the newer kind has its source as its controller.
+        Some(Value::String(s)) if label == "source" && s.is_empty() => reporter(object),
+        Some(Value::Null) | None if label == "source" => reporter(object),
         Some(Value::String(s)) => s.clone(),
         Some(Value::Null) | None => unset(label).to_owned(),
         Some(v) => v.to_string(),
     }
+}
+
+fn reporter(event: &Value) -> String {
+    event["reportingComponent"].as_str().unwrap_or_default().to_owned()
 }
