@@ -166,10 +166,55 @@ async fn pods_on_fake_nodes_run_and_end() {
     c.create(pods, pod("c", "1000")).await;
     let why = "0/2 nodes are available: 2 Insufficient cpu.";
     c.until(&format!("{pods}/c"), |o| o["status"]["conditions"][0]["message"] == why).await;
+    let events = |pod: &str| {
+        format!("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name={pod}")
+    };
+    let told = |reason: &'static str, message: &'static str| {
+        move |o: &Value| {
+            let list = o["items"].as_array().into_iter().flatten();
+            list.into_iter().any(|e| {
+                let text = e["message"].as_str().unwrap_or_default();
+                e["reason"] == reason && text.starts_with(message)
+            })
+        }
+    };
+    c.until(&events("a"), told("Scheduled", "Successfully assigned default/a to fake-")).await;
+    c.until(&events("c"), told("FailedScheduling", why)).await;
     c.send("DELETE", &format!("{pods}/a"), Value::Null).await;
     c.gone(&format!("{pods}/a")).await;
     let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/fake-0";
     c.until(lease, |o| o["spec"]["holderIdentity"] == "fake-0").await;
+    c.until(lease, |o| o["metadata"]["ownerReferences"][0]["kind"] == "Node").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fake_node_says_of_a_pod_what_a_kubelet_would() {
+    let c = with_nodes(1).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut host = pod("h", "1");
+    host["spec"]["hostNetwork"] = json!(true);
+    c.create(pods, host).await;
+    let own = |o: &Value| {
+        let s = &o["status"];
+        s["phase"] == "Running" && s["podIP"] == s["hostIP"] && s["hostIP"] == "10.64.0.1"
+    };
+    c.until(&format!("{pods}/h"), own).await;
+    let one = format!("{pods}/a");
+    c.create(pods, pod("a", "1")).await;
+    let seen = |n: i64| {
+        move |o: &Value| {
+            let s = &o["status"];
+            s["observedGeneration"] == n && s["containerStatuses"][0]["resources"].is_object()
+        }
+    };
+    c.until(&one, seen(1)).await;
+    let more = json!({"requests": {"cpu": "2"}});
+    let change = json!({"spec": {"containers": [{"name": "c", "resources": more}]}});
+    c.send("PATCH", &format!("{one}/resize"), change).await;
+    let resized = c.until(&one, seen(2)).await;
+    assert_eq!(resized["status"]["containerStatuses"][0]["allocatedResources"], more["requests"]);
+    c.send("PATCH", &one, json!({"spec": {"activeDeadlineSeconds": 1}})).await;
+    c.until(&one, |o| o["status"]["reason"] == "DeadlineExceeded").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

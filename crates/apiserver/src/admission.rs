@@ -34,6 +34,7 @@ pub async fn mutate(
             pods::mutate(api, call, object).await?;
             limits::mutate(api, call, object).await?;
         }
+        (("", "pods"), Some(_)) => pods::tolerations(object),
         (("", "nodes"), None) => untrusted_node(object),
         (("", "persistentvolumeclaims"), None) => {
             protect(object, "kubernetes.io/pvc-protection");
@@ -64,6 +65,9 @@ pub async fn validate(
         no_escalation(api, call, new, old).await?;
         match (resource(call), old) {
             (("", "pods"), None) => limits::validate(api, call, new).await?,
+            (("", "pods"), Some(_)) if call.subresource == Some("resize") => {
+                limits::validate(api, call, new).await?;
+            }
             (("", "persistentvolumeclaims"), _) if call.subresource.is_none() => {
                 limits::validate(api, call, new).await?;
             }

@@ -82,6 +82,7 @@ impl Api {
     /// Deletes one object.
     pub async fn delete(&self, call: &Call<'_>, options: &Options) -> Result<Deleted, Fault> {
         let name = call.name()?;
+        warn_of_orphans(call, options);
         for _ in 0..TRIES {
             let kv = self.read(&call.key(name)).await?;
             let kv = kv.ok_or_else(|| Fault::not_found(call.about(), name))?;
@@ -152,7 +153,9 @@ impl Api {
         let grace = grace(call, options, object);
         let mut marks: Vec<String> = finalizers(object).iter().map(|f| (*f).to_owned()).collect();
         if !is_deleting(object) {
-            apply_propagation(options.propagation, &mut marks);
+            let decided = marks.iter().any(|m| m == ORPHAN || m == FOREGROUND);
+            let usual = (strategy::orphans(kind) && !decided).then_some(Propagation::Orphan);
+            apply_propagation(options.propagation.or(usual), &mut marks);
         } else if let Some(p) = options.propagation {
             // A second deletion may change its mind about what the object owns.
             apply_propagation(Some(p), &mut marks);
@@ -221,6 +224,7 @@ impl Api {
         options: &Options,
     ) -> Result<Listed, Fault> {
         let listed = self.list(call).await?;
+        warn_of_orphans(call, options);
         for kv in &listed.items {
             let object = stored::decode(kv);
             let name = meta(&object, "name").to_owned();
@@ -266,6 +270,14 @@ fn preconditions(call: &Call<'_>, options: &Options, object: &Value) -> Result<(
             Err(Fault::conflict(call.about(), name, &why))
         }
         _ => Ok(()),
+    }
+}
+
+/// The pods of a job stay where nobody says what becomes of them, which few expect.
+fn warn_of_orphans(call: &Call<'_>, options: &Options) {
+    if options.propagation.is_none() && strategy::orphans(call.kind) && call.kind.group() == "batch"
+    {
+        call.warn("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning".to_owned());
     }
 }
 

@@ -1,8 +1,9 @@
 //! Discovery: which groups, versions and resources there are, in one document or in many.
 
-use crate::kinds::{Kind, Kinds};
+use crate::kinds::{Hub, Kind, Kinds};
+use base64::Engine as _;
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha512};
+use sha2::{Digest as _, Sha256, Sha512};
 use std::sync::Arc;
 use wharf_kube::resources::GroupVersion;
 
@@ -102,11 +103,22 @@ fn resource(k: &Kind) -> Value {
         m.insert("categories".into(), json!(r.categories));
     }
     if r.stored() {
-        // What the reference server derives from the storage; clients compare it for equality only.
-        let hash = hex::encode(&Sha512::digest(k.prefix())[..6]);
-        m.insert("storageVersionHash".into(), hash.into());
+        // By this clients see that objects are stored in another version than before.
+        let hash = Sha256::digest(format!("{}/{}", stored_as(k), r.kind));
+        let text = base64::engine::general_purpose::STANDARD.encode(&hash[..8]);
+        m.insert("storageVersionHash".into(), text.into());
     }
     Value::Object(m)
+}
+
+/// Group and version in which a kind's objects are stored.
+fn stored_as(k: &Kind) -> String {
+    match (k.hub, &k.custom) {
+        (Hub::Autoscaling, _) => "autoscaling/v2".to_owned(),
+        (Hub::Events, _) => "/v1".to_owned(),
+        (_, Some(custom)) => custom.storage.clone(),
+        _ => format!("{}/{}", k.resource.gv.group, k.resource.gv.version),
+    }
 }
 
 /// Discovery in one document; `core` is that of `/api`.

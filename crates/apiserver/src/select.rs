@@ -19,6 +19,8 @@ pub struct Selection {
     places: Vec<&'static str>,
 }
 
+/// The field of events that says who tells them.
+const SOURCE: &str = "source";
 /// Where labels lie.
 const LABELS: &str = "/metadata/labels";
 
@@ -46,7 +48,7 @@ fn selectable(kind: &Kind) -> &'static [(&'static str, &'static str)] {
             ("involvedObject.fieldPath", "/involvedObject/fieldPath"),
             ("reason", "/reason"),
             ("reportingComponent", "/reportingComponent"),
-            ("source", "/source/component"),
+            (SOURCE, "/source/component"),
             ("type", "/type"),
         ],
         ("events.k8s.io", "events") => &[
@@ -129,9 +131,13 @@ impl Selection {
 
     /// The same, where many are looked at and few are asked for again: no tree is made, and none is kept. For what
     /// [`Selection::reads`] no fields of definitions.
-    fn picks(&self, kv: &Kv) -> bool {
+    fn picks(&self, kind: &Kind, kv: &Kv) -> bool {
         if self.is_empty() {
             return true;
+        }
+        // Two places tell it.
+        if self.fields.names().any(|name| name == SOURCE) {
+            return self.matches_object(kind, &crate::stored::decode(kv));
         }
         let skip = usize::from(self.labels.is_empty());
         let mut found = pick::fields(kv.value(), &self.places[skip..]).into_iter();
@@ -167,7 +173,7 @@ impl Api {
         kvs: &[Kv],
     ) -> Result<Vec<bool>, Fault> {
         if !selection.reads(kind) {
-            return Ok(kvs.iter().map(|kv| selection.picks(kv)).collect());
+            return Ok(kvs.iter().map(|kv| selection.picks(kind, kv)).collect());
         }
         let all = self.seen_all(kind, kvs).await?;
         Ok(all.iter().map(|o| selection.matches_object(kind, o)).collect())
@@ -191,7 +197,11 @@ fn place(kind: &Kind, label: &str) -> &'static str {
 fn field(kind: &Kind, object: &Value, label: &str) -> String {
     match custom(kind).iter().find(|(l, _)| l == label) {
         Some((_, path)) => shown("", path.find(object).first().copied()),
-        None => shown(label, object.pointer(place(kind, label))),
+        None => match shown(label, object.pointer(place(kind, label))) {
+            // An event of the newer kind has its source as its controller.
+            source if label == SOURCE && source.is_empty() => reporter(object),
+            value => value,
+        },
     }
 }
 
@@ -202,4 +212,8 @@ fn shown(label: &str, value: Option<&Value>) -> String {
         Some(Value::Null) | None => unset(label).to_owned(),
         Some(v) => v.to_string(),
     }
+}
+
+fn reporter(event: &Value) -> String {
+    event["reportingComponent"].as_str().unwrap_or_default().to_owned()
 }

@@ -4,8 +4,7 @@ use crate::api::{drop_meta, meta, set_meta};
 use crate::kinds::Kind;
 use base64::Engine as _;
 use serde_json::{Value, json};
-use wharf_kube::names;
-use wharf_kube::status::Problem;
+use wharf_kube::{names, qos};
 
 /// Kinds whose `metadata.generation` counts changes of what users wish.
 const GENERATION: &[&str] = &[
@@ -103,11 +102,21 @@ pub fn returns_deleted(kind: &Kind) -> bool {
     kind.custom.is_none() && RETURNED.contains(&kind.resource.plural)
 }
 
+/// Whether what an object of this kind owns stays, unless its deletion says otherwise: so it was before there were
+/// policies, and so it is in these old versions.
+pub fn orphans(kind: &Kind) -> bool {
+    matches!(
+        (kind.group(), kind.resource.plural),
+        ("", "replicationcontrollers") | ("batch", "jobs")
+    )
+}
+
 /// What keeps a text from being a name of this kind.
 pub fn name_rule(kind: &Kind) -> fn(&str) -> Option<&'static str> {
     match (kind.group(), kind.resource.plural) {
         ("", "namespaces") => names::label,
         ("", "services") => names::label_1035,
+        ("networking.k8s.io", "ipaddresses") => names::address,
         ("rbac.authorization.k8s.io", _) | ("apiregistration.k8s.io", _) => names::path_segment,
         _ => names::subdomain,
     }
@@ -176,97 +185,13 @@ fn api_service(object: &mut Value) {
 }
 
 fn pod(object: &mut Value) {
-    let class = qos_class(object);
+    let class = qos::class(object);
     object["status"] = json!({"phase": "Pending", "qosClass": class});
     // A pod that waits for gates says so from its first moment.
     let gated = object.pointer("/spec/schedulingGates").and_then(Value::as_array);
     if gated.is_some_and(|g| !g.is_empty()) {
         object["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
             "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
-    }
-}
-
-/// The class by which a node decides whom to evict first.
-pub fn qos_class(pod: &Value) -> &'static str {
-    let lists = ["containers", "initContainers"];
-    let containers: Vec<&Value> = lists
-        .iter()
-        .filter_map(|l| pod["spec"].get(l).and_then(Value::as_array))
-        .flatten()
-        .collect();
-    let amount = |c: &Value, what: &str, name: &str| {
-        c["resources"][what].get(name).and_then(Value::as_str).map(str::to_owned)
-    };
-    let any = containers.iter().any(|c| {
-        ["cpu", "memory"].iter().any(|n| {
-            amount(c, "requests", n).or_else(|| amount(c, "limits", n)).is_some_and(|q| q != "0")
-        })
-    });
-    let all = !containers.is_empty()
-        && containers.iter().all(|c| {
-            ["cpu", "memory"].iter().all(|n| {
-                let limit = amount(c, "limits", n);
-                limit.is_some()
-                    && (amount(c, "requests", n) == limit || amount(c, "requests", n).is_none())
-            })
-        });
-    match (any, all) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
-
-/// A resize leaves the class of a pod as it was when it was made.
-pub fn judge_resize(pod: &Value, old: &Value) -> Option<Problem> {
-    let was = old["status"]["qosClass"].as_str().unwrap_or_else(|| qos_class(old));
-    let why = "Pod QOS Class may not change as a result of resizing";
-    (was != qos_class(pod)).then(|| Problem::invalid("spec", &json!(was), why))
-}
-
-/// Of a pod only its ephemeral containers, or what its containers are given, is written below it.
-fn keep_pod_but(part: &str, object: &mut Value, old: &Value) {
-    let new = std::mem::replace(object, old.clone());
-    for field in ["resourceVersion", "managedFields"] {
-        match new["metadata"].get(field) {
-            Some(v) => set_meta(object, field, v.clone()),
-            None => drop_meta(object, field),
-        }
-    }
-    if part == "ephemeralcontainers" {
-        match new["spec"].get(part).or_else(|| new["spec"].get("ephemeralContainers")) {
-            Some(v) => object["spec"]["ephemeralContainers"] = v.clone(),
-            None => {
-                if let Some(spec) = object["spec"].as_object_mut() {
-                    spec.shift_remove("ephemeralContainers");
-                }
-            }
-        }
-        return;
-    }
-    for list in ["containers", "initContainers"] {
-        let (given, kept) = (&new["spec"][list], &object["spec"][list]);
-        let names = |v: &Value| -> Vec<Value> {
-            v.as_array().into_iter().flatten().map(|c| c["name"].clone()).collect()
-        };
-        if names(given) != names(kept) {
-            // Which validation refuses.
-            object["spec"][list] = given.clone();
-            continue;
-        }
-        let given = given.as_array().cloned().unwrap_or_default();
-        for (c, given) in object["spec"][list].as_array_mut().into_iter().flatten().zip(given) {
-            for field in ["resources", "resizePolicy"] {
-                match given.get(field) {
-                    Some(v) => c[field] = v.clone(),
-                    None => {
-                        if let Some(c) = c.as_object_mut() {
-                            c.shift_remove(field);
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -314,7 +239,7 @@ pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value
         Some("status" | "approval") => {
             keep_all_but(kind, object, old, subresource);
         }
-        Some(part @ ("ephemeralcontainers" | "resize")) => keep_pod_but(part, object, old),
+        Some(below @ ("resize" | "ephemeralcontainers")) => keep_but_below(object, old, below),
         None if kind.has_status() => keep(object, old, "status"),
         _ => {}
     }
@@ -322,7 +247,9 @@ pub fn prepare_update(kind: &Kind, subresource: Option<&str>, object: &mut Value
     {
         keep(object, old, "spec");
     }
-    if counts_generation(kind) && desired(kind, object) != desired(kind, old) {
+    // Being put on a node is nothing that its user wished.
+    let counts = counts_generation(kind) && subresource != Some("binding");
+    if counts && desired(kind, object) != desired(kind, old) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         set_meta(object, "generation", generation);
     }
@@ -362,6 +289,47 @@ fn keep_all_but(kind: &Kind, object: &mut Value, old: &Value, subresource: Optio
     }
 }
 
+/// Of a pod, `resize` changes what its containers are given, and `ephemeralcontainers` those.
+fn keep_but_below(object: &mut Value, old: &Value, subresource: &str) {
+    let asked = std::mem::replace(object, old.clone());
+    for field in ["resourceVersion", "managedFields"] {
+        match asked["metadata"].get(field) {
+            Some(v) => set_meta(object, field, v.clone()),
+            None => drop_meta(object, field),
+        }
+    }
+    if subresource == "ephemeralcontainers" {
+        let list = asked["spec"].get("ephemeralContainers");
+        return take(&mut object["spec"], "ephemeralContainers", list);
+    }
+    for list in ["containers", "initContainers"] {
+        let count = |v: &Value| v["spec"][list].as_array().map_or(0, Vec::len);
+        if count(&asked) != count(object) {
+            // Which validation refuses.
+            take(&mut object["spec"], list, asked["spec"].get(list));
+            continue;
+        }
+        let given = asked["spec"][list].as_array().into_iter().flatten();
+        let kept = object["spec"].get_mut(list).and_then(Value::as_array_mut);
+        for (c, given) in kept.into_iter().flatten().zip(given) {
+            // A container elsewhere in the list is left for validation to find.
+            for field in ["name", "resources", "resizePolicy"] {
+                take(c, field, given.get(field));
+            }
+        }
+    }
+}
+
+/// Gives an object a field, or takes it away.
+fn take(object: &mut Value, field: &str, v: Option<&Value>) {
+    if let Some(m) = object.as_object_mut() {
+        match v {
+            Some(v) => _ = m.insert(field.to_owned(), v.clone()),
+            None => _ = m.shift_remove(field),
+        }
+    }
+}
+
 /// Of a custom resource, the path of its status changes the status and nothing else.
 fn only_status(object: &mut Value, old: &Value) {
     let status = object.get("status").cloned();
@@ -381,7 +349,7 @@ fn only_status(object: &mut Value, old: &Value) {
     }
 }
 
-/// Approval decides and signing answers; neither may do the other's part.
+/// Approval says what conditions there are and leaves the certificate; signing leaves what was decided.
 fn csr_status(new: &Value, old: &Value, subresource: Option<&str>) -> Value {
     let decision = |c: &Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
     let part = |v: &Value, want: bool| -> Vec<Value> {
@@ -403,13 +371,27 @@ fn csr_status(new: &Value, old: &Value, subresource: Option<&str>) -> Value {
     out
 }
 
-fn keep(object: &mut Value, old: &Value, field: &str) {
-    if let Some(m) = object.as_object_mut() {
-        match old.get(field) {
-            Some(v) => m.insert(field.to_owned(), v.clone()),
-            None => m.shift_remove(field),
-        };
+/// Gives the conditions of a request for a certificate the times that their writer left out.
+pub fn stamp(kind: &Kind, object: &mut Value, old: &Value, now: &str) {
+    if kind.group() != "certificates.k8s.io" {
+        return;
     }
+    let before = old["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    let list = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for c in list.into_iter().flatten() {
+        if c["lastUpdateTime"].is_null() {
+            c["lastUpdateTime"] = json!(now);
+        }
+        if c["lastTransitionTime"].is_null() {
+            let same = before.iter().find(|b| b["type"] == c["type"] && b["status"] == c["status"]);
+            let since = same.and_then(|b| b["lastTransitionTime"].as_str()).unwrap_or(now);
+            c["lastTransitionTime"] = json!(since);
+        }
+    }
+}
+
+fn keep(object: &mut Value, old: &Value, field: &str) {
+    take(object, field, old.get(field));
 }
 
 /// The part of an object whose changes are counted.

@@ -312,12 +312,13 @@ fn bound(server: &Server, call: &Call<'_>, pod: &Value, binding: &Value) -> Resu
         annotations.extend(all);
         set_meta(&mut bound, "annotations", annotations);
     }
-    strategy::prepare_update(call.kind, None, &mut bound, pod);
+    strategy::prepare_update(call.kind, Some("binding"), &mut bound, pod);
     let problems = validate::metadata(&bound, true, |_| None);
     if !problems.is_empty() {
         return Err(Fault::invalid("", "Pod", meta(pod, "name"), &problems));
     }
-    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": server.api.now()});
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": server.api.now(),
+        "observedGeneration": pod["metadata"]["generation"]});
     let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
         Some(c) => *c = scheduled,

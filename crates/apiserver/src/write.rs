@@ -320,6 +320,7 @@ impl Api {
         hooks::mutate(self, call, &mut object, Some(&old)).await?;
         kind.complete(&mut object);
         strategy::prepare_update(kind, call.subresource, &mut object, &old);
+        strategy::stamp(kind, &mut object, &old, &self.now());
         if !matches!(change, Change::Apply(_)) {
             self.track(call, &old, &mut object);
         }
@@ -425,10 +426,10 @@ impl Api {
             object,
             Some(old),
         ));
-        problems.extend(own);
-        if call.subresource == Some("resize") {
-            problems.extend(strategy::judge_resize(object, old));
+        if (kind.group(), kind.resource.plural) == ("", "pods") {
+            problems.extend(validate::below::pod(call.subresource, object, old));
         }
+        problems.extend(own);
         if definitions::is_definition(kind) {
             problems.extend(definitions::judge_bundle(object, old));
         }

@@ -105,9 +105,10 @@ fn has(request: &Value, kind: &str) -> bool {
 
 /// Deletes a request whose time is up.
 async fn clean(cx: &Context, at: At<'_>, request: &Value, decided: bool) -> Result<Next, Fault> {
-    let micros = |t: &str| time::parse_micros(t).unwrap_or(0) / 1_000_000;
-    let changed = conditions(request).iter().map(|c| micros(text(c, "/lastUpdateTime"))).max();
-    let born = micros(meta(request, "creationTimestamp"));
+    let seconds = |t: &str| time::parse_micros(t).map(|m| m / 1_000_000);
+    let changed =
+        conditions(request).iter().filter_map(|c| seconds(text(c, "/lastUpdateTime"))).max();
+    let born = seconds(meta(request, "creationTimestamp")).unwrap_or(0);
     let due = if decided { changed.unwrap_or(born) + DECIDED } else { born + PENDING };
     let left = due - cx.now();
     if left > 0 {

@@ -1,11 +1,14 @@
 //! Nodes without a runtime, for tests and runs at scale: they register, keep their leases, and say that the
 //! pods which they are given run.
 
+mod status;
+
 use crate::object::{is_deleting, meta, text};
 use crate::run::{Context, Loop, Next};
 use crate::world::{Before, Key, World};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use status::{End, Place};
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,13 +71,24 @@ impl Loop for FakeNodes {
         Box::pin(async move {
             let Some(number) = self.number(&key.name) else { return Ok(Next::Change) };
             let node = cx.acting(&format!("system:node:{}", key.name));
-            if cx.world.get(&NODES, key).is_none() {
-                node.create(&NODES, "", registration(&key.name, number, &cx.timestamp())).await?;
-            }
-            renew(&node, &key.name).await?;
+            let uid = match cx.world.get(&NODES, key) {
+                Some(known) => meta(&known, "uid").to_owned(),
+                None => {
+                    let new = registration(&key.name, number, &cx.timestamp());
+                    let made = node.create(&NODES, "", new).await?;
+                    meta(&made, "uid").to_owned()
+                }
+            };
+            renew(&node, &key.name, &uid).await?;
             Ok(Next::After(RENEW))
         })
     }
+}
+
+/// The address of a node by its number.
+fn address_of(number: usize) -> Ipv4Addr {
+    let first = u32::from_be_bytes([10, 64, 0, 1]);
+    Ipv4Addr::from(first.saturating_add(u32::try_from(number).unwrap_or(0)))
 }
 
 fn registration(name: &str, number: usize, now: &str) -> Value {
@@ -83,9 +97,7 @@ fn registration(name: &str, number: usize, now: &str) -> Value {
             "lastHeartbeatTime": now, "lastTransitionTime": now})
     };
     let amount = json!({"cpu": "32", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "110"});
-    let address = Ipv4Addr::from(
-        u32::from_be_bytes([10, 64, 0, 1]).saturating_add(u32::try_from(number).unwrap_or(0)),
-    );
+    let address = address_of(number);
     json!({
     "apiVersion": "v1", "kind": "Node",
     "metadata": {"name": name, "labels": {
@@ -108,14 +120,16 @@ fn registration(name: &str, number: usize, now: &str) -> Value {
     }})
 }
 
-async fn renew(node: &Context, name: &str) -> Result<(), Fault> {
+/// Renews the lease of the node, which goes with it.
+async fn renew(node: &Context, name: &str, uid: &str) -> Result<(), Fault> {
     let at = At { resource: &LEASES, namespace: LEASE_NAMESPACE, name };
     let spec = json!({"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS,
         "renewTime": time::format_micros(node.now() * 1_000_000)});
     match node.write(at, None, Write::Merge(json!({"spec": spec}))).await {
         Err(f) if f.code == 404 => {
-            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                "metadata": {"name": name, "namespace": LEASE_NAMESPACE}, "spec": spec});
+            let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid});
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": spec,
+                "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]}});
             node.create(&LEASES, LEASE_NAMESPACE, lease).await.map(drop)
         }
         other => other.map(drop),
@@ -154,23 +168,42 @@ impl Loop for FakePods {
                 node.delete(at, Deletion { uid, grace: Some(0), ..Deletion::default() }).await?;
                 return Ok(Next::Change);
             }
-            let ends = text(&pod, "/spec/restartPolicy") != "Always";
+            let told = |status: Value| {
+                let change = Write::Strategic(json!({"status": status}));
+                let node = &node;
+                async move { node.write(at, Some("status"), change).await.map(drop) }
+            };
+            let now = cx.timestamp();
             match text(&pod, "/status/phase") {
                 "Pending" | "" => {
-                    let status = running(&pod, &self.next_address(&cx.world), &cx.timestamp());
-                    node.write(at, Some("status"), Write::Strategic(json!({"status": status})))
+                    let host = self.host(&pod);
+                    let address = if pod.pointer("/spec/hostNetwork") == Some(&json!(true)) {
+                        host.clone()
+                    } else {
+                        self.next_address(&cx.world)
+                    };
+                    told(status::running(&pod, &Place { host: &host, address: &address }, &now))
                         .await?;
-                    Ok(if ends { Next::After(RUN) } else { Next::Change })
+                    Ok(lasts(&pod).map_or(Next::Change, |(time, _)| Next::After(time)))
                 }
-                "Running" if ends => {
+                "Running" => {
                     let begun = time::parse_micros(text(&pod, "/status/startTime")).unwrap_or(0);
-                    if cx.now() * 1_000_000 - begun < i64::try_from(RUN.as_micros()).unwrap_or(0) {
-                        return Ok(Next::After(RUN));
+                    let run = u64::try_from(cx.now() * 1_000_000 - begun).unwrap_or(0);
+                    let left = |(time, _): &(Duration, End)| {
+                        time.checked_sub(Duration::from_micros(run)).filter(|d| !d.is_zero())
+                    };
+                    let end = lasts(&pod);
+                    if let Some((_, how)) = end.filter(|e| left(e).is_none()) {
+                        told(status::ended(&pod, how, &now)).await?;
+                        return Ok(Next::Change);
                     }
-                    let status = succeeded(&pod, &cx.timestamp());
-                    node.write(at, Some("status"), Write::Strategic(json!({"status": status})))
-                        .await?;
-                    Ok(Next::Change)
+                    if !status::is_told(&pod) {
+                        let of = |path: &str| text(&pod, path).to_owned();
+                        let (host, address) = (of("/status/hostIP"), of("/status/podIP"));
+                        let place = Place { host: &host, address: &address };
+                        told(status::running(&pod, &place, &now)).await?;
+                    }
+                    Ok(end.as_ref().and_then(left).map_or(Next::Change, Next::After))
                 }
                 _ => Ok(Next::Change),
             }
@@ -178,7 +211,23 @@ impl Loop for FakePods {
     }
 }
 
+/// How long a pod runs, and how it ends then, if it ever does by itself.
+fn lasts(pod: &Value) -> Option<(Duration, End)> {
+    let deadline = pod.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_u64);
+    let deadline = deadline.map(Duration::from_secs);
+    if text(pod, "/spec/restartPolicy") != "Always" && deadline.is_none_or(|d| d > RUN) {
+        return Some((RUN, End::Completed));
+    }
+    deadline.map(|d| (d, End::Deadline))
+}
+
 impl FakePods {
+    /// The address of the node that a pod is on.
+    fn host(&self, pod: &Value) -> String {
+        let number = text(pod, "/spec/nodeName").strip_prefix(PREFIX).and_then(|n| n.parse().ok());
+        address_of(number.unwrap_or(0)).to_string()
+    }
+
     /// An address that no pod has had since this process began, nor has from before.
     fn next_address(&self, world: &World) -> String {
         let next = self.address.get_or_init(|| {
@@ -189,54 +238,4 @@ impl FakePods {
         });
         Ipv4Addr::from(next.fetch_add(1, Ordering::Relaxed)).to_string()
     }
-}
-
-fn names<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
-    let list = pod["spec"][list].as_array().map_or(&[][..], Vec::as_slice);
-    list.iter().map(|c| (text(c, "/name"), text(c, "/image")))
-}
-
-fn statuses(pod: &Value, list: &str, ready: bool, state: &Value) -> Vec<Value> {
-    names(pod, list)
-        .map(|(name, image)| {
-            json!({"name": name, "image": image, "imageID": image, "containerID": format!("fake://{}-{name}", meta(pod, "uid")),
-                "ready": ready, "started": ready, "restartCount": 0, "state": state})
-        })
-        .collect()
-}
-
-fn conditions(pod: &Value, ready: bool, now: &str) -> Value {
-    let reason = if ready { Value::Null } else { json!("PodCompleted") };
-    let generation = &pod["metadata"]["generation"];
-    let condition = |kind: &str, status: bool| {
-        let mut c = json!({"type": kind, "status": if status { "True" } else { "False" },
-            "lastTransitionTime": now, "observedGeneration": generation});
-        if !reason.is_null() && kind != "PodScheduled" {
-            c["reason"] = reason.clone();
-        }
-        c
-    };
-    json!([
-        condition("PodReadyToStartContainers", ready),
-        condition("Initialized", true),
-        condition("Ready", ready),
-        condition("ContainersReady", ready),
-        condition("PodScheduled", true),
-    ])
-}
-
-fn running(pod: &Value, address: &str, now: &str) -> Value {
-    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}});
-    json!({"phase": "Running", "startTime": now, "podIP": address, "podIPs": [{"ip": address}],
-        "observedGeneration": pod["metadata"]["generation"],
-        "conditions": conditions(pod, true, now),
-        "initContainerStatuses": statuses(pod, "initContainers", true, &done),
-        "containerStatuses": statuses(pod, "containers", true, &json!({"running": {"startedAt": now}}))})
-}
-
-fn succeeded(pod: &Value, now: &str) -> Value {
-    let begun = &pod["status"]["startTime"];
-    let done = json!({"running": null, "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": begun, "finishedAt": now}});
-    json!({"phase": "Succeeded", "conditions": conditions(pod, false, now),
-        "containerStatuses": statuses(pod, "containers", false, &done)})
 }

@@ -265,6 +265,9 @@ impl Loop for Scheduler {
                         self.places.lock().take(key);
                     }
                     bound?;
+                    let said =
+                        format!("Successfully assigned {}/{} to {node}", key.namespace, key.name);
+                    cx.tell(&pod, false, "Scheduled", &said).await;
                     Ok(Next::Change)
                 }
                 Err(why) => {
@@ -286,7 +289,9 @@ async fn tell(cx: &Context, key: &Key, pod: &Value, why: &str) -> Result<(), Fau
         "message": why, "lastTransitionTime": cx.timestamp(), "observedGeneration": pod["metadata"]["generation"]});
     let at = At { resource: &PODS, namespace: &key.namespace, name: &key.name };
     let patch = json!({"status": {"conditions": [condition]}});
-    cx.write(at, Some("status"), Write::Strategic(patch)).await.map(drop)
+    cx.write(at, Some("status"), Write::Strategic(patch)).await?;
+    cx.tell(pod, true, "FailedScheduling", why).await;
+    Ok(())
 }
 
 /// The node for a pod, or why there is none.

@@ -27,6 +27,16 @@ impl Revisions {
     }
 }
 
+/// What a revision keeps: the patch that restores the template, with its keys in order, since clients that
+/// make it themselves compare the text.
+fn content(owner: &Value) -> Value {
+    let mut template = owner["spec"]["template"].clone();
+    template["$patch"] = json!("replace");
+    let mut data = json!({"spec": {"template": template}});
+    data.sort_all_objects();
+    data
+}
+
 /// Finds or makes the revision of a set's present template.
 pub(crate) async fn revise(
     cx: &Context,
@@ -35,9 +45,7 @@ pub(crate) async fn revise(
     kind: &str,
 ) -> Result<Revisions, Fault> {
     let (ns, name) = (meta(owner, "namespace"), meta(owner, "name"));
-    let mut template = owner["spec"]["template"].clone();
-    template["$patch"] = json!("replace");
-    let data = json!({"spec": {"template": template}});
+    let data = content(owner);
     let mut all = cx.world.managed(&REVISIONS, meta(owner, "uid"));
     let reference = pods::reference(&resource.api_version, kind, owner);
     // What another owner of this name left behind, as when one is replaced and its pods stay.
@@ -114,4 +122,18 @@ pub(crate) async fn forget(
         cx.delete(at, Deletion::default()).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_the_text_that_clients_make() {
+        let spec = json!({"restartPolicy": "Always", "containers": [{"name": "c", "image": "i"}]});
+        let owner =
+            json!({"spec": {"template": {"spec": spec, "metadata": {"labels": {"a": "b"}}}}});
+        let text = r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"image":"i","name":"c"}],"restartPolicy":"Always"}}}}"#;
+        assert_eq!(content(&owner).to_string(), text);
+    }
 }

@@ -16,6 +16,7 @@ pub mod patch;
 pub mod pick;
 pub mod printer;
 pub mod proto;
+pub mod qos;
 pub mod quantity;
 pub mod quota;
 pub mod resources;

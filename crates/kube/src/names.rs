@@ -80,6 +80,15 @@ pub fn label_1035(s: &str) -> Option<&'static str> {
     (!begins || !lower_label(s)).then_some(LABEL_1035)
 }
 
+/// What keeps `s` from being the name of an address: it is one, in its canonical form.
+pub fn address(s: &str) -> Option<&'static str> {
+    match s.parse::<std::net::IpAddr>() {
+        Err(_) => Some("not a valid IP address"),
+        Ok(ip) if ip.to_string() != s => Some("must be a canonical format IP address"),
+        Ok(_) => None,
+    }
+}
+
 /// What keeps `s` from being a label's value.
 pub fn label_value(s: &str) -> Option<&'static str> {
     if s.len() > 63 {

@@ -1,5 +1,6 @@
 //! Validation: the rules of every kind, with the sentences that the API is known by.
 
+pub mod below;
 mod events;
 mod kinds;
 mod pods;

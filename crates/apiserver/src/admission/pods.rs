@@ -132,20 +132,55 @@ async fn runtime_class(api: &Api, call: &Call<'_>, pod: &mut Value) -> Result<()
     let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();
     let gv = GroupVersion::parse("node.k8s.io/v1");
     let Some(kind) = api.kinds.find(&gv, "runtimeclasses").filter(|_| !name.is_empty()) else {
+        if pod["spec"]["overhead"].as_object().is_some_and(|o| !o.is_empty()) {
+            let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+            return Err(Fault::forbidden(call.about(), meta(pod, "name"), why));
+        }
         return Ok(());
     };
     let Some(class) = api.object(&kind, None, &name).await? else {
         let why = format!("pod rejected: RuntimeClass {name:?} not found");
         return Err(Fault::forbidden(call.about(), meta(pod, "name"), &why));
     };
+    let refused = |why: &str| {
+        Fault::forbidden(call.about(), meta(pod, "name"), &format!("pod rejected: {why}"))
+    };
+    let mut spec = pod["spec"].clone();
     if let Some(fixed) = class.pointer("/overhead/podFixed") {
-        pod["spec"]["overhead"] = fixed.clone();
+        if spec["overhead"].is_object() && spec["overhead"] != *fixed {
+            return Err(refused("Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+        }
+        spec["overhead"] = fixed.clone();
     }
+    for (key, value) in
+        class.pointer("/scheduling/nodeSelector").and_then(Value::as_object).into_iter().flatten()
+    {
+        if spec["nodeSelector"].get(key).is_some_and(|v| v != value) {
+            let why = format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}, pod.spec.nodeSelector[{key}] = {}",
+                spec["nodeSelector"][key]
+            );
+            return Err(refused(&why));
+        }
+        spec["nodeSelector"][key] = value.clone();
+    }
+    let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    for t in
+        class.pointer("/scheduling/tolerations").and_then(Value::as_array).into_iter().flatten()
+    {
+        if !tolerations.contains(t) {
+            tolerations.push(t.clone());
+        }
+    }
+    if !tolerations.is_empty() {
+        spec["tolerations"] = json!(tolerations);
+    }
+    pod["spec"] = spec;
     Ok(())
 }
 
-/// A pod stays five minutes on a node that is lost, unless it says otherwise.
-fn tolerations(pod: &mut Value) {
+/// A pod stays five minutes on a node that is lost, unless it says otherwise; also one that changes.
+pub(super) fn tolerations(pod: &mut Value) {
     let list = pod["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
     let mut out = list.clone();
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {

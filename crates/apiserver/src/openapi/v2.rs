@@ -119,15 +119,17 @@ fn schema(v: &Value) -> Value {
     let mut out = Map::new();
     let nullable = m.get("nullable") == Some(&json!(true));
     let preserve = m.get("x-kubernetes-preserve-unknown-fields") == Some(&json!(true));
+    if let Some(kind) = m.get("x-kubernetes-group-version-kind").filter(|_| preserve) {
+        // Of an object that may hold anything nothing is said: clients would refuse what is not said.
+        return json!({"type": "object", "x-kubernetes-group-version-kind": kind});
+    }
     for (key, v) in m {
         match key.as_str() {
             "nullable" | "anyOf" | "oneOf" | "not" | "x-kubernetes-validations" => {}
             // The reference server says nothing of what it cannot say exactly.
             "type" | "items" | "properties" | "additionalProperties" if nullable => {}
             "properties" | "items" | "additionalProperties" | "type"
-                if preserve
-                    && key != "type"
-                    && !m.contains_key("x-kubernetes-group-version-kind") => {}
+                if preserve && key != "type" => {}
             "allOf" => {
                 // Only a reference with a description is written so.
                 if let Some(r) = v.get(0).and_then(|r| r.get("$ref")) {

@@ -22,7 +22,7 @@ pub(super) fn check(
     match (group, kind) {
         ("", "ConfigMap") => config(new, old, "ConfigMap", out),
         ("", "Secret") => secret(new, old, out),
-        ("", "Pod") => pods::pod(new, old, out),
+        ("", "Pod") => pods::pod(new, out),
         ("", "Service") => service(new, old, out),
         ("", "ReplicationController") => replication_controller(new, out),
         ("", "PersistentVolumeClaim") => claim(new, old, out),
@@ -590,5 +590,14 @@ fn signing_request(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
             &Value::Null,
             "Approved and Denied conditions are mutually exclusive",
         ));
+    }
+    for kind in ["Approved", "Denied", "Failed"] {
+        let before = old.map(|o| &o["status"]).into_iter();
+        let had =
+            before.flat_map(|s| elements(s.get("conditions"))).any(|(_, c)| c["type"] == kind);
+        if had && !decided(kind) {
+            let why = format!("updates may not remove a condition of type {kind:?}");
+            out.push(Problem::forbidden("status.conditions", why));
+        }
     }
 }

@@ -6,11 +6,8 @@ use crate::status::Problem;
 use serde_json::Value;
 
 /// Judges a pod.
-pub(super) fn pod(new: &Value, old: Option<&Value>, out: &mut Vec<Problem>) {
+pub(super) fn pod(new: &Value, out: &mut Vec<Problem>) {
     spec("spec", &new["spec"], out);
-    if let Some(old) = old {
-        update(new, old, out);
-    }
 }
 
 /// Judges a template; `selector` must select it, said with backquotes or without.
@@ -163,24 +160,16 @@ fn standard(name: &str) -> bool {
 }
 
 /// What may change in a pod that exists: images, deadlines, tolerations that are added, gates that go.
-fn update(new: &Value, old: &Value, out: &mut Vec<Problem>) {
+pub(super) fn update(new: &Value, old: &Value, out: &mut Vec<Problem>) {
     let mask = |v: &Value| {
         let mut spec = v["spec"].clone();
         for list in ["containers", "initContainers"] {
             for c in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
                 c["image"] = Value::Null;
-                // A resize changes these, on a path of its own that checks them.
-                c["resources"] = Value::Null;
             }
         }
         if let Some(m) = spec.as_object_mut() {
-            for f in [
-                "activeDeadlineSeconds",
-                "tolerations",
-                "schedulingGates",
-                "nodeName",
-                "ephemeralContainers",
-            ] {
+            for f in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "nodeName"] {
                 m.shift_remove(f);
             }
             if v["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|n| n < 0) {
