@@ -267,7 +267,10 @@ mod tests {
             ("force-network-mode", "none"),
         ]);
         assert_eq!(sorted, expected);
-        assert!(super::options(&q, "container:x").is_err());
+        let refused = super::options(&q, "container:x").unwrap_err();
+        assert_eq!(refused.status(), http::StatusCode::BAD_REQUEST);
+        let first = "network mode \"container:x\" not supported by buildkit: use ";
+        assert!(refused.message().starts_with(first), "{}", refused.message());
     }
 
     #[test]
